@@ -1,0 +1,11 @@
+//! TPM 2.0 attestation, the verifier's half, as pure functions.
+
+#![forbid(unsafe_code)]
+
+pub mod ak;
+pub mod credential;
+pub mod ek;
+pub mod hash;
+pub mod quote;
+mod text;
+pub mod tpm;

@@ -1,0 +1,8 @@
+//! Everything that takes a TPM, on a real one: swtpm, with the certificates that its own CA makes, driven by tpm2-tools.
+
+#![allow(clippy::unwrap_used)]
+
+mod credential;
+mod ek;
+mod quote;
+mod tpm;

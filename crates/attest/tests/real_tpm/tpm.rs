@@ -1,0 +1,249 @@
+//! A swtpm in a directory of its own, and what the tests do with it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use attest::ak::RestrictedAk;
+use attest::credential::{Challenge, CredentialBlob, ResidentAk};
+use attest::ek::{PinnedEks, TrustedEk};
+use attest::hash::{Digest, HashAlg};
+use attest::quote::{PcrValues, QuoteEvidence, QuoteRequest};
+use attest::tpm::{AlgId, Public};
+use jiff::Timestamp;
+use tempfile::TempDir;
+
+/// When the tests take place.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+fn run(command: &mut Command) -> Result<Vec<u8>, String> {
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) => panic!("{command:?} can't be started ({error}): run ./test, which installs what tests need"),
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(format!("{command:?}: {}: {}{}", output.status, text(&output.stdout), text(&output.stderr)))
+    }
+}
+
+/// A CA that certifies TPMs, as swtpm's tools make it: a root and an intermediate.
+pub(crate) struct Ca(TempDir);
+
+impl Ca {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Self(dir);
+        let at = |name: &str| ca.0.path().join(name).display().to_string();
+        let conf = format!(
+            "statedir = {0}\nsigningkey = {0}/signkey.pem\nissuercert = {0}/issuercert.pem\ncertserial = {0}/serial\n",
+            ca.0.path().display()
+        );
+        fs::write(at("localca.conf"), conf).unwrap();
+        let options = "--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n";
+        fs::write(at("localca.options"), options).unwrap();
+        let setup = format!(
+            "create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {}\ncreate_certs_tool_options = {}\n",
+            at("localca.conf"),
+            at("localca.options")
+        );
+        fs::write(at("setup.conf"), setup).unwrap();
+        ca
+    }
+
+    fn certificate(&self, name: &str) -> Vec<u8> {
+        let pem = fs::read(self.0.path().join(name)).unwrap();
+        x509_parser::pem::parse_x509_pem(&pem).unwrap().1.contents
+    }
+
+    /// There once a TPM was made with it.
+    pub(crate) fn root(&self) -> Vec<u8> {
+        self.certificate("swtpm-localca-rootca-cert.pem")
+    }
+
+    pub(crate) fn intermediate(&self) -> Vec<u8> {
+        self.certificate("issuercert.pem")
+    }
+}
+
+pub(crate) struct Tpm {
+    dir: TempDir,
+    process: Child,
+    port: u16,
+}
+
+impl Drop for Tpm {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Tpm {
+    pub(crate) fn new() -> Self {
+        Self::certified_by(&Ca::new())
+    }
+
+    pub(crate) fn certified_by(ca: &Ca) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        fs::create_dir(&state).unwrap();
+        run(Command::new("swtpm_setup")
+            .args(["--tpm2", "--create-ek-cert", "--pcr-banks", "sha1,sha256,sha384", "--lock-nvram", "--overwrite"])
+            .arg("--tpmstate")
+            .arg(&state)
+            .arg("--config")
+            .arg(ca.0.path().join("setup.conf")))
+        .unwrap();
+        let (process, port) = (0..20).find_map(|_| Self::start(&state)).expect("no swtpm came up on any port");
+        Self { dir, process, port }
+    }
+
+    /// The tools take the control channel to be at the port above.
+    fn start(state: &Path) -> Option<(Child, u16)> {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        let above = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
+        drop((free, above));
+        let mut process = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .args(["--server", &format!("type=tcp,bindaddr=127.0.0.1,port={port}")])
+            .args(["--ctrl", &format!("type=tcp,bindaddr=127.0.0.1,port={}", port + 1)])
+            .args(["--tpmstate", &format!("dir={}", state.display())])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("swtpm can't be started: run ./test, which installs what tests need");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // Only the control channel is tried: the other one serves one connection.
+        while TcpStream::connect(("127.0.0.1", port + 1)).is_err() {
+            if process.try_wait().unwrap().is_some() {
+                return None;
+            }
+            assert!(Instant::now() < deadline, "swtpm does not listen after 20 seconds");
+            std::thread::yield_now();
+        }
+        Some((process, port))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn try_run(&self, tool: &str, arguments: &[&str]) -> Result<Vec<u8>, String> {
+        run(Command::new(tool)
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env("TPM2TOOLS_TCTI", format!("swtpm:host=127.0.0.1,port={}", self.port)))
+    }
+
+    /// Runs a tool, and then throws out of the TPM what it left there: without a resource manager there are three places.
+    pub(crate) fn run(&self, tool: &str, arguments: &[&str]) -> Vec<u8> {
+        let out = self.try_run(tool, arguments).unwrap();
+        self.try_run("tpm2_flushcontext", &["-t"]).unwrap();
+        out
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+
+    /// Makes the EK of that kind: `rsa`, `ecc` or `ecc384`.
+    pub(crate) fn ek(&self, kind: &str) -> Public {
+        let (context, public) = (format!("ek-{kind}.ctx"), format!("ek-{kind}.pub"));
+        self.run("tpm2_createek", &["-c", &context, "-G", kind, "-u", &public]);
+        Public::from_tpm2b(&self.read(&public)).unwrap()
+    }
+
+    /// The certificate of the EK `rsa` or `ecc384`, out of the TPM's NV memory.
+    pub(crate) fn ek_certificate(&self, kind: &str) -> Vec<u8> {
+        let index = if kind == "rsa" { "0x1c00002" } else { "0x1c00016" };
+        self.run("tpm2_nvread", &[index, "-o", "ek.der"]);
+        self.read("ek.der")
+    }
+
+    /// Makes an AK under an EK that was made; gives its TPM2B_PUBLIC.
+    pub(crate) fn ak(&self, ek: &str, name: &str, kind: [&str; 3]) -> Vec<u8> {
+        let (parent, context, public) = (format!("ek-{ek}.ctx"), format!("{name}.ctx"), format!("{name}.pub"));
+        let [algorithm, hash, scheme] = kind;
+        self.run(
+            "tpm2_createak",
+            &["-C", &parent, "-c", &context, "-G", algorithm, "-g", hash, "-s", scheme, "-u", &public],
+        );
+        self.read(&public)
+    }
+
+    /// TPM2_ActivateCredential.
+    pub(crate) fn activate(&self, ek: &str, ak: &str, blob: &CredentialBlob) -> Result<Vec<u8>, String> {
+        // The tool's own file format: magic, version, then the two structures.
+        let file = [&[0xba, 0xdc, 0xc0, 0xde, 0, 0, 0, 1][..], &blob.id_object, &blob.encrypted_secret].concat();
+        fs::write(self.path("credential"), file).unwrap();
+        self.run("tpm2_startauthsession", &["--policy-session", "-S", "session"]);
+        self.try_run("tpm2_policysecret", &["-S", "session", "-c", "endorsement"]).unwrap();
+        let (ek, ak) = (format!("ek-{ek}.ctx"), format!("{ak}.ctx"));
+        // The EK on P-384 is of the newer templates, which take a password too, and have another policy.
+        let auth = if ek.contains("384") { &[][..] } else { &["-P", "session:session"] };
+        let arguments = [&["-c", &ak, "-C", &ek, "-i", "credential", "-o", "secret"], auth].concat();
+        let result = self.try_run("tpm2_activatecredential", &arguments);
+        self.try_run("tpm2_flushcontext", &["session"]).unwrap();
+        self.try_run("tpm2_flushcontext", &["-t"]).unwrap();
+        result.map(|_| self.read("secret"))
+    }
+
+    pub(crate) fn pinned(&self, ek: &str) -> TrustedEk {
+        let public = self.ek(ek);
+        let mut pins = PinnedEks::default();
+        pins.insert(public.name(), "under test".to_owned());
+        pins.verify(public).unwrap()
+    }
+
+    /// An AK that proved to live in this TPM.
+    pub(crate) fn resident_ak(&self, name: &str, kind: [&str; 3]) -> ResidentAk {
+        let ek = self.pinned("rsa");
+        let ak = RestrictedAk::from_tpm2b(&self.ak("rsa", name, kind)).unwrap();
+        let (challenge, blob) = Challenge::new(ek, ak).unwrap();
+        challenge.confirm(&self.activate("rsa", name, &blob).unwrap(), now()).unwrap()
+    }
+
+    /// TPM2_Quote, as the host would answer.
+    pub(crate) fn quote(&self, ak: &str, request: &QuoteRequest) -> QuoteEvidence {
+        let selection = format!("{}:{}", request.bank(), request.pcrs());
+        self.quote_of(ak, &selection, &hex::encode(request.nonce().as_bytes()), request)
+    }
+
+    pub(crate) fn quote_of(&self, ak: &str, selection: &str, nonce: &str, request: &QuoteRequest) -> QuoteEvidence {
+        let context = format!("{ak}.ctx");
+        let scheme = Public::from_tpm2b(&self.read(&format!("{ak}.pub"))).unwrap().scheme.unwrap();
+        let name = |alg: AlgId| alg.to_string().trim_start_matches("TPM_ALG_").to_lowercase();
+        let (scheme, hash) = (name(scheme.scheme), name(scheme.hash));
+        let mut arguments = vec!["-c", &context, "-g", &hash, "--scheme", &scheme];
+        arguments.extend(["-l", selection, "-m", "message", "-s", "signature"]);
+        if !nonce.is_empty() {
+            arguments.extend(["-q", nonce]);
+        }
+        self.run("tpm2_quote", &arguments);
+        let pcrs = PcrValues::new(self.pcrs(request.bank(), request.pcrs().iter())).unwrap();
+        QuoteEvidence { message: self.read("message"), signature: self.read("signature"), pcrs }
+    }
+
+    pub(crate) fn pcrs(&self, bank: HashAlg, indices: impl Iterator<Item = u8>) -> BTreeMap<u8, Digest> {
+        let indices: Vec<_> = indices.collect();
+        let list = indices.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
+        self.run("tpm2_pcrread", &[&format!("{bank}:{list}"), "-o", "pcrs"]);
+        let values = self.read("pcrs");
+        let digests = values.chunks(bank.len()).map(|value| Digest::new(bank, value).unwrap());
+        indices.into_iter().zip(digests).collect()
+    }
+
+    pub(crate) fn extend(&self, pcr: u8, digests: &[&Digest]) {
+        let digests = digests.iter().map(|digest| digest.to_string().replace(':', "=")).collect::<Vec<_>>().join(",");
+        self.run("tpm2_pcrextend", &[&format!("{pcr}:{digests}")]);
+    }
+}

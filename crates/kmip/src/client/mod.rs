@@ -1,0 +1,453 @@
+//! A client: mutual TLS, one connection, one request at a time.
+
+mod config;
+mod connection;
+mod error;
+mod fetch;
+mod tls_fault;
+
+use tokio::sync::Mutex;
+
+pub use config::{ClientConfig, ConfigError, DEFAULT_PORT};
+pub use error::{ClientError, Phase};
+pub use fetch::fetch_server_certificates;
+pub use tls_fault::TlsFault;
+
+use connection::Connection;
+
+use crate::attribute::{Attribute, AttributeName, AttributeValue, RevocationReason, UsageMask};
+use crate::message::{RequestHeader, RequestItem, RequestMessage, ResponseItem, ResponseMessage};
+use crate::names::{CryptographicAlgorithm, ObjectType, Operation, QueryFunction, ResultReason, ResultStatus, State};
+use crate::object::ManagedObject;
+use crate::operation::*;
+use crate::secret::SecretBytes;
+use crate::version::ProtocolVersion;
+
+/// A key server, as a client sees it. Connects when first asked, and again when the connection was lost.
+///
+/// Cheap to share behind an `Arc`; requests queue for the one connection.
+pub struct Client {
+    config: ClientConfig,
+    connection: Mutex<Option<Connection>>,
+}
+
+/// A key just made.
+#[derive(Debug)]
+pub struct Created {
+    /// The key's identifier, chosen by the server.
+    pub id: String,
+    /// The custom attributes that were asked for and that the key doesn't have, since the server won't take them.
+    pub refused_attributes: Vec<AttributeName>,
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerInformation {
+    /// Who made it.
+    pub vendor: Option<String>,
+    /// What it can do.
+    pub operations: Vec<Operation>,
+    /// What it can hold.
+    pub object_types: Vec<ObjectType>,
+}
+
+/// Which objects are looked for: those that match every condition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// At most so many.
+    pub maximum_items: Option<i32>,
+    /// With these attributes.
+    pub attributes: Vec<Attribute>,
+}
+
+impl Filter {
+    /// Objects with this name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Self {
+        Self { maximum_items: None, attributes: vec![Attribute::name(name)] }
+    }
+
+    /// Objects in this state.
+    #[must_use]
+    pub fn by_state(state: State) -> Self {
+        Self { maximum_items: None, attributes: vec![Attribute::new(AttributeValue::State(state))] }
+    }
+}
+
+/// Whether repeating the operation changes nothing, so that it may be sent again after a lost connection.
+fn only_reads(operation: Operation) -> bool {
+    matches!(
+        operation,
+        Operation::DISCOVER_VERSIONS
+            | Operation::GET
+            | Operation::GET_ATTRIBUTES
+            | Operation::GET_ATTRIBUTE_LIST
+            | Operation::LOCATE
+            | Operation::QUERY
+    )
+}
+
+impl Client {
+    /// A client that will connect when first asked.
+    #[must_use]
+    pub fn new(config: ClientConfig) -> Self {
+        Self { config, connection: Mutex::new(None) }
+    }
+
+    /// Connects if need be, and tells the protocol version that was agreed on.
+    ///
+    /// # Errors
+    /// If no connection or no common version is to be had.
+    pub async fn version(&self) -> Result<ProtocolVersion, ClientError> {
+        let mut slot = self.connection.lock().await;
+        let (connection, _) = self.usable(slot.take()).await?;
+        let version = connection.version;
+        *slot = Some(connection);
+        Ok(version)
+    }
+
+    /// The versions the server speaks, best first (KMIP 1.4 section 4.26).
+    ///
+    /// # Errors
+    /// If the server can't be asked, or doesn't know the question.
+    pub async fn discover(&self) -> Result<Vec<ProtocolVersion>, ClientError> {
+        match self.request(RequestPayload::DiscoverVersions(DiscoverVersionsRequest::default())).await? {
+            ResponsePayload::DiscoverVersions(response) => Ok(response.versions),
+            other => Err(self.unexpected(Operation::DISCOVER_VERSIONS, &other)),
+        }
+    }
+
+    /// What the server says of itself (KMIP 1.4 section 4.25).
+    ///
+    /// # Errors
+    /// If the server can't be asked.
+    pub async fn query(&self) -> Result<ServerInformation, ClientError> {
+        let functions = vec![
+            QueryFunction::QUERY_OPERATIONS,
+            QueryFunction::QUERY_OBJECTS,
+            QueryFunction::QUERY_SERVER_INFORMATION,
+        ];
+        match self.request(RequestPayload::Query(QueryRequest { functions })).await? {
+            ResponsePayload::Query(response) => Ok(ServerInformation {
+                vendor: response.vendor_identification,
+                operations: response.operations,
+                object_types: response.object_types,
+            }),
+            other => Err(self.unexpected(Operation::QUERY, &other)),
+        }
+    }
+
+    /// Makes an AES-256 key for encrypting and decrypting, in state Pre-Active unless `attributes` has an Activation Date
+    /// (KMIP 1.4 section 4.1).
+    ///
+    /// A server that won't take the custom attributes among `attributes` still makes the key; they are then added one by
+    /// one, and those that it doesn't take that way either are told in the answer.
+    ///
+    /// # Errors
+    /// If no key was made, or none that we heard of ([`ClientError::may_have_taken_effect`]).
+    pub async fn create_aes256(&self, attributes: &[Attribute]) -> Result<Created, ClientError> {
+        let error = match self.create(attributes.to_vec()).await {
+            Ok(id) => return Ok(Created { id, refused_attributes: vec![] }),
+            Err(error) => error,
+        };
+        let (custom, standard): (Vec<_>, Vec<_>) =
+            attributes.iter().cloned().partition(|attribute| attribute.attribute_name().is_custom());
+        if custom.is_empty() || !error.result_reason().is_some_and(may_be_about_an_attribute) {
+            return Err(error);
+        }
+
+        // It said no, so no key was made yet.
+        let id = self.create(standard).await?;
+        let mut refused_attributes = Vec::new();
+        let mut hopeless = false;
+        for attribute in custom {
+            let name = attribute.attribute_name();
+            if hopeless {
+                refused_attributes.push(name);
+                continue;
+            }
+            // The key is there: whatever happens now, its identifier must not get lost.
+            if let Err(error) = self.add_attribute(&id, attribute).await {
+                hopeless = error.result_reason() != Some(ResultReason::INVALID_FIELD);
+                refused_attributes.push(name);
+            }
+        }
+        Ok(Created { id, refused_attributes })
+    }
+
+    async fn create(&self, attributes: Vec<Attribute>) -> Result<String, ClientError> {
+        let mut all = vec![
+            Attribute::new(AttributeValue::CryptographicAlgorithm(CryptographicAlgorithm::AES)),
+            Attribute::new(AttributeValue::CryptographicLength(256)),
+            Attribute::new(AttributeValue::CryptographicUsageMask(UsageMask::ENCRYPT | UsageMask::DECRYPT)),
+        ];
+        all.extend(attributes);
+        let request = CreateRequest { object_type: ObjectType::SYMMETRIC_KEY, templates: vec![], attributes: all };
+        match self.request(RequestPayload::Create(request)).await? {
+            ResponsePayload::Create(response) => Ok(response.unique_identifier),
+            other => Err(self.unexpected(Operation::CREATE, &other)),
+        }
+    }
+
+    /// Puts a Pre-Active key to use (KMIP 1.4 section 4.19).
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn activate(&self, id: &str) -> Result<(), ClientError> {
+        let request = ActivateRequest { unique_identifier: Some(id.to_owned()) };
+        self.request(RequestPayload::Activate(request)).await.map(drop)
+    }
+
+    /// The bytes of a symmetric key (KMIP 1.4 section 4.11). They are wiped when dropped.
+    ///
+    /// # Errors
+    /// If the server refuses, can't be asked, or holds something else under that identifier.
+    pub async fn get_key(&self, id: &str) -> Result<SecretBytes, ClientError> {
+        let request = GetRequest { unique_identifier: Some(id.to_owned()), ..GetRequest::default() };
+        let response = match self.request(RequestPayload::Get(request)).await? {
+            ResponsePayload::Get(response) => response,
+            other => return Err(self.unexpected(Operation::GET, &other)),
+        };
+        let what = if response.unique_identifier != id {
+            "the object has another identifier"
+        } else {
+            match response.object {
+                ManagedObject::SymmetricKey(block) => match block.into_bytes() {
+                    Some(bytes) => return Ok(bytes),
+                    None => "the key is wrapped, or not there",
+                },
+                ManagedObject::Other(_) => "the object is no symmetric key",
+            }
+        };
+        Err(self.answered_wrongly(Operation::GET, what))
+    }
+
+    /// Attributes of an object: those named, or all (KMIP 1.4 section 4.12).
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn get_attributes(&self, id: &str, names: &[AttributeName]) -> Result<Vec<Attribute>, ClientError> {
+        let request = GetAttributesRequest { unique_identifier: Some(id.to_owned()), names: names.to_vec() };
+        match self.request(RequestPayload::GetAttributes(request)).await? {
+            ResponsePayload::GetAttributes(response) => Ok(response.attributes),
+            other => Err(self.unexpected(Operation::GET_ATTRIBUTES, &other)),
+        }
+    }
+
+    /// The names of an object's attributes (KMIP 1.4 section 4.13).
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn get_attribute_list(&self, id: &str) -> Result<Vec<AttributeName>, ClientError> {
+        let request = GetAttributeListRequest { unique_identifier: Some(id.to_owned()) };
+        match self.request(RequestPayload::GetAttributeList(request)).await? {
+            ResponsePayload::GetAttributeList(response) => Ok(response.names),
+            other => Err(self.unexpected(Operation::GET_ATTRIBUTE_LIST, &other)),
+        }
+    }
+
+    /// The state of an object.
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn state(&self, id: &str) -> Result<State, ClientError> {
+        let attributes = self.get_attributes(id, &[AttributeName::STATE]).await?;
+        let state = attributes.into_iter().find_map(|attribute| match attribute.value {
+            AttributeValue::State(state) => Some(state),
+            _ => None,
+        });
+        state.ok_or_else(|| self.answered_wrongly(Operation::GET_ATTRIBUTES, "the object has no state"))
+    }
+
+    /// Adds an attribute to an object (KMIP 1.4 section 4.14), and tells it as the server has it: with its index.
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn add_attribute(&self, id: &str, attribute: Attribute) -> Result<Attribute, ClientError> {
+        let request = AddAttributeRequest { unique_identifier: Some(id.to_owned()), attribute };
+        match self.request(RequestPayload::AddAttribute(request)).await? {
+            ResponsePayload::AddAttribute(response) => Ok(response.attribute),
+            other => Err(self.unexpected(Operation::ADD_ATTRIBUTE, &other)),
+        }
+    }
+
+    /// The identifiers of the objects that match (KMIP 1.4 section 4.9).
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn locate(&self, filter: Filter) -> Result<Vec<String>, ClientError> {
+        let request = LocateRequest {
+            maximum_items: filter.maximum_items,
+            attributes: filter.attributes,
+            ..LocateRequest::default()
+        };
+        match self.request(RequestPayload::Locate(request)).await? {
+            ResponsePayload::Locate(response) => Ok(response.unique_identifiers),
+            other => Err(self.unexpected(Operation::LOCATE, &other)),
+        }
+    }
+
+    /// Revokes an object (KMIP 1.4 section 4.20). `compromised_at`, in seconds since 1970, goes with a reason of
+    /// compromise.
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn revoke(
+        &self,
+        id: &str,
+        reason: RevocationReason,
+        compromised_at: Option<i64>,
+    ) -> Result<(), ClientError> {
+        let request = RevokeRequest {
+            unique_identifier: Some(id.to_owned()),
+            revocation_reason: reason,
+            compromise_occurrence_date: compromised_at,
+        };
+        self.request(RequestPayload::Revoke(request)).await.map(drop)
+    }
+
+    /// Destroys the key material of an object (KMIP 1.4 section 4.21).
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn destroy(&self, id: &str) -> Result<(), ClientError> {
+        let request = DestroyRequest { unique_identifier: Some(id.to_owned()) };
+        self.request(RequestPayload::Destroy(request)).await.map(drop)
+    }
+
+    /// Asks one thing.
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn request(&self, payload: RequestPayload) -> Result<ResponsePayload, ClientError> {
+        let operation = payload.operation();
+        match self.batch(vec![payload]).await?.pop() {
+            Some(answer) => answer,
+            None => Err(self.answered_wrongly(operation, "an empty batch")),
+        }
+    }
+
+    /// Asks several things at once, to be done in order until one fails. Where an object's identifier is not set, the
+    /// server takes that of the object which the batch made or found last (the ID placeholder, KMIP 1.4 section 4).
+    ///
+    /// # Errors
+    /// If the server can't be asked. What it refuses is told item by item; what follows a refused item has no answer.
+    pub async fn batch(
+        &self,
+        payloads: Vec<RequestPayload>,
+    ) -> Result<Vec<Result<ResponsePayload, ClientError>>, ClientError> {
+        let operations: Vec<_> = payloads.iter().map(RequestPayload::operation).collect();
+        // An effect is what matters most about a batch; its last item is what is usually wanted of it.
+        let effectful = operations.iter().copied().find(|operation| !only_reads(*operation));
+        let Some(operation) = effectful.or(operations.last().copied()) else {
+            return Ok(vec![]);
+        };
+        let response = self.exchange(payloads, operation).await?;
+
+        let mut items = response.items;
+        if items.len() > operations.len() || items.is_empty() {
+            return Err(self.answered_wrongly(operation, "as many answers as it was not asked for"));
+        }
+        // One failure without an operation speaks for the whole batch.
+        if let [ResponseItem { operation: None, .. }] = items.as_slice()
+            && let Some(item) = items.pop()
+        {
+            return Err(self.refusal(operation, item));
+        }
+        Ok(operations.into_iter().zip(items).map(|(operation, item)| self.judge(operation, item)).collect())
+    }
+
+    fn judge(&self, operation: Operation, item: ResponseItem) -> Result<ResponsePayload, ClientError> {
+        if item.result_status != ResultStatus::SUCCESS {
+            return Err(self.refusal(operation, item));
+        }
+        match item.payload {
+            Some(payload) if payload.operation() == operation => Ok(payload),
+            Some(payload) => Err(self.unexpected(operation, &payload)),
+            None => Err(self.answered_wrongly(operation, "success without a payload")),
+        }
+    }
+
+    /// Sends, over a new connection if need be. What only reads is sent again if the connection, which may have been dead
+    /// before, breaks.
+    async fn exchange(
+        &self,
+        payloads: Vec<RequestPayload>,
+        operation: Operation,
+    ) -> Result<ResponseMessage, ClientError> {
+        let mut slot = self.connection.lock().await;
+        // Taken out while in use: if our caller gives up waiting, an answer that nobody read is left on the connection,
+        // and it must not be used again.
+        let (mut connection, mut reused) = self.usable(slot.take()).await?;
+        let several = payloads.len() > 1;
+        let mut header = RequestHeader::new(connection.version);
+        // Without order the ID placeholder means nothing.
+        header.batch_order_option = several.then_some(true);
+        let items = payloads
+            .into_iter()
+            .zip(0_u64..)
+            .map(|(payload, number)| RequestItem {
+                unique_batch_item_id: several.then(|| number.to_be_bytes().to_vec()),
+                ..RequestItem::new(payload)
+            })
+            .collect();
+        let mut message = RequestMessage { header, items };
+        loop {
+            message.header.protocol_version = connection.version;
+            let bytes =
+                message.encode().map_err(|source| ClientError::Encode { address: self.config.address(), source })?;
+            match connection.exchange(&self.config, &bytes, operation).await {
+                Ok(response) => {
+                    *slot = Some(connection);
+                    return Ok(response);
+                }
+                Err(ClientError::Interrupted { .. }) if reused && only_reads(operation) => {
+                    connection = Connection::open(&self.config).await?;
+                    reused = false;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The connection there is, or a new one, and whether it's the one there was.
+    async fn usable(&self, connection: Option<Connection>) -> Result<(Connection, bool), ClientError> {
+        if let Some(mut connection) = connection
+            && !connection.is_stale(&self.config).await
+        {
+            return Ok((connection, true));
+        }
+        Ok((Connection::open(&self.config).await?, false))
+    }
+
+    fn refusal(&self, operation: Operation, item: ResponseItem) -> ClientError {
+        if item.result_status != ResultStatus::OPERATION_FAILED {
+            return self.answered_wrongly(operation, &item.result_status.to_string());
+        }
+        ClientError::Server {
+            address: self.config.address(),
+            operation,
+            reason: item.result_reason.unwrap_or(ResultReason::GENERAL_FAILURE),
+            message: item.result_message.unwrap_or_default(),
+        }
+    }
+
+    fn unexpected(&self, operation: Operation, payload: &ResponsePayload) -> ClientError {
+        self.answered_wrongly(operation, &format!("an answer to {}", payload.operation()))
+    }
+
+    fn answered_wrongly(&self, operation: Operation, what: &str) -> ClientError {
+        ClientError::UnexpectedAnswer { address: self.config.address(), operation, what: what.to_owned() }
+    }
+}
+
+/// Whether a Create may have failed with this reason because of an attribute that the server doesn't take.
+fn may_be_about_an_attribute(reason: ResultReason) -> bool {
+    matches!(
+        reason,
+        ResultReason::FEATURE_NOT_SUPPORTED
+            | ResultReason::GENERAL_FAILURE
+            | ResultReason::INVALID_FIELD
+            | ResultReason::INVALID_MESSAGE
+    )
+}

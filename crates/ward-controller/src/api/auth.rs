@@ -1,0 +1,212 @@
+//! Who is asking. Every request but a login goes through [`authenticate`]; what it proves is a [`Caller`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::header::{AUTHORIZATION, COOKIE};
+use http::request::Parts;
+use jiff::{Timestamp, ToSpan as _};
+use tokio::sync::Semaphore;
+use ward_secret::Zeroizing;
+use ward_types::{Code, EventKind, EventSubject, Name, Problem, TokenId};
+
+use super::edge::ApiError;
+use crate::controller::{Controller, Shared};
+use crate::password;
+use crate::store::{event, user};
+
+/// How many failures in a row a name may have before it must wait.
+const MAX_FAILURES: u32 = 5;
+/// How long it must wait.
+const LOCK_OUT: Duration = Duration::from_secs(30);
+/// How many names are remembered.
+const MAX_NAMES: usize = 10_000;
+/// How long a session is good.
+const SESSION_HOURS: i64 = 24;
+/// The cookie of the console.
+pub(crate) const COOKIE_NAME: &str = "ward_session";
+
+/// A user who has proved who it is. Only this module makes one, from a session that is good.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    user: Name,
+    session: TokenId,
+}
+
+impl Caller {
+    pub(crate) const fn user(&self) -> &Name {
+        &self.user
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(|| ApiError(nobody()))
+    }
+}
+
+fn nobody() -> Problem {
+    Problem::new(
+        Code::AuthRequired,
+        "cannot tell who is asking",
+        "the request has no token, or one that is wrong or has expired",
+        "log in with `ward login`",
+    )
+}
+
+/// Lets a request pass whose token is good, and says whose it is.
+pub(crate) async fn authenticate(
+    State(controller): State<Shared>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = token.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(nobody)?;
+    let caller = caller(&controller, token).await?.ok_or_else(nobody)?;
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+/// Who a token stands for.
+pub(crate) async fn caller(controller: &Controller, token: &str) -> Result<Option<Caller>, Problem> {
+    let mut db = controller.store.read().await?;
+    let session = user::session(&mut db, &password::digest_secret(token)).await?;
+    Ok(session.map(|(session, user)| Caller { user, session }))
+}
+
+/// Who the console's cookie stands for.
+pub(crate) async fn caller_by_cookie(
+    controller: &Controller,
+    headers: &http::HeaderMap,
+) -> Result<Option<Caller>, Problem> {
+    let cookies = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    let token = cookies
+        .flat_map(|value| value.split(';'))
+        .find_map(|pair| pair.trim().strip_prefix(COOKIE_NAME)?.strip_prefix('='));
+    match token {
+        Some(token) => caller(controller, token).await,
+        None => Ok(None),
+    }
+}
+
+/// Keeps guessers slow, and password hashing from using all memory.
+pub(crate) struct Guard {
+    failures: Mutex<HashMap<String, (u32, Instant)>>,
+    hashing: Semaphore,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        // One hash takes 19 MiB.
+        Self { failures: Mutex::default(), hashing: Semaphore::new(2) }
+    }
+}
+
+impl Guard {
+    /// How long a name must still wait.
+    fn waits(&self, name: &str) -> Option<Duration> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let (times, last) = failures.get(name)?;
+        (*times >= MAX_FAILURES).then(|| LOCK_OUT.checked_sub(last.elapsed())).flatten()
+    }
+
+    fn failed(&self, name: &str) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.retain(|_, (_, last)| last.elapsed() < LOCK_OUT * 4);
+        if failures.len() < MAX_NAMES || failures.contains_key(name) {
+            let entry = failures.entry(name.to_owned()).or_insert((0, Instant::now()));
+            *entry = (entry.0 + 1, Instant::now());
+        }
+    }
+
+    fn succeeded(&self, name: &str) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+}
+
+/// Begins a session for a user who knows the password: its token, and until when it is good.
+pub(crate) async fn log_in(
+    controller: &Arc<Controller>,
+    name: &str,
+    password: Zeroizing<String>,
+) -> Result<(Zeroizing<String>, Timestamp), Problem> {
+    let what = "cannot log in";
+    let guard = &controller.guard;
+    if let Some(wait) = guard.waits(name) {
+        return Err(Problem::new(
+            Code::AuthDenied,
+            what,
+            format!("there were {MAX_FAILURES} failures in a row"),
+            format!("wait {} seconds, then try again", wait.as_secs() + 1),
+        ));
+    }
+    let found = user::find(&mut *controller.store.read().await?, name).await?;
+    let permit = guard.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
+    let known = found.clone();
+    let good = tokio::task::spawn_blocking(move || match known {
+        Some(user) => password::verify(&password, &user.password_hash),
+        // Takes as long as for a user who exists.
+        None => {
+            let _ = password::hash(&password);
+            false
+        }
+    })
+    .await
+    .map_err(|error| Problem::internal(what, error))?;
+    drop(permit);
+    let Some(user) = found.filter(|_| good) else {
+        guard.failed(name);
+        let shown: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
+        let message = format!("somebody failed to log in as `{shown}`");
+        let subject = EventSubject { user: shown.parse().ok(), ..EventSubject::default() };
+        controller.record(EventKind::UserLoginFailed, &subject, &message).await;
+        return Err(Problem::new(
+            Code::AuthDenied,
+            what,
+            "there is no such user, or the password is wrong",
+            "check both; the first user is `admin`, its password lies in `admin-password` in the state directory",
+        ));
+    };
+    guard.succeeded(name);
+    let token = password::random_secret().map_err(|error| Problem::internal(what, error))?;
+    let expires =
+        Timestamp::now().checked_add(SESSION_HOURS.hours()).map_err(|error| Problem::internal(what, error))?;
+    let mut tx = controller.store.write().await?;
+    user::add_session(&mut tx, user.id, &password::digest_secret(&token), expires.as_microsecond()).await?;
+    let subject = EventSubject { user: Some(user.name.clone()), ..EventSubject::default() };
+    event::record(&mut tx, EventKind::UserLogin, &subject, &format!("user `{}` logged in", user.name)).await?;
+    tx.commit().await?;
+    Ok((token, expires))
+}
+
+/// Ends the caller's session.
+pub(crate) async fn log_out(controller: &Controller, caller: &Caller) -> Result<(), Problem> {
+    let mut tx = controller.store.write().await?;
+    user::end_session(&mut tx, caller.session).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guesser_must_wait_and_others_need_not() {
+        let guard = Guard::default();
+        for _ in 0..MAX_FAILURES {
+            assert_eq!(guard.waits("a"), None);
+            guard.failed("a");
+        }
+        assert!(guard.waits("a").is_some());
+        assert_eq!(guard.waits("b"), None);
+        guard.succeeded("a");
+        assert_eq!(guard.waits("a"), None);
+    }
+}

@@ -1,0 +1,85 @@
+//! Hosts.
+
+use axum::extract::{Json, Path, State};
+use ward_types::{Name, Problem};
+
+use super::auth::Caller;
+use super::edge::{ApiResult, Body, not_found};
+use super::types::{AddHost, HostState, HostToken, HostView};
+use crate::controller::{Controller, Shared};
+use crate::hosts::{Reach, make_token};
+use crate::store::cluster::{self, ClusterRow};
+use crate::store::host::{self, HostRow};
+use crate::tasks::submit::cluster_named;
+
+/// For how many minutes an enrolment token is good at most.
+const MAX_MINUTES: u32 = 7 * 24 * 60;
+
+pub(crate) fn view(controller: &Controller, row: HostRow, clusters: &[ClusterRow]) -> Option<HostView> {
+    let cluster: Name = clusters.iter().find(|cluster| cluster.id == row.cluster)?.name.clone();
+    let link = controller.links.get(row.id).map(|link| link.snapshot());
+    let state = match link.as_ref().map(|link| link.reach) {
+        None | Some(Reach::Unknown) => HostState::Unknown,
+        Some(Reach::Up) => HostState::Connected,
+        Some(Reach::Down) => HostState::Disconnected,
+    };
+    let status = link.as_ref().and_then(|link| link.status.as_deref());
+    Some(HostView {
+        id: row.id,
+        name: row.name,
+        cluster,
+        address: link.as_ref().map_or(row.address, |link| link.address.clone()),
+        state,
+        last_seen: link.as_ref().and_then(|link| link.last_seen),
+        version: status.map(|status| status.version.clone()),
+        qemu: status.and_then(|status| status.qemu.clone()),
+        kvm: status.is_some_and(|status| status.kvm),
+        keys: status.map_or_else(Vec::new, |status| status.keys.clone()),
+        vms: status.map_or_else(Vec::new, |status| status.vms.clone()),
+        unfit: status.and_then(|status| status.unfit.clone()),
+    })
+}
+
+/// Lists hosts.
+#[utoipa::path(get, path = "/hosts", tag = "host",
+    responses((status = 200, body = [HostView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list(State(controller): State<Shared>, _: Caller) -> ApiResult<Json<Vec<HostView>>> {
+    Ok(Json(all(&controller).await?))
+}
+
+pub(crate) async fn all(controller: &Controller) -> Result<Vec<HostView>, Problem> {
+    let mut db = controller.store.read().await?;
+    let clusters = cluster::list(&mut db).await?;
+    let rows = host::list(&mut db).await?;
+    Ok(rows.into_iter().filter_map(|row| view(controller, row, &clusters)).collect())
+}
+
+/// Shows a host.
+#[utoipa::path(get, path = "/hosts/{host}", tag = "host", params(("host" = String, Path, description = "name or ID")),
+    responses((status = 200, body = HostView), (status = "4XX", body = Problem)))]
+pub(super) async fn show(
+    State(controller): State<Shared>,
+    _: Caller,
+    Path(key): Path<String>,
+) -> ApiResult<Json<HostView>> {
+    let mut db = controller.store.read().await?;
+    let clusters = cluster::list(&mut db).await?;
+    let row = host::find(&mut db, &key).await?.ok_or_else(|| not_found("host", &key))?;
+    let view = view(&controller, row, &clusters).ok_or_else(|| not_found("host", &key))?;
+    Ok(Json(view))
+}
+
+/// Makes a token with which one host can join a cluster.
+#[utoipa::path(post, path = "/hosts", tag = "host", request_body = AddHost,
+    responses((status = 200, body = HostToken), (status = "4XX", body = Problem)))]
+pub(super) async fn add(
+    State(controller): State<Shared>,
+    _: Caller,
+    Body(new): Body<AddHost>,
+) -> ApiResult<Json<HostToken>> {
+    let what = "cannot make an enrolment token";
+    let cluster = cluster_named(&controller, what, new.cluster.as_deref()).await?;
+    let minutes = new.minutes.unwrap_or(60).clamp(1, MAX_MINUTES);
+    let (token, expires) = make_token(&controller, cluster, minutes).await?;
+    Ok(Json(HostToken { token: token.to_string(), expires }))
+}

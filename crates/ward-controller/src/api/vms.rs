@@ -1,0 +1,202 @@
+//! VMs. What takes long is answered with its task.
+
+use std::path::PathBuf;
+
+use axum::extract::{Json, Path, State};
+use ward_rpc::api::host::{KernelSource, ReadConsole};
+use ward_types::{Code, Problem, TaskInfo};
+
+use super::auth::Caller;
+use super::edge::{ApiResult, Body, Params, not_found};
+use super::types::{AddDisk, AddVm, ConsoleQuery, ConsoleView, Encrypt, Start, Stop, TaskView, VmView};
+use crate::controller::{Controller, Shared};
+use crate::plan::{NewDisk, NewVm};
+use crate::store::cluster::{self, DatastoreRow};
+use crate::store::task;
+use crate::store::vm::{self, VmRow};
+use crate::tasks::submit::Order;
+
+const MAX_WAIT_MS: u32 = 30_000;
+const DEFAULT_CPUS: u16 = 1;
+const DEFAULT_MEMORY_MIB: u32 = 512;
+const DEFAULT_STOP_S: u32 = 60;
+const MAX_STOP_S: u32 = 3600;
+
+fn view(controller: &Controller, row: VmRow, datastores: &[DatastoreRow], open: &[TaskInfo]) -> Option<VmView> {
+    let datastore = datastores.iter().find(|datastore| datastore.id == row.datastore)?;
+    let home: PathBuf = datastore.directory.join(row.directory.as_str());
+    let keys = row.config.as_ref().map_or_else(Vec::new, |config| config.keys().into_iter().cloned().collect());
+    Some(VmView {
+        id: row.id,
+        name: row.name,
+        power: row.power,
+        host: row.host.and_then(|host| controller.links.name(host)),
+        datastore: datastore.name.clone(),
+        home,
+        encrypted: !keys.is_empty(),
+        keys,
+        config: row.config,
+        task: open.iter().find(|task| task.vm == row.id).map(|task| task.id),
+    })
+}
+
+pub(crate) async fn all(controller: &Controller) -> Result<Vec<VmView>, Problem> {
+    let mut db = controller.store.read().await?;
+    let datastores = cluster::datastores(&mut db).await?;
+    let open = task::list(&mut db, true, i64::MAX).await?;
+    let rows = vm::list(&mut db).await?;
+    Ok(rows.into_iter().filter_map(|row| view(controller, row, &datastores, &open)).collect())
+}
+
+fn task_view(controller: &Controller, info: TaskInfo) -> Json<TaskView> {
+    let (info, revision) = controller.board.merged(info);
+    Json(TaskView { info, revision })
+}
+
+/// Lists VMs.
+#[utoipa::path(get, path = "/vms", tag = "vm",
+    responses((status = 200, body = [VmView]), (status = "4XX", body = Problem)))]
+pub(super) async fn list(State(controller): State<Shared>, _: Caller) -> ApiResult<Json<Vec<VmView>>> {
+    Ok(Json(all(&controller).await?))
+}
+
+/// Shows a VM.
+#[utoipa::path(get, path = "/vms/{vm}", tag = "vm", params(("vm" = String, Path, description = "name or ID")),
+    responses((status = 200, body = VmView), (status = "4XX", body = Problem)))]
+pub(super) async fn show(
+    State(controller): State<Shared>,
+    _: Caller,
+    Path(key): Path<String>,
+) -> ApiResult<Json<VmView>> {
+    let mut db = controller.store.read().await?;
+    let datastores = cluster::datastores(&mut db).await?;
+    let row = vm::find(&mut db, &key).await?.ok_or_else(|| not_found("vm", &key))?;
+    let open: Vec<_> = task::open_of_vm(&mut db, row.id).await?.into_iter().collect();
+    let view = view(&controller, row, &datastores, &open).ok_or_else(|| not_found("vm", &key))?;
+    Ok(Json(view))
+}
+
+/// Makes a VM, with blank disks or from images.
+#[utoipa::path(post, path = "/vms", tag = "vm", request_body = AddVm,
+    responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
+pub(super) async fn add(
+    State(controller): State<Shared>,
+    caller: Caller,
+    Body(new): Body<AddVm>,
+) -> ApiResult<Json<TaskView>> {
+    let disk = |disk| match disk {
+        AddDisk::Blank { size, format } => NewDisk::Blank { size, format },
+        AddDisk::Copy { path } => NewDisk::Copy { path },
+    };
+    let kernel = new.kernel.map(|kernel| KernelSource {
+        kernel: kernel.kernel,
+        initrd: kernel.initrd,
+        command_line: kernel.command_line,
+    });
+    let vm = NewVm {
+        name: new.name,
+        cpus: new.cpus.unwrap_or(DEFAULT_CPUS),
+        memory_mib: new.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB),
+        kernel,
+        disks: new.disks.into_iter().map(disk).collect(),
+    };
+    let order = Order { controller: &controller, user: caller.user() };
+    let info = order.make(vm, new.datastore.as_deref()).await?;
+    Ok(task_view(&controller, info))
+}
+
+/// Deletes a VM with its home.
+#[utoipa::path(delete, path = "/vms/{vm}", tag = "vm", params(("vm" = String, Path, description = "name or ID")),
+    responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
+pub(super) async fn remove(
+    State(controller): State<Shared>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> ApiResult<Json<TaskView>> {
+    let order = Order { controller: &controller, user: caller.user() };
+    let info = order.remove(&key).await?;
+    Ok(task_view(&controller, info))
+}
+
+/// Starts a VM.
+#[utoipa::path(post, path = "/vms/{vm}/start", tag = "vm", request_body = Start,
+    params(("vm" = String, Path, description = "name or ID")),
+    responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
+pub(super) async fn start(
+    State(controller): State<Shared>,
+    caller: Caller,
+    Path(key): Path<String>,
+    Body(how): Body<Start>,
+) -> ApiResult<Json<TaskView>> {
+    let order = Order { controller: &controller, user: caller.user() };
+    let info = order.start(&key, how.host).await?;
+    Ok(task_view(&controller, info))
+}
+
+/// Stops a VM.
+#[utoipa::path(post, path = "/vms/{vm}/stop", tag = "vm", request_body = Stop,
+    params(("vm" = String, Path, description = "name or ID")),
+    responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
+pub(super) async fn stop(
+    State(controller): State<Shared>,
+    caller: Caller,
+    Path(key): Path<String>,
+    Body(how): Body<Stop>,
+) -> ApiResult<Json<TaskView>> {
+    let wait_ms = how.wait_s.unwrap_or(DEFAULT_STOP_S).min(MAX_STOP_S) * 1000;
+    let order = Order { controller: &controller, user: caller.user() };
+    let info = order.stop(&key, how.force, wait_ms).await?;
+    Ok(task_view(&controller, info))
+}
+
+/// Encrypts a VM: its home and all its disks.
+#[utoipa::path(post, path = "/vms/{vm}/encrypt", tag = "vm", request_body = Encrypt,
+    params(("vm" = String, Path, description = "name or ID")),
+    responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
+pub(super) async fn encrypt(
+    State(controller): State<Shared>,
+    caller: Caller,
+    Path(key): Path<String>,
+    Body(how): Body<Encrypt>,
+) -> ApiResult<Json<TaskView>> {
+    let order = Order { controller: &controller, user: caller.user() };
+    let info = order.encrypt(&key, how.provider.as_ref(), how.key_id.as_ref()).await?;
+    Ok(task_view(&controller, info))
+}
+
+/// Decrypts a VM: its disks, then its home.
+#[utoipa::path(post, path = "/vms/{vm}/decrypt", tag = "vm",
+    params(("vm" = String, Path, description = "name or ID")),
+    responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
+pub(super) async fn decrypt(
+    State(controller): State<Shared>,
+    caller: Caller,
+    Path(key): Path<String>,
+) -> ApiResult<Json<TaskView>> {
+    let order = Order { controller: &controller, user: caller.user() };
+    let info = order.decrypt(&key).await?;
+    Ok(task_view(&controller, info))
+}
+
+/// Reads a VM's serial console.
+#[utoipa::path(get, path = "/vms/{vm}/console", tag = "vm",
+    params(("vm" = String, Path, description = "name or ID"), ConsoleQuery),
+    responses((status = 200, body = ConsoleView), (status = "4XX", body = Problem)))]
+pub(super) async fn console(
+    State(controller): State<Shared>,
+    _: Caller,
+    Path(key): Path<String>,
+    Params(query): Params<ConsoleQuery>,
+) -> ApiResult<Json<ConsoleView>> {
+    let row = vm::find(&mut *controller.store.read().await?, &key).await?.ok_or_else(|| not_found("vm", &key))?;
+    let what = format!("cannot read the console of VM `{}`", row.name);
+    let link = row.host.and_then(|host| controller.links.get(host)).ok_or_else(|| {
+        let remedy = format!("start it with `ward vm start {}`", row.name);
+        Problem::new(Code::VmNotRunning, what.clone(), "it has never run", remedy)
+    })?;
+    let wait_ms = query.wait_ms.min(MAX_WAIT_MS);
+    let call = ReadConsole { vm: row.id, offset: query.offset, wait_ms };
+    let timeout = std::time::Duration::from_millis(u64::from(wait_ms) + 10_000);
+    let text = link.call_within(call, timeout).await.map_err(|error| error.into_problem(&what))?;
+    Ok(Json(ConsoleView { end: text.end, text: text.text, power: text.power }))
+}

@@ -1,0 +1,50 @@
+//! What all parts of a running controller share.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+use ward_rpc::Authority;
+use ward_secret::SealKey;
+use ward_types::{EventKind, EventSubject};
+
+use crate::api::auth::Guard;
+use crate::hosts::Links;
+use crate::store::{self, Store};
+use crate::tasks::Board;
+
+/// What all parts of a running controller share.
+pub(crate) struct Controller {
+    pub(crate) id: Uuid,
+    pub(crate) store: Store,
+    /// Opens the sealed columns of the store.
+    pub(crate) seal: SealKey,
+    pub(crate) authority: Authority,
+    /// Where hosts reach the controller, `HOST:PORT`.
+    pub(crate) advertise_hosts: String,
+    pub(crate) links: Links,
+    pub(crate) board: Board,
+    pub(crate) guard: Guard,
+    pub(crate) shutdown: CancellationToken,
+    /// All that runs beside requests.
+    pub(crate) background: TaskTracker,
+}
+
+/// What the parts hold.
+pub(crate) type Shared = Arc<Controller>;
+
+impl Controller {
+    /// Records an event that comes with no other change. That the log can't be written stops nothing: it is told in
+    /// the process's own log.
+    pub(crate) async fn record(&self, kind: EventKind, subject: &EventSubject, message: &str) {
+        let record = async {
+            let mut tx = self.store.write().await?;
+            store::event::record(&mut tx, kind, subject, message).await?;
+            tx.commit().await
+        };
+        if let Err(error) = record.await {
+            tracing::error!(%error, kind = kind.as_str(), message, "cannot record an event");
+        }
+    }
+}

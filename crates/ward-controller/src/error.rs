@@ -1,0 +1,61 @@
+//! Why a controller does not start.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ward_rpc::PkiError;
+use ward_secret::SecretError;
+
+use crate::store::StoreError;
+
+/// Why a controller does not start, or does not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or directory can't be used.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The address can't be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The process can't be kept out of core dumps.
+    #[error("cannot keep the process out of core dumps: {0}")]
+    Harden(#[source] io::Error),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A certificate.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The root key does not open what the database holds sealed.
+    #[error("{path} is not the root key under which the controller's database was sealed ({source}); restore the right file", path = path.display())]
+    RootKey {
+        /// The file.
+        path: PathBuf,
+        /// What was wrong.
+        source: SecretError,
+    },
+    /// A secret could not be made.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The first user can't be made.
+    #[error("cannot make the first user: {0}")]
+    FirstUser(String),
+    /// Another controller uses the state directory.
+    #[error("another controller runs on {path}", path = path.display())]
+    InUse {
+        /// The state directory.
+        path: PathBuf,
+    },
+}

@@ -1,0 +1,202 @@
+//! The link to a host: how to reach it, and how it was when it answered last.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use ward_rpc::api::host::HostStatus;
+use ward_rpc::{Call, CallError, Client, KeyPush, PushReply, Role};
+use ward_types::{ClusterId, HostId, KeyRef, Name};
+
+use crate::plan::HostFacts;
+use crate::store::host::HostRow;
+
+/// All links.
+pub(crate) struct Links {
+    links: Mutex<HashMap<HostId, Arc<Link>>>,
+    tls: Arc<rustls::ClientConfig>,
+}
+
+/// The link to one host.
+pub(crate) struct Link {
+    pub(crate) id: HostId,
+    pub(crate) name: Name,
+    pub(crate) cluster: ClusterId,
+    tls: Arc<rustls::ClientConfig>,
+    state: Mutex<State>,
+    /// Wakes the supervisor.
+    pub(crate) poke: Notify,
+}
+
+#[derive(Clone)]
+struct State {
+    address: String,
+    client: Option<Client>,
+    reach: Reach,
+    status: Option<Arc<HostStatus>>,
+    last_seen: Option<Timestamp>,
+}
+
+/// Whether a host answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// It was not asked yet.
+    Unknown,
+    /// It does.
+    Up,
+    /// It does not.
+    Down,
+}
+
+/// A link as it is just now.
+pub(crate) struct Snapshot {
+    pub(crate) address: String,
+    pub(crate) reach: Reach,
+    pub(crate) status: Option<Arc<HostStatus>>,
+    pub(crate) last_seen: Option<Timestamp>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Links {
+    /// No links yet; hosts will be spoken to with `tls`.
+    pub(crate) fn new(tls: Arc<rustls::ClientConfig>) -> Self {
+        Self { links: Mutex::default(), tls }
+    }
+
+    pub(crate) fn add(&self, row: &HostRow) -> Arc<Link> {
+        let link = Arc::new(Link {
+            id: row.id,
+            name: row.name.clone(),
+            cluster: row.cluster,
+            tls: Arc::clone(&self.tls),
+            state: Mutex::new(State {
+                address: row.address.clone(),
+                client: None,
+                reach: Reach::Unknown,
+                status: None,
+                last_seen: None,
+            }),
+            poke: Notify::new(),
+        });
+        lock(&self.links).insert(row.id, Arc::clone(&link));
+        link
+    }
+
+    pub(crate) fn get(&self, id: HostId) -> Option<Arc<Link>> {
+        lock(&self.links).get(&id).cloned()
+    }
+
+    /// The hosts of a cluster, by name.
+    pub(crate) fn of_cluster(&self, cluster: ClusterId) -> Vec<Arc<Link>> {
+        let mut links: Vec<_> = lock(&self.links).values().filter(|link| link.cluster == cluster).cloned().collect();
+        links.sort_by(|one, other| one.name.cmp(&other.name));
+        links
+    }
+
+    /// The name of a host.
+    pub(crate) fn name(&self, id: HostId) -> Option<Name> {
+        self.get(id).map(|link| link.name.clone())
+    }
+
+    /// What planners need to know of a cluster's hosts.
+    pub(crate) fn facts(&self, cluster: ClusterId) -> Vec<HostFacts> {
+        self.of_cluster(cluster).iter().map(|link| link.facts()).collect()
+    }
+}
+
+impl Link {
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let state = lock(&self.state);
+        Snapshot {
+            address: state.address.clone(),
+            reach: state.reach,
+            status: state.status.clone(),
+            last_seen: state.last_seen,
+        }
+    }
+
+    pub(crate) fn facts(&self) -> HostFacts {
+        let state = lock(&self.state);
+        let status = state.status.as_deref();
+        HostFacts {
+            id: self.id,
+            name: self.name.clone(),
+            connected: state.reach == Reach::Up,
+            unfit: status.and_then(|status| status.unfit.clone()),
+            qemu: status.is_some_and(|status| status.qemu.is_some()),
+            vms: status.map_or(0, |status| status.vms.len()),
+        }
+    }
+
+    /// The host's address has changed.
+    pub(crate) fn set_address(&self, address: &str) {
+        let mut state = lock(&self.state);
+        if state.address != address {
+            address.clone_into(&mut state.address);
+            state.client = None;
+        }
+    }
+
+    /// Notes an answer. Tells whether the host did not answer before.
+    pub(crate) fn seen(&self, status: HostStatus) -> bool {
+        let mut state = lock(&self.state);
+        state.status = Some(Arc::new(status));
+        state.last_seen = Some(Timestamp::now());
+        std::mem::replace(&mut state.reach, Reach::Up) != Reach::Up
+    }
+
+    /// Notes that there is no answer. Tells whether that is new.
+    pub(crate) fn missed(&self) -> bool {
+        let mut state = lock(&self.state);
+        // The next try resolves the address anew.
+        state.client = None;
+        std::mem::replace(&mut state.reach, Reach::Down) != Reach::Down
+    }
+
+    /// Of `keys`, those that the host does not hold, as it says itself now.
+    pub(crate) async fn lacks(&self, keys: &[KeyRef]) -> Result<Vec<KeyRef>, CallError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let status = self.call(ward_rpc::api::host::Status {}).await?;
+        Ok(keys.iter().filter(|key| !status.keys.contains(key)).cloned().collect())
+    }
+
+    pub(crate) async fn call<C: Call>(&self, call: C) -> Result<C::Reply, CallError> {
+        self.client().await?.call(call).await
+    }
+
+    pub(crate) async fn call_within<C: Call>(&self, call: C, timeout: Duration) -> Result<C::Reply, CallError> {
+        self.client().await?.call_within(call, timeout).await
+    }
+
+    pub(crate) async fn push_keys(&self, push: &KeyPush) -> Result<PushReply, CallError> {
+        self.client().await?.push_keys(push).await
+    }
+
+    async fn client(&self) -> Result<Client, CallError> {
+        let address = {
+            let state = lock(&self.state);
+            if let Some(client) = &state.client {
+                return Ok(client.clone());
+            }
+            state.address.clone()
+        };
+        let unreachable = |why: String| CallError::Unreachable { peer: format!("host `{}`", self.name), why };
+        let resolved: SocketAddr = tokio::net::lookup_host(&address)
+            .await
+            .map_err(|error| unreachable(format!("`{address}`: {error}")))?
+            .next()
+            .ok_or_else(|| unreachable(format!("`{address}` has no address")))?;
+        let client = Client::new(Arc::clone(&self.tls), &Role::Host(self.id).server_name(), resolved)
+            .map_err(|error| unreachable(error.to_string()))?;
+        lock(&self.state).client = Some(client.clone());
+        Ok(client)
+    }
+}

@@ -1,0 +1,138 @@
+//! The first start: who the controller is, its certificates, its first user. Every step is done once, whenever the
+//! process was killed in between.
+
+use std::path::Path;
+
+use uuid::Uuid;
+use ward_rpc::{Authority, Credentials, Role};
+use ward_secret::{SealKey, Zeroizing};
+use ward_types::Name;
+
+use crate::store::{Store, cluster, setting, user};
+use crate::{Config, Error, files, password, root};
+
+/// The name of the file in the state directory with the first user's password.
+pub const ADMIN_PASSWORD_FILE: &str = "admin-password";
+/// The name of the file in the state directory with the certificate of the controller's CA.
+pub const CA_FILE: &str = "ca.pem";
+
+const ADMIN: &str = "admin";
+const DEFAULT_CLUSTER: &str = "default";
+
+/// Who the controller is.
+pub(crate) struct Identity {
+    pub(crate) id: Uuid,
+    pub(crate) authority: Authority,
+    /// What it shows to users and hosts.
+    pub(crate) credentials: Credentials,
+}
+
+/// Sets up what is not set up yet, and loads the rest.
+pub(crate) async fn init(config: &Config, store: &Store) -> Result<(Identity, SealKey), Error> {
+    let state_dir = &config.state_dir;
+    let known = setting::get(&mut *store.read().await?, "authority-certificate").await?;
+    // With something sealed already, a missing root key is a loss and not a first start.
+    let seal = root::load(state_dir, known.is_none())?;
+    let id = controller_id(store).await?;
+    let authority = authority(state_dir, store, &seal, known).await?;
+    files::write_private(&state_dir.join(CA_FILE), authority.certificate().as_bytes())?;
+    let credentials = issue(config, id, &authority)?;
+    default_cluster(store).await?;
+    first_user(config, store).await?;
+    Ok((Identity { id, authority, credentials }, seal))
+}
+
+async fn controller_id(store: &Store) -> Result<Uuid, Error> {
+    let mut tx = store.write().await?;
+    if let Some(id) = setting::get(&mut tx, "controller-id").await?
+        && let Ok(id) = Uuid::parse_str(&id)
+    {
+        return Ok(id);
+    }
+    let id = Uuid::new_v4();
+    setting::put(&mut tx, "controller-id", &id.to_string()).await?;
+    tx.commit().await?;
+    Ok(id)
+}
+
+async fn authority(
+    state_dir: &Path,
+    store: &Store,
+    seal: &SealKey,
+    certificate: Option<String>,
+) -> Result<Authority, Error> {
+    const PURPOSE: &str = "authority-key";
+    if let Some(certificate) = certificate {
+        let sealed = setting::get(&mut *store.read().await?, "authority-key").await?.unwrap_or_default();
+        let wrong_key = |source| Error::RootKey { path: state_dir.join(root::FILE), source };
+        let key = root::open(seal, PURPOSE, &sealed).map_err(wrong_key)?;
+        let key = std::str::from_utf8(&key).map_err(|_| wrong_key(ward_secret::SecretError::Unwrap))?;
+        return Ok(Authority::load(Credentials::new(certificate, Zeroizing::new(key.to_owned()))));
+    }
+    let authority = Authority::generate()?;
+    let sealed = root::seal(seal, PURPOSE, authority.credentials().expose_key().as_bytes())?;
+    let mut tx = store.write().await?;
+    setting::put(&mut tx, "authority-key", &sealed).await?;
+    setting::put(&mut tx, "authority-certificate", authority.certificate()).await?;
+    tx.commit().await?;
+    Ok(authority)
+}
+
+/// The controller's certificate is made anew at each start: its names are those of now, its key was never stored.
+fn issue(config: &Config, id: Uuid, authority: &Authority) -> Result<Credentials, Error> {
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    for address in [config.listen_api, config.listen_hosts] {
+        if !address.ip().is_unspecified() {
+            names.push(address.ip().to_string());
+        }
+    }
+    names.extend(config.public_names.iter().cloned());
+    names.sort();
+    names.dedup();
+    let leaf = authority.issue(Role::Controller(id), &names)?;
+    // With the CA's certificate behind it, so that a user who knows that one's fingerprint can check it.
+    let chain = format!("{}{}", leaf.certificate(), authority.certificate());
+    Ok(Credentials::new(chain, Zeroizing::new(leaf.expose_key().to_owned())))
+}
+
+async fn default_cluster(store: &Store) -> Result<(), Error> {
+    let mut tx = store.write().await?;
+    if cluster::list(&mut tx).await?.is_empty()
+        && let Ok(name) = DEFAULT_CLUSTER.parse()
+    {
+        cluster::add(&mut tx, &name).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn first_user(config: &Config, store: &Store) -> Result<(), Error> {
+    let failed = |why: String| Error::FirstUser(why);
+    if user::find(&mut *store.read().await?, ADMIN).await?.is_some() {
+        return Ok(());
+    }
+    let name: Name = ADMIN.parse().map_err(|error: ward_types::NameError| failed(error.to_string()))?;
+    let password = match &config.admin_password_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.clone(), source })?;
+            let text = Zeroizing::new(text);
+            Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())
+        }
+        None => {
+            let password = password::random_secret()?;
+            files::write_private(&config.state_dir.join(ADMIN_PASSWORD_FILE), format!("{}\n", *password).as_bytes())?;
+            password
+        }
+    };
+    if password.is_empty() {
+        return Err(failed("its password is empty".to_owned()));
+    }
+    let hash = tokio::task::spawn_blocking(move || password::hash(&password))
+        .await
+        .map_err(|error| failed(error.to_string()))?
+        .map_err(failed)?;
+    let mut tx = store.write().await?;
+    user::add(&mut tx, &name, &hash).await?;
+    tx.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! What a key server's failure means: which code, which event, what to do about it.
+
+use kmip::client::{ClientError, TlsFault};
+use kmip::names::ResultReason;
+use ward_types::{Code, EventKind, KeyRef, Problem, ProviderName};
+
+/// Something wrong with a key or a key server.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyFault {
+    pub(crate) kind: EventKind,
+    pub(crate) provider: ProviderName,
+    pub(crate) key: Option<KeyRef>,
+    pub(crate) problem: Problem,
+}
+
+impl KeyFault {
+    /// What `error` means for `what`, which was about `key` if it was about one.
+    pub(crate) fn of(what: &str, provider: &ProviderName, key: Option<&KeyRef>, error: &ClientError) -> Self {
+        let (code, remedy) = meaning(provider, key, error);
+        Self {
+            kind: event_of(code),
+            provider: provider.clone(),
+            key: key.cloned(),
+            problem: Problem::new(code, what, format!("key provider `{provider}`: {error}"), remedy),
+        }
+    }
+
+    /// A fault that is known by its problem.
+    pub(crate) fn new(provider: &ProviderName, key: Option<&KeyRef>, problem: Problem) -> Self {
+        Self { kind: event_of(problem.code), provider: provider.clone(), key: key.cloned(), problem }
+    }
+}
+
+/// The event that tells of a key problem.
+fn event_of(code: Code) -> EventKind {
+    match code {
+        Code::KeyServerUnreachable => EventKind::KeyServerUnreachable,
+        Code::KeyServerTrust => EventKind::KeyServerTrust,
+        Code::KeyMissing => EventKind::KeyMissingAtServer,
+        Code::KeyNotUsable => EventKind::KeyNotUsable,
+        _ => EventKind::KeyServerRefused,
+    }
+}
+
+fn meaning(provider: &ProviderName, key: Option<&KeyRef>, error: &ClientError) -> (Code, String) {
+    match error {
+        ClientError::Unreachable { address, .. }
+        | ClientError::Timeout { address, .. }
+        | ClientError::Interrupted { address, .. } => (
+            Code::KeyServerUnreachable,
+            format!(
+                "check that the key server at {address} runs and that the network reaches it; \
+                 `ward provider show {provider}` asks it again"
+            ),
+        ),
+        ClientError::Tls { fault, .. } => (Code::KeyServerTrust, trust_remedy(provider, fault)),
+        ClientError::Server { reason, .. } => refusal(provider, key, *reason),
+        ClientError::NoCommonVersion { .. } => {
+            (Code::KeyServerRefused, "use a key server that speaks KMIP 1.1 to 1.4".to_owned())
+        }
+        _ => (
+            Code::KeyServerRefused,
+            "see the key server's log: it answers in a way that KMIP does not allow".to_owned(),
+        ),
+    }
+}
+
+fn refusal(provider: &ProviderName, key: Option<&KeyRef>, reason: ResultReason) -> (Code, String) {
+    match (reason, key) {
+        (ResultReason::ITEM_NOT_FOUND, Some(key)) => (
+            Code::KeyMissing,
+            format!(
+                "restore key {key} at the key server (from its backup or a replica); \
+                 the data that it protects opens with no other"
+            ),
+        ),
+        (ResultReason::OBJECT_ARCHIVED, Some(key)) => {
+            (Code::KeyNotUsable, format!("recover key {key} from the key server's archive"))
+        }
+        (
+            ResultReason::ILLEGAL_OPERATION
+            | ResultReason::KEY_VALUE_NOT_PRESENT
+            | ResultReason::SENSITIVE
+            | ResultReason::NOT_EXTRACTABLE,
+            Some(key),
+        ) => {
+            (Code::KeyNotUsable, format!("see at the key server in which state key {key} is, and what forbids its use"))
+        }
+        (ResultReason::PERMISSION_DENIED | ResultReason::AUTHENTICATION_NOT_SUCCESSFUL, _) => (
+            Code::KeyServerRefused,
+            format!("at the key server, allow the client certificate of key provider `{provider}` to do this"),
+        ),
+        _ => (Code::KeyServerRefused, "see the key server's log for the reason".to_owned()),
+    }
+}
+
+fn trust_remedy(provider: &ProviderName, fault: &TlsFault) -> String {
+    let again = format!("then remove key provider `{provider}` and add it again with the new files");
+    match fault {
+        TlsFault::ServerCertificateExpired { .. } => "renew the key server's certificate".to_owned(),
+        TlsFault::ServerCertificateNotYetValid { .. } => {
+            "check the clocks of the controller and the key server".to_owned()
+        }
+        TlsFault::ServerCertificateName { .. } => {
+            "use the host name that the key server's certificate is made out to, or issue it a certificate for this one"
+                .to_owned()
+        }
+        TlsFault::ServerCertificateUnknownIssuer => {
+            format!("get the certificate of the CA that issued the key server's certificate; {again} (`--ca`)")
+        }
+        TlsFault::ServerCertificatePurpose { .. } => {
+            "issue the key server a certificate with extended key usage serverAuth".to_owned()
+        }
+        fault if fault.is_about_server_certificate() => "give the key server a certificate that can be used".to_owned(),
+        TlsFault::ClientCertificateExpired => {
+            format!("issue a new client certificate for the controller; {again} (`--cert`, `--key`)")
+        }
+        fault if fault.is_about_client_certificate() => {
+            format!(
+                "let the key server trust the client certificate, or issue one that it trusts (with extended key \
+                 usage clientAuth); {again} (`--cert`, `--key`)"
+            )
+        }
+        TlsFault::NotTls => "check the port: KMIP over TLS is usually on 5696".to_owned(),
+        _ => "see the key server's log, and compare the TLS versions and cipher suites of both sides".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use kmip::client::Phase;
+    use kmip::names::Operation;
+    use std::time::Duration;
+    use ward_types::KeyId;
+
+    use super::*;
+
+    fn server(reason: ResultReason) -> ClientError {
+        ClientError::Server { address: "k:5696".into(), operation: Operation::GET, reason, message: "no".into() }
+    }
+
+    fn tls(fault: TlsFault) -> ClientError {
+        ClientError::Tls { address: "k:5696".into(), fault }
+    }
+
+    #[test]
+    fn each_failure_has_its_code_and_its_event() {
+        let provider: ProviderName = "kms".parse().unwrap();
+        let key = KeyRef::standard(provider.clone(), KeyId::try_from("7".to_owned()).unwrap());
+        let refused = || std::io::ErrorKind::ConnectionRefused.into();
+        let address = || "k:5696".to_owned();
+        let table = [
+            (ClientError::Unreachable { address: address(), source: refused() }, Code::KeyServerUnreachable),
+            (
+                ClientError::Interrupted { address: address(), operation: Operation::GET, source: refused() },
+                Code::KeyServerUnreachable,
+            ),
+            (
+                ClientError::Timeout { address: address(), during: Phase::Connecting, after: Duration::from_secs(1) },
+                Code::KeyServerUnreachable,
+            ),
+            (tls(TlsFault::ServerCertificateExpired { not_after: None }), Code::KeyServerTrust),
+            (tls(TlsFault::ClientCertificateUnknownIssuer), Code::KeyServerTrust),
+            (tls(TlsFault::NotTls), Code::KeyServerTrust),
+            (ClientError::NoCommonVersion { address: address(), offered: vec![] }, Code::KeyServerRefused),
+            (server(ResultReason::ITEM_NOT_FOUND), Code::KeyMissing),
+            (server(ResultReason::OBJECT_ARCHIVED), Code::KeyNotUsable),
+            (server(ResultReason::ILLEGAL_OPERATION), Code::KeyNotUsable),
+            (server(ResultReason::PERMISSION_DENIED), Code::KeyServerRefused),
+            (server(ResultReason::GENERAL_FAILURE), Code::KeyServerRefused),
+        ];
+        for (error, code) in table {
+            let fault = KeyFault::of("cannot x", &provider, Some(&key), &error);
+            assert_eq!(fault.problem.code, code, "{error}");
+            assert!(fault.kind.as_str().starts_with("key.error."), "{error}: {}", fault.kind);
+            assert!(fault.problem.why.contains("`kms`"), "{}", fault.problem.why);
+            assert!(!fault.problem.remedy.is_empty());
+            assert_eq!(fault.key.as_ref(), Some(&key));
+        }
+    }
+
+    #[test]
+    fn a_trust_problem_names_the_field() {
+        let provider: ProviderName = "kms".parse().unwrap();
+        let fault = TlsFault::ServerCertificateName { expected: "a".into(), presented: vec!["b".into()] };
+        let problem = KeyFault::of("cannot x", &provider, None, &tls(fault)).problem;
+        assert!(problem.why.contains("\"a\"") && problem.why.contains('b'), "{}", problem.why);
+    }
+
+    #[test]
+    fn without_a_key_nothing_is_said_to_be_missing() {
+        let provider: ProviderName = "kms".parse().unwrap();
+        let fault = KeyFault::of("cannot x", &provider, None, &server(ResultReason::ITEM_NOT_FOUND));
+        assert_eq!(fault.problem.code, Code::KeyServerRefused);
+    }
+}

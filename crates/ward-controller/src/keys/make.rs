@@ -1,0 +1,141 @@
+//! Making a KEK: asked for once, found again where the answer got lost.
+
+use kmip::attribute::{Attribute, AttributeName};
+use kmip::client::{Client, Filter};
+use kmip::names::State;
+use ward_types::{
+    EventKind, EventSubject, KeyId, KeyLocator, KeyRef, KeyState, Name, Problem, ProviderName, TaskId, VmId,
+};
+
+use super::{KeyFault, report};
+use crate::controller::Controller;
+use crate::plan::{KeyUse, judge_state};
+
+const VENDOR: &str = "Ward";
+const PRODUCT: &str = "Ward VM encryption";
+
+/// The name under which a task's key is made at the key server: the same whenever the task goes on.
+pub(crate) fn name_of(task: TaskId) -> String {
+    format!("ward-task-{task}")
+}
+
+/// A key that exists, and custom attributes that it does not have since the server does not take them.
+pub(crate) struct Made {
+    pub(crate) key: KeyRef,
+    pub(crate) refused: Vec<AttributeName>,
+}
+
+/// The key of that name: found, where an earlier request for it may have been answered to nobody, else made.
+pub(crate) async fn locate_or_make(
+    what: &str,
+    client: &Client,
+    provider: &ProviderName,
+    name: &str,
+    maybe_there: bool,
+) -> Result<Made, KeyFault> {
+    let fault = |error| KeyFault::of(what, provider, None, &error);
+    if maybe_there && let Some(id) = client.locate(Filter::by_name(name)).await.map_err(fault)?.into_iter().next() {
+        return Ok(Made { key: key_ref(what, provider, id)?, refused: Vec::new() });
+    }
+    let attributes = [
+        Attribute::name(name),
+        Attribute::custom_text("x-Vendor", VENDOR),
+        Attribute::custom_text("x-Product", PRODUCT),
+        Attribute::custom_text("x-Product_Version", env!("CARGO_PKG_VERSION")),
+    ];
+    match client.create_aes256(&attributes).await {
+        Ok(created) => Ok(Made { key: key_ref(what, provider, created.id)?, refused: created.refused_attributes }),
+        // The key may be there all the same: look for it before anybody asks for another.
+        Err(error) if error.may_have_taken_effect() => {
+            match client.locate(Filter::by_name(name)).await.map_err(fault)?.into_iter().next() {
+                Some(id) => Ok(Made { key: key_ref(what, provider, id)?, refused: Vec::new() }),
+                None => Err(fault(error)),
+            }
+        }
+        Err(error) => Err(fault(error)),
+    }
+}
+
+fn key_ref(what: &str, provider: &ProviderName, id: String) -> Result<KeyRef, KeyFault> {
+    KeyId::try_from(id).map(|id| KeyRef::standard(provider.clone(), id)).map_err(|error| {
+        let why = format!("key provider `{provider}` gave a key an ID that can't be kept: {error}");
+        let problem = Problem::new(ward_types::Code::KeyServerRefused, what, why, "see the key server's log");
+        KeyFault::new(provider, None, problem)
+    })
+}
+
+/// Takes a key that exists into use for encrypting: checks its state, activates it where that is to be done.
+pub(crate) async fn adopt(what: &str, client: &Client, key: &KeyRef) -> Result<(), KeyFault> {
+    let KeyLocator::Standard { key_id } = &key.key;
+    let fault = |error| KeyFault::of(what, &key.provider, Some(key), &error);
+    let state = client.state(key_id.as_str()).await.map_err(fault)?;
+    let judged = match state_of(state) {
+        Some(state) => judge_state(what, key, state),
+        None => Err(Problem::new(
+            ward_types::Code::KeyNotUsable,
+            what,
+            format!("key {key} is in a state at its key server that KMIP does not know: {state}"),
+            "name another key",
+        )),
+    };
+    match judged.map_err(|problem| KeyFault::new(&key.provider, Some(key), problem))? {
+        KeyUse::Ready => Ok(()),
+        KeyUse::Activate => client.activate(key_id.as_str()).await.map_err(fault),
+    }
+}
+
+fn state_of(state: State) -> Option<KeyState> {
+    Some(match state {
+        State::PRE_ACTIVE => KeyState::PreActive,
+        State::ACTIVE => KeyState::Active,
+        State::DEACTIVATED => KeyState::Deactivated,
+        State::COMPROMISED => KeyState::Compromised,
+        State::DESTROYED => KeyState::Destroyed,
+        State::DESTROYED_COMPROMISED => KeyState::DestroyedCompromised,
+        _ => return None,
+    })
+}
+
+/// Says at the key server what the key is used for, as far as the server lets us, and records once what it does not.
+pub(crate) async fn make_ready(
+    controller: &Controller,
+    subject: &EventSubject,
+    client: &Client,
+    made: Made,
+    (vm, vm_name): (VmId, &Name),
+) -> Result<(), Problem> {
+    let what = format!("cannot mark key {} as that of VM `{vm_name}`", made.key);
+    let KeyLocator::Standard { key_id } = &made.key.key;
+    let mut refused = made.refused;
+    let marks = [
+        ("x-Component", "Virtual Machine".to_owned()),
+        ("x-Name", vm_name.to_string()),
+        ("x-Identifier", vm.to_string()),
+    ];
+    for (name, value) in marks {
+        if !refused.is_empty() {
+            refused.push(AttributeName::from(name));
+            continue;
+        }
+        match client.add_attribute(key_id.as_str(), Attribute::custom_text(name, &value)).await {
+            Ok(_) => {}
+            Err(error) if error.result_reason().is_some() => refused.push(AttributeName::from(name)),
+            Err(error) => {
+                let fault = KeyFault::of(&what, &made.key.provider, Some(&made.key), &error);
+                return Err(report(controller, subject, fault).await);
+            }
+        }
+    }
+    if !refused.is_empty() {
+        let names = refused.iter().map(AttributeName::as_str).collect::<Vec<_>>().join(", ");
+        let mut subject = subject.clone();
+        subject.provider = Some(made.key.provider.clone());
+        subject.key = Some(made.key.clone());
+        let message = format!(
+            "the key server does not take the attributes {names} of key {}; the key is good, without them",
+            made.key
+        );
+        controller.record(EventKind::KeyAttributesRefused, &subject, &message).await;
+    }
+    Ok(())
+}

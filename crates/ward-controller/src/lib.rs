@@ -1,0 +1,49 @@
+//! The controller: inventory, key providers, tasks, events, REST API, console.
+//!
+//! ```text
+//! api, console   what users ask; everything typed and authenticated at the edge
+//! plan           what a request comes to: pure functions to a plan or a refusal
+//! tasks          long work, written down step by step, gone on with after a restart
+//! keys           the way of a key: made, activated, got, pushed, forgotten
+//! hosts          enrolment, and one supervisor for each host
+//! store          SQL: one code path for SQLite and PostgreSQL
+//! ```
+//!
+//! No KEK and no DEK is ever stored here; a KEK is in memory for the time of one push. The secrets that must be kept
+//! (the CA's key, the private keys with which the controller speaks to key servers) lie in the database sealed under a
+//! root key, which lies in a file of its own.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+mod config;
+mod console;
+mod controller;
+mod error;
+mod files;
+mod hosts;
+mod init;
+mod keys;
+mod password;
+mod plan;
+mod root;
+mod server;
+mod store;
+mod tasks;
+
+pub use config::Config;
+pub use error::Error;
+pub use init::{ADMIN_PASSWORD_FILE, CA_FILE};
+pub use server::Server;
+pub use store::StoreError;
+
+use tokio_util::sync::CancellationToken;
+
+/// Runs a controller until `shutdown`.
+///
+/// # Errors
+/// [`Error`], where it does not start.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    Server::start(config, shutdown).await?.serve().await;
+    Ok(())
+}

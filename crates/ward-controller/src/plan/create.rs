@@ -1,0 +1,102 @@
+//! Making VMs.
+
+use std::path::PathBuf;
+
+use ward_rpc::api::host::{CreateVm, DiskSource, KernelSource};
+use ward_types::{Code, Name, PlainFormat, Problem, TaskKind, VmId};
+
+use super::cannot;
+
+/// A VM that somebody asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct NewVm {
+    pub(crate) name: Name,
+    pub(crate) cpus: u16,
+    pub(crate) memory_mib: u32,
+    pub(crate) kernel: Option<KernelSource>,
+    pub(crate) disks: Vec<NewDisk>,
+}
+
+/// One of its disks.
+#[derive(Clone, Debug)]
+pub(crate) enum NewDisk {
+    Blank { size: u64, format: PlainFormat },
+    Copy { path: PathBuf },
+}
+
+/// What making it comes to.
+#[derive(Debug)]
+pub(crate) struct CreatePlan {
+    pub(crate) kind: TaskKind,
+    pub(crate) spec: CreateVm,
+}
+
+const SECTOR: u64 = 4096;
+const MAX_DISK: u64 = 64 << 40;
+const MAX_DISKS: usize = 32;
+
+/// Plans the making of a VM; `exists` says whether there is one of that name.
+pub(crate) fn create(new: NewVm, exists: bool) -> Result<CreatePlan, Problem> {
+    let imports = new.disks.iter().any(|disk| matches!(disk, NewDisk::Copy { .. }));
+    let kind = if imports { TaskKind::VmImport } else { TaskKind::VmCreate };
+    let what = cannot(kind, &new.name);
+    if exists {
+        return Err(Problem::new(
+            Code::Exists,
+            what,
+            "there is a VM of that name already",
+            "choose another name; `ward vm ls` lists those in use",
+        ));
+    }
+    let invalid = |why: String, remedy: &str| Err(Problem::new(Code::RequestInvalid, what.clone(), why, remedy));
+    if new.disks.is_empty() && new.kernel.is_none() {
+        return invalid(
+            "it has neither a disk nor a kernel to boot".to_owned(),
+            "give it a disk with `--disk`, or a kernel with `--kernel`",
+        );
+    }
+    if new.disks.len() > MAX_DISKS {
+        return invalid(format!("it has {} disks", new.disks.len()), &format!("give it at most {MAX_DISKS} disks"));
+    }
+    if !(1..=512).contains(&new.cpus) {
+        return invalid(format!("it has {} processors", new.cpus), "give it 1 to 512 processors");
+    }
+    if !(16..=16 * 1024 * 1024).contains(&new.memory_mib) {
+        return invalid(format!("it has {} MiB of memory", new.memory_mib), "give it 16 MiB to 16 TiB of memory");
+    }
+    let mut paths = new.kernel.iter().flat_map(|kernel| std::iter::once(&kernel.kernel).chain(&kernel.initrd)).chain(
+        new.disks.iter().filter_map(|disk| match disk {
+            NewDisk::Copy { path } => Some(path),
+            NewDisk::Blank { .. } => None,
+        }),
+    );
+    if let Some(path) = paths.find(|path| !path.is_absolute()) {
+        return invalid(
+            format!("`{}` is not an absolute path", path.display()),
+            "name files by the path under which the hosts find them",
+        );
+    }
+    for disk in &new.disks {
+        if let NewDisk::Blank { size, .. } = disk
+            && (*size == 0 || size % SECTOR != 0 || *size > MAX_DISK)
+        {
+            return invalid(
+                format!("a disk of {size} bytes can't be made"),
+                "give a size that is a multiple of 4096 bytes, at most 64 TiB",
+            );
+        }
+    }
+    let disks = new.disks.into_iter().map(|disk| match disk {
+        NewDisk::Blank { size, format } => DiskSource::Blank { size, format },
+        NewDisk::Copy { path } => DiskSource::Copy { path },
+    });
+    let spec = CreateVm {
+        id: VmId::new(),
+        name: new.name,
+        cpus: new.cpus,
+        memory_mib: new.memory_mib,
+        kernel: new.kernel,
+        disks: disks.collect(),
+    };
+    Ok(CreatePlan { kind, spec })
+}

@@ -1,0 +1,28 @@
+//! Which keys may be used for what.
+
+use ward_types::{Code, KeyRef, KeyState, Problem};
+
+/// What may be done with a key in its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyUse {
+    /// It is ready.
+    Ready,
+    /// It is to be activated first.
+    Activate,
+}
+
+/// Whether a key may encrypt: only an active one may, and one that was never used can be made active.
+pub(crate) fn judge_state(what: &str, key: &KeyRef, state: KeyState) -> Result<KeyUse, Problem> {
+    match state {
+        KeyState::Active => Ok(KeyUse::Ready),
+        KeyState::PreActive => Ok(KeyUse::Activate),
+        KeyState::Deactivated | KeyState::Compromised | KeyState::Destroyed | KeyState::DestroyedCompromised => {
+            Err(Problem::new(
+                Code::KeyNotUsable,
+                what,
+                format!("key {key} is {state} at its key server, and only an Active key may encrypt"),
+                "name another key with `--key-id`, or leave that out to have a new one made",
+            ))
+        }
+    }
+}

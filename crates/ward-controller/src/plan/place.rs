@@ -1,0 +1,96 @@
+//! Which host does the work.
+
+use ward_types::{Code, HostId, Name, Problem};
+
+use super::HostFacts;
+
+/// What the work needs of a host.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Needs<'a> {
+    /// This very host, because a user says so.
+    pub(crate) asked: Option<&'a Name>,
+    /// This host rather than another.
+    pub(crate) rather: Option<HostId>,
+    /// Not this one: it was tried.
+    pub(crate) not: Option<HostId>,
+    /// A QEMU.
+    pub(crate) qemu: bool,
+    /// Memory for keys.
+    pub(crate) keys: bool,
+}
+
+/// Chooses a host: of those that can, the one that is preferred, else the one with the fewest VMs.
+pub(crate) fn place(what: &str, hosts: &[HostFacts], needs: Needs<'_>) -> Result<HostId, Problem> {
+    if let Some(asked) = needs.asked {
+        let Some(host) = hosts.iter().find(|host| &host.name == asked) else {
+            return Err(Problem::new(
+                Code::NotFound,
+                what,
+                format!("the VM's cluster has no host `{asked}`"),
+                "`ward host ls` lists the hosts",
+            ));
+        };
+        return lacks(host, needs).map_or(Ok(host.id), |lack| Err(lack.problem(what)));
+    }
+    let mut able: Vec<_> =
+        hosts.iter().filter(|host| Some(host.id) != needs.not && lacks(host, needs).is_none()).collect();
+    able.sort_by_key(|host| (Some(host.id) != needs.rather, host.vms, host.name.clone()));
+    if let Some(host) = able.first() {
+        return Ok(host.id);
+    }
+    let reasons: Vec<_> = hosts.iter().filter_map(|host| lacks(host, needs)).collect();
+    Err(match reasons.as_slice() {
+        [] => Problem::new(
+            Code::HostNone,
+            what,
+            "its cluster has no host that could do it",
+            "add one: `ward host add` makes the token with which a host joins",
+        ),
+        [only] if hosts.len() == 1 => only.problem(what),
+        several => Problem::new(
+            Code::HostNone,
+            what,
+            format!(
+                "no host of its cluster can do it: {}",
+                several.iter().map(|lack| lack.why.as_str()).collect::<Vec<_>>().join("; ")
+            ),
+            several.first().map_or_else(String::new, |lack| lack.remedy.clone()),
+        ),
+    })
+}
+
+/// What a host lacks.
+struct Lack {
+    code: Code,
+    why: String,
+    remedy: String,
+}
+
+impl Lack {
+    fn problem(&self, what: &str) -> Problem {
+        Problem::new(self.code, what, self.why.clone(), self.remedy.clone())
+    }
+}
+
+fn lacks(host: &HostFacts, needs: Needs<'_>) -> Option<Lack> {
+    let name = &host.name;
+    if !host.connected {
+        return Some(Lack {
+            code: Code::HostUnreachable,
+            why: format!("host `{name}` does not answer"),
+            remedy: format!("check that the agent of `{name}` runs and that the network reaches it"),
+        });
+    }
+    if let Some(unfit) = host.unfit.as_ref().filter(|_| needs.keys) {
+        return Some(Lack {
+            code: Code::HostUnfit,
+            why: format!("host `{name}` can't hold keys: {}", unfit.why),
+            remedy: unfit.remedy.clone(),
+        });
+    }
+    (needs.qemu && !host.qemu).then(|| Lack {
+        code: Code::HostUnfit,
+        why: format!("host `{name}` has no QEMU"),
+        remedy: format!("install qemu-system-x86 on `{name}`"),
+    })
+}

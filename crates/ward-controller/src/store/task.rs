@@ -1,0 +1,154 @@
+//! Tasks: what was asked, how far it is for good, how it ended.
+
+use jiff::Timestamp;
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
+use ward_types::{Name, Problem, Progress, ProgressUnit, TaskId, TaskInfo, TaskKind, TaskState, VmId};
+
+use super::Result;
+use super::cells::{Cells, json, now, word};
+use crate::tasks::Work;
+
+#[derive(Clone, Debug)]
+pub(crate) struct TaskRow {
+    pub(crate) info: TaskInfo,
+    /// What it takes, and which durable steps are behind it.
+    pub(crate) work: Work,
+}
+
+fn info(row: &AnyRow) -> Result<TaskInfo> {
+    let cells = Cells(row);
+    Ok(TaskInfo {
+        id: cells.parsed("id")?,
+        kind: cells.word("kind")?,
+        vm: cells.parsed("vm_id")?,
+        vm_name: cells.parsed("vm_name")?,
+        state: cells.word("state")?,
+        step: cells.text("step")?,
+        progress: Progress {
+            done: cells.number("progress_done")?,
+            total: cells.number("progress_total")?,
+            unit: ProgressUnit::default(),
+        },
+        problem: cells.json_or_null("problem")?,
+        user: cells.parsed("user_name")?,
+        created: cells.time("created")?,
+        ended: cells.time_or_null("ended")?,
+    })
+}
+
+fn task(row: &AnyRow) -> Result<TaskRow> {
+    Ok(TaskRow { info: info(row)?, work: Cells(row).json("work")? })
+}
+
+/// Adds a task that is to be begun. Fails with a conflict where the VM has an open one.
+pub(crate) async fn add(
+    db: &mut AnyConnection,
+    kind: TaskKind,
+    vm: (VmId, &Name),
+    user: &Name,
+    work: &Work,
+) -> Result<TaskRow> {
+    let id = TaskId::new();
+    let created = now();
+    let step = "queued";
+    sqlx::query(
+        "INSERT INTO task (id, kind, vm_id, vm_name, user_name, state, step, work, progress_done, progress_total, \
+         created) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0, $9)",
+    )
+    .bind(id.to_string())
+    .bind(word(&kind)?)
+    .bind(vm.0.to_string())
+    .bind(vm.1.as_str())
+    .bind(user.as_str())
+    .bind(word(&TaskState::Queued)?)
+    .bind(step)
+    .bind(json(work)?)
+    .bind(created)
+    .execute(db)
+    .await?;
+    let info = TaskInfo {
+        id,
+        kind,
+        vm: vm.0,
+        vm_name: vm.1.clone(),
+        state: TaskState::Queued,
+        step: step.to_owned(),
+        progress: Progress::default(),
+        problem: None,
+        user: user.clone(),
+        created: Timestamp::from_microsecond(created).unwrap_or_default(),
+        ended: None,
+    };
+    Ok(TaskRow { info, work: work.clone() })
+}
+
+/// Writes down that a durable step is behind the task.
+pub(crate) async fn set_work(db: &mut AnyConnection, id: TaskId, step: &str, work: &Work) -> Result<()> {
+    sqlx::query("UPDATE task SET state = $2, step = $3, work = $4 WHERE id = $1 AND ended IS NULL")
+        .bind(id.to_string())
+        .bind(word(&TaskState::Running)?)
+        .bind(step)
+        .bind(json(work)?)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Ends a task, well or badly.
+pub(crate) async fn end(
+    db: &mut AnyConnection,
+    id: TaskId,
+    progress: Progress,
+    problem: Option<&Problem>,
+) -> Result<()> {
+    let (state, step) = match problem {
+        None => (TaskState::Succeeded, "done"),
+        Some(_) => (TaskState::Failed, "failed"),
+    };
+    sqlx::query(
+        "UPDATE task SET state = $2, step = $3, problem = $4, progress_done = $5, progress_total = $6, ended = $7 \
+         WHERE id = $1 AND ended IS NULL",
+    )
+    .bind(id.to_string())
+    .bind(word(&state)?)
+    .bind(step)
+    .bind(problem.map(json).transpose()?)
+    .bind(i64::try_from(progress.done).unwrap_or(i64::MAX))
+    .bind(i64::try_from(progress.total).unwrap_or(i64::MAX))
+    .bind(now())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn get(db: &mut AnyConnection, id: TaskId) -> Result<Option<TaskInfo>> {
+    let row = sqlx::query("SELECT * FROM task WHERE id = $1").bind(id.to_string()).fetch_optional(db).await?;
+    row.as_ref().map(info).transpose()
+}
+
+/// The newest tasks first, open ones only where that is asked.
+pub(crate) async fn list(db: &mut AnyConnection, open: bool, limit: i64) -> Result<Vec<TaskInfo>> {
+    let query = if open {
+        "SELECT * FROM task WHERE ended IS NULL ORDER BY created DESC, id DESC LIMIT $1"
+    } else {
+        "SELECT * FROM task ORDER BY created DESC, id DESC LIMIT $1"
+    };
+    let rows = sqlx::query(query).bind(limit).fetch_all(db).await?;
+    rows.iter().map(info).collect()
+}
+
+/// The tasks that are to be gone on with.
+pub(crate) async fn open(db: &mut AnyConnection) -> Result<Vec<TaskRow>> {
+    let rows = sqlx::query("SELECT * FROM task WHERE ended IS NULL ORDER BY created, id").fetch_all(db).await?;
+    rows.iter().map(task).collect()
+}
+
+/// The open task of a VM.
+pub(crate) async fn open_of_vm(db: &mut AnyConnection, vm: VmId) -> Result<Option<TaskInfo>> {
+    let row = sqlx::query("SELECT * FROM task WHERE vm_id = $1 AND ended IS NULL")
+        .bind(vm.to_string())
+        .fetch_optional(db)
+        .await?;
+    row.as_ref().map(info).transpose()
+}

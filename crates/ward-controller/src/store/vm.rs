@@ -1,0 +1,149 @@
+//! VMs: the index of what lies in their homes, and where they run.
+
+use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
+use ward_types::{ClusterId, DatastoreId, HostId, KeyRef, Name, Power, ProviderName, VmConfig, VmId};
+
+use super::Result;
+use super::cells::{Cells, json, now, word};
+
+#[derive(Clone, Debug)]
+pub(crate) struct VmRow {
+    pub(crate) id: VmId,
+    pub(crate) name: Name,
+    pub(crate) cluster: ClusterId,
+    pub(crate) datastore: DatastoreId,
+    pub(crate) directory: Name,
+    /// None while the home is being made.
+    pub(crate) config: Option<VmConfig>,
+    /// Where it runs, or ran last.
+    pub(crate) host: Option<HostId>,
+    pub(crate) power: Power,
+}
+
+fn vm(row: &AnyRow) -> Result<VmRow> {
+    let cells = Cells(row);
+    Ok(VmRow {
+        id: cells.parsed("id")?,
+        name: cells.parsed("name")?,
+        cluster: cells.parsed("cluster_id")?,
+        datastore: cells.parsed("datastore_id")?,
+        directory: cells.parsed("directory")?,
+        config: cells.json_or_null("config")?,
+        host: cells.parsed_or_null("host_id")?,
+        power: cells.word("power")?,
+    })
+}
+
+/// Adds a VM whose home is about to be made.
+pub(crate) async fn add(db: &mut AnyConnection, vm: &VmRow) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO vm (id, name, cluster_id, datastore_id, directory, power, created) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(vm.id.to_string())
+    .bind(vm.name.as_str())
+    .bind(vm.cluster.to_string())
+    .bind(vm.datastore.to_string())
+    .bind(vm.directory.as_str())
+    .bind(word(&vm.power)?)
+    .bind(now())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn list(db: &mut AnyConnection) -> Result<Vec<VmRow>> {
+    let rows = sqlx::query("SELECT * FROM vm ORDER BY name").fetch_all(db).await?;
+    rows.iter().map(vm).collect()
+}
+
+pub(crate) async fn get(db: &mut AnyConnection, id: VmId) -> Result<Option<VmRow>> {
+    let row = sqlx::query("SELECT * FROM vm WHERE id = $1").bind(id.to_string()).fetch_optional(db).await?;
+    row.as_ref().map(vm).transpose()
+}
+
+/// The VM with that name or ID.
+pub(crate) async fn find(db: &mut AnyConnection, key: &str) -> Result<Option<VmRow>> {
+    let row = sqlx::query("SELECT * FROM vm WHERE name = $1 OR id = $1").bind(key).fetch_optional(db).await?;
+    row.as_ref().map(vm).transpose()
+}
+
+/// Writes down what the home says, and which keys that means.
+pub(crate) async fn set_config(db: &mut AnyConnection, id: VmId, config: &VmConfig) -> Result<()> {
+    sqlx::query("UPDATE vm SET config = $2 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(json(config)?)
+        .execute(&mut *db)
+        .await?;
+    sqlx::query("DELETE FROM vm_key WHERE vm_id = $1").bind(id.to_string()).execute(&mut *db).await?;
+    for key in config.keys() {
+        sqlx::query("INSERT INTO vm_key (vm_id, provider, key_ref) VALUES ($1, $2, $3)")
+            .bind(id.to_string())
+            .bind(key.provider.as_str())
+            .bind(json(key)?)
+            .execute(&mut *db)
+            .await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn set_power(db: &mut AnyConnection, id: VmId, power: Power, host: Option<HostId>) -> Result<()> {
+    sqlx::query("UPDATE vm SET power = $2, host_id = $3 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(word(&power)?)
+        .bind(host.map(|host| host.to_string()))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+pub(crate) async fn remove(db: &mut AnyConnection, id: VmId) -> Result<()> {
+    sqlx::query("DELETE FROM vm_key WHERE vm_id = $1").bind(id.to_string()).execute(&mut *db).await?;
+    sqlx::query("DELETE FROM vm WHERE id = $1").bind(id.to_string()).execute(db).await?;
+    Ok(())
+}
+
+/// Every key that a VM of the cluster needs, each once.
+pub(crate) async fn keys_of_cluster(db: &mut AnyConnection, cluster: ClusterId) -> Result<Vec<KeyRef>> {
+    let rows = sqlx::query(
+        "SELECT DISTINCT vm_key.key_ref FROM vm_key JOIN vm ON vm.id = vm_key.vm_id \
+         WHERE vm.cluster_id = $1 ORDER BY vm_key.key_ref",
+    )
+    .bind(cluster.to_string())
+    .fetch_all(db)
+    .await?;
+    rows.iter().map(|row| Cells(row).json("key_ref")).collect()
+}
+
+/// Which VMs need a key of that provider, with the key.
+pub(crate) async fn users_of_provider(db: &mut AnyConnection, provider: &ProviderName) -> Result<Vec<(Name, KeyRef)>> {
+    let rows = sqlx::query(
+        "SELECT vm.name, vm_key.key_ref FROM vm_key JOIN vm ON vm.id = vm_key.vm_id \
+         WHERE vm_key.provider = $1 ORDER BY vm.name",
+    )
+    .bind(provider.as_str())
+    .fetch_all(db)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let cells = Cells(row);
+            Ok((cells.parsed("name")?, cells.json("key_ref")?))
+        })
+        .collect()
+}
+
+/// Of `keys`, those that no VM needs.
+pub(crate) async fn unneeded(db: &mut AnyConnection, keys: Vec<KeyRef>) -> Result<Vec<KeyRef>> {
+    let mut unneeded = Vec::new();
+    for key in keys {
+        let row = sqlx::query("SELECT COUNT(*) AS users FROM vm_key WHERE key_ref = $1")
+            .bind(json(&key)?)
+            .fetch_one(&mut *db)
+            .await?;
+        if Cells(&row).int("users")? == 0 {
+            unneeded.push(key);
+        }
+    }
+    Ok(unneeded)
+}

@@ -1,0 +1,187 @@
+//! A host's job: placed, begun, watched to its end, whatever host or agent goes away in between.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ward_rpc::CallError;
+use ward_rpc::api::host::{ForgetJob, JobOutcome, JobSpec, JobStatus, Notice, StartJob, WatchJob};
+use ward_types::{Code, EventKind, HostId, KeyRef, Problem, VmConfig};
+
+use super::run::{Run, Step};
+use crate::hosts::Link;
+use crate::keys::{Supply, supply};
+use crate::plan::{Needs, place};
+
+/// How long one question for news waits at the host.
+const WATCH_MS: u32 = 20_000;
+/// How long a host may be away before another one takes its job.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a host that is away is tried.
+const TRY_EVERY: Duration = Duration::from_secs(1);
+/// How often a host may lose its keys in the course of one job before we stop giving them.
+const MAX_KEY_LOSSES: u32 = 10;
+
+/// What a job came to.
+pub(crate) struct Done {
+    pub(crate) host: HostId,
+    pub(crate) config: Option<Box<VmConfig>>,
+    pub(crate) notices: Vec<Notice>,
+}
+
+/// Has a host do a job for which it needs `keys`.
+pub(crate) async fn run_job(run: &mut Run, spec: &JobSpec, keys: &[KeyRef]) -> Step<Done> {
+    let mut losses = 0;
+    loop {
+        let link = placed(run, keys).await?;
+        match attend(run, &link, spec, keys).await? {
+            Attended::Ended(done) => return Ok(done),
+            Attended::Away => {
+                if !replace(run, &link, keys).await? {
+                    run.say(&format!("waits for host {}, which does not answer", link.name));
+                }
+            }
+            Attended::LostKeys => {
+                losses += 1;
+                if losses > MAX_KEY_LOSSES {
+                    return Err(Problem::new(
+                        Code::KeyNotOnHost,
+                        run.what(),
+                        format!("host `{}` loses its keys again and again", link.name),
+                        format!("see the log of the agent of `{}`", link.name),
+                    )
+                    .into());
+                }
+            }
+        }
+    }
+}
+
+/// Lets the host forget a job whose end is written down. The host's supervisor does it where this fails.
+pub(crate) async fn forget(run: &Run, host: HostId) {
+    if let Some(link) = run.controller.links.get(host)
+        && let Err(error) = link.call(ForgetJob { job: run.info.id }).await
+    {
+        tracing::debug!(host = %link.name, %error, "cannot let a job be forgotten");
+    }
+}
+
+/// The host that has the job, chosen now where none has it yet.
+async fn placed(run: &mut Run, keys: &[KeyRef]) -> Step<Arc<Link>> {
+    if let Some(host) = run.work.host() {
+        return Ok(run.link(host)?);
+    }
+    let hosts = run.controller.links.facts(run.vm.cluster);
+    let needs = Needs { rather: run.vm.host, keys: !keys.is_empty(), ..Needs::default() };
+    let host = place(&run.what(), &hosts, needs)?;
+    let link = run.link(host)?;
+    run.work.set_host(host);
+    run.mark("task.placed", &format!("gives the work to host {}", link.name)).await?;
+    Ok(link)
+}
+
+enum Attended {
+    Ended(Done),
+    /// The host has been away for too long.
+    Away,
+    /// The host has not the keys (any more).
+    LostKeys,
+}
+
+async fn attend(run: &Run, link: &Arc<Link>, spec: &JobSpec, keys: &[KeyRef]) -> Step<Attended> {
+    let mut away_since: Option<Instant> = None;
+    let mut began = false;
+    let mut seen = 0;
+    loop {
+        let answer = if began { watch(run, link, seen).await } else { begin(run, link, spec, keys).await? };
+        match answer {
+            Ok(status) => {
+                if !began {
+                    crash_point::reach("task.job-begun");
+                }
+                began = true;
+                away_since = None;
+                seen = status.revision;
+                run.say_progress(&status.step, status.progress);
+                match status.outcome {
+                    None => {}
+                    Some(JobOutcome::Done { config, notices }) => {
+                        crash_point::reach("task.job-done");
+                        return Ok(Attended::Ended(Done { host: link.id, config, notices }));
+                    }
+                    Some(JobOutcome::Failed { problem }) if problem.code == Code::KeyNotOnHost => {
+                        forget(run, link.id).await;
+                        return Ok(Attended::LostKeys);
+                    }
+                    Some(JobOutcome::Failed { problem }) => return Err(problem.into()),
+                }
+            }
+            Err(CallError::Refused(problem)) => match problem.code {
+                // The agent has started anew and knows nothing of the job, or has lost its keys: tell it again.
+                Code::NotFound if began => began = false,
+                Code::KeyNotOnHost => return Ok(Attended::LostKeys),
+                _ => return Err((*problem).into()),
+            },
+            Err(CallError::Unreachable { why, .. }) => {
+                let since = *away_since.get_or_insert_with(Instant::now);
+                // Whoever answers next may be a new agent, without keys and jobs.
+                began = false;
+                tracing::debug!(host = %link.name, why, "no answer during a job");
+                if since.elapsed() > PATIENCE {
+                    return Ok(Attended::Away);
+                }
+                run.say(&format!("waits for host {}, which does not answer", link.name));
+                tokio::time::sleep(TRY_EVERY).await;
+            }
+        }
+    }
+}
+
+async fn watch(run: &Run, link: &Link, seen: u64) -> Result<JobStatus, CallError> {
+    let call = WatchJob { job: run.info.id, seen, wait_ms: WATCH_MS };
+    link.call_within(call, Duration::from_millis(WATCH_MS.into()) + Duration::from_secs(10)).await
+}
+
+/// Gives the host the keys that it lacks, then the job. A job that it has already it only tells of.
+async fn begin(run: &Run, link: &Arc<Link>, spec: &JobSpec, keys: &[KeyRef]) -> Step<Result<JobStatus, CallError>> {
+    match link.lacks(keys).await {
+        Err(error) => return Ok(Err(error)),
+        Ok(lacking) if lacking.is_empty() => {}
+        Ok(lacking) => {
+            run.say(&format!("gives host {} its keys", link.name));
+            let hosts = run.controller.links.of_cluster(run.vm.cluster);
+            let (what, subject) = (run.what(), run.subject());
+            let order = Supply { what: &what, subject: &subject, keys: &lacking, hosts: &hosts, must: Some(link.id) };
+            match supply(&run.controller, order).await {
+                Ok(()) => crash_point::reach("task.keys-given"),
+                // Not the key, but its road: the host went away in this moment.
+                Err(problem) if problem.code == Code::HostUnreachable => {
+                    return Ok(Err(CallError::Unreachable { peer: link.name.to_string(), why: problem.why }));
+                }
+                Err(problem) => return Err(problem.into()),
+            }
+        }
+    }
+    let call = StartJob { job: run.info.id, home: run.home.clone(), spec: spec.clone() };
+    Ok(link.call(call).await)
+}
+
+/// Gives the job of a host that is away to another one, if there is one that can take it.
+async fn replace(run: &mut Run, away: &Link, keys: &[KeyRef]) -> Step<bool> {
+    let hosts = run.controller.links.facts(run.vm.cluster);
+    let needs = Needs { not: Some(away.id), keys: !keys.is_empty(), ..Needs::default() };
+    let Ok(host) = place(&run.what(), &hosts, needs) else { return Ok(false) };
+    let link = run.link(host)?;
+    run.work.set_host(host);
+    run.mark("task.replaced", &format!("gives the work to host {}", link.name)).await?;
+    let mut tx = run.controller.store.write().await?;
+    let message = format!(
+        "task {} goes on on host `{}`: host `{}` has not answered for {} seconds",
+        run.info.id,
+        link.name,
+        away.name,
+        PATIENCE.as_secs()
+    );
+    run.event(&mut tx, EventKind::TaskResumed, Some(host), None, &message).await?;
+    tx.commit().await?;
+    Ok(true)
+}

@@ -1,0 +1,85 @@
+//! Tasks: long work that survives a restart of the controller.
+//!
+//! A task is a row with what was asked ([`Work`]) and which durable steps are behind it. Its flow (`flow/`) runs from
+//! the first step that is not; killed at any moment it is run again and goes on there. Steps that others than the
+//! controller take (a key server, a host) have names that stay the same, so that asking twice does no harm.
+
+mod board;
+mod engine;
+mod flow;
+mod job;
+mod run;
+pub(crate) mod submit;
+
+use serde::{Deserialize, Serialize};
+use ward_rpc::api::host::CreateVm;
+use ward_types::{Component, CryptoPlan, HostId, KeyRef, Name, TaskKind};
+
+pub(crate) use board::Board;
+pub(crate) use engine::{cancel, resume_all};
+
+use crate::plan::KeyChoice;
+
+/// What a task takes, and which durable steps are behind it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "work", rename_all = "kebab-case")]
+pub(crate) enum Work {
+    /// Make a VM.
+    Make { spec: CreateVm, host: Option<HostId> },
+    /// Encrypt components of one.
+    Encrypt { key: KeyChoice, components: Vec<Component>, mark: KeyMark, host: Option<HostId> },
+    /// Decrypt components of one.
+    Decrypt { plan: CryptoPlan, keys: Vec<KeyRef>, host: Option<HostId> },
+    /// Start one.
+    Start { asked: Option<Name>, keys: Vec<KeyRef>, host: Option<HostId> },
+    /// Stop one.
+    Stop { host: HostId, force: bool, wait_ms: u32 },
+    /// Delete one.
+    Remove { keys: Vec<KeyRef>, host: Option<HostId> },
+}
+
+/// How far the key of an encryption is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub(crate) enum KeyMark {
+    /// Nothing was asked of the key server.
+    #[default]
+    None,
+    /// A key may have been asked for; what came of it is not known.
+    Wanted,
+    /// The key exists.
+    Made { key: KeyRef },
+    /// It can be used, and says at the key server what for.
+    Ready { key: KeyRef },
+}
+
+impl Work {
+    /// The host that a host job was placed on.
+    pub(crate) const fn host(&self) -> Option<HostId> {
+        match self {
+            Self::Make { host, .. }
+            | Self::Encrypt { host, .. }
+            | Self::Decrypt { host, .. }
+            | Self::Start { host, .. }
+            | Self::Remove { host, .. } => *host,
+            Self::Stop { host, .. } => Some(*host),
+        }
+    }
+
+    /// Writes down where the host job is placed.
+    pub(crate) const fn set_host(&mut self, id: HostId) {
+        match self {
+            Self::Make { host, .. }
+            | Self::Encrypt { host, .. }
+            | Self::Decrypt { host, .. }
+            | Self::Start { host, .. }
+            | Self::Remove { host, .. } => *host = Some(id),
+            Self::Stop { host, .. } => *host = id,
+        }
+    }
+}
+
+/// "cannot encrypt VM `web-1`", for a problem of a task.
+pub(crate) fn cannot(kind: TaskKind, vm: &Name) -> String {
+    crate::plan::cannot(kind, vm)
+}

@@ -1,0 +1,122 @@
+//! The side that carries out an order: what `ward disk` runs.
+
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ward_secret::Dek;
+
+use crate::error::{DiskError, DiskErrorKind, Result};
+use crate::order::Order;
+use crate::report::{Command, Report, Summary};
+use crate::wire::{read_frame, write_frame};
+use crate::{convert, export};
+
+/// Hears one order on the socket that is standard input, carries it out, and returns what the process should exit with.
+///
+/// The first thing it does is to keep the process out of core dumps and debuggers; nothing should run before it.
+#[must_use]
+pub fn main_loop() -> std::process::ExitCode {
+    let run = || -> Result<Summary> {
+        let failed = |source: io::Error| DiskError::io("set up the disk process", &source);
+        ward_secret::harden_process().map_err(failed)?;
+        let socket = io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
+        let stream = UnixStream::from(socket);
+        let reports = Reports(Arc::new(Mutex::new(stream.try_clone().map_err(failed)?)));
+        let outcome = hear(&stream).and_then(|(order, deks)| carry_out(order, deks, stream, reports.clone()));
+        reports.say(&match &outcome {
+            Ok(summary) => Report::Done(*summary),
+            Err(error) => Report::Failed(error.clone()),
+        });
+        outcome
+    };
+    match run() {
+        Ok(_) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the disk process failed");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where reports go. That nobody hears them any more is no failure.
+#[derive(Clone)]
+pub(crate) struct Reports(Arc<Mutex<UnixStream>>);
+
+impl Reports {
+    pub(crate) fn say(&self, report: &Report) {
+        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = write_frame(&*stream, report);
+    }
+}
+
+fn hear(stream: &UnixStream) -> Result<(Order, Vec<Dek>)> {
+    let failed = |source: io::Error| DiskError::new(DiskErrorKind::Protocol, "hear the order", source.to_string());
+    let order: Order =
+        read_frame(stream).map_err(failed)?.ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?;
+    order.validate()?;
+    let deks = (0..order.dek_count())
+        .map(|_| {
+            Dek::fill_with(|bytes| {
+                let mut stream = stream;
+                stream.read_exact(bytes).map_err(|source| HearError(failed(source)))
+            })
+            .map_err(|HearError(error)| error)
+        })
+        .collect::<Result<_>>()?;
+    Ok((order, deks))
+}
+
+struct HearError(DiskError);
+
+impl From<ward_secret::SecretError> for HearError {
+    fn from(source: ward_secret::SecretError) -> Self {
+        Self(DiskError::new(DiskErrorKind::Cipher, "take the key in", source.to_string()))
+    }
+}
+
+fn carry_out(order: Order, deks: Vec<Dek>, commands: UnixStream, reports: Reports) -> Result<Summary> {
+    match order {
+        Order::Export(order) => {
+            let export = export::Export::open(&order, deks)?;
+            let handle = export.handle();
+            let told = reports.clone();
+            heed(commands, move |command| match command {
+                Some(Command::Stop | Command::Cancel) => handle.stop(),
+                Some(Command::Stats) => told.say(&Report::Stats(handle.stats())),
+                // The agent may go and come back; the guest's disk stays.
+                None => {}
+            })?;
+            reports.say(&Report::Ready);
+            export.serve().map(|stats| Summary { stats, ..Summary::default() })
+        }
+        Order::Convert(order) => {
+            let cancelled = Arc::new(AtomicBool::new(false));
+            let flag = Arc::clone(&cancelled);
+            heed(commands, move |command| match command {
+                Some(Command::Stop | Command::Cancel) | None => flag.store(true, Ordering::Relaxed),
+                Some(Command::Stats) => {}
+            })?;
+            convert::run(&order, deks, &cancelled, &mut |report| reports.say(&report))
+        }
+    }
+}
+
+/// Starts a thread that hands on each command, and `None` at the stream's end.
+fn heed(stream: UnixStream, mut act: impl FnMut(Option<Command>) + Send + 'static) -> Result<()> {
+    let run = move || {
+        loop {
+            match read_frame(&stream) {
+                Ok(Some(command)) => act(Some(command)),
+                Ok(None) | Err(_) => return act(None),
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("commands".into())
+        .spawn(run)
+        .map(drop)
+        .map_err(|source| DiskError::io("start a thread", &source))
+}

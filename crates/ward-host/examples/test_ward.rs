@@ -1,0 +1,43 @@
+//! Plays the `ward` binary in this crate's tests: `disk` is the disk process, `host STATE_DIR LISTEN` the agent. Built
+//! with crash points.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use ward_host::Config;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["disk"] => ward_disk::process::main_loop(),
+        ["host", state_dir, listen] => host(state_dir.into(), listen),
+        _ => {
+            eprintln!("usage: test_ward disk | host STATE_DIR LISTEN");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[tokio::main]
+async fn host(state_dir: PathBuf, listen: &str) -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let (Ok(listen), Ok(exe)) = (listen.parse(), std::env::current_exe()) else { return ExitCode::from(2) };
+    let shutdown = CancellationToken::new();
+    if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            terminate.recv().await;
+            shutdown.cancel();
+        });
+    }
+    match ward_host::run(Config::new(state_dir, listen, exe), shutdown).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The agent: it answers the controller, and says hello to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Extension, State};
+use axum::response::Response;
+use axum::routing::post;
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use ward_rpc::api::controller::Hello;
+use ward_rpc::api::host::{
+    CancelJob, DropKeys, ForgetJob, HomeRef, HostStatus, ReadConsole, ReadHome, StartJob, StartVm, Status, StopVm,
+    VmPower, WatchJob,
+};
+use ward_rpc::{Answer, Call, Credentials, KeyPush, PUSH_KEYS_PATH, Peer, PushReply, ServerKind};
+use ward_secret::{Kek, Zeroize as _};
+use ward_types::{Code, Problem, VmConfig};
+
+use crate::config::Config;
+use crate::fault::{Doing, Fault, Result};
+use crate::files;
+use crate::home::{Home, HomeLock, Use};
+use crate::identity::{self, Enrolment};
+use crate::jobs::{Environment, Jobs};
+use crate::keys::{Inserted, SharedKeys};
+use crate::vmm::{Accelerator, Qemu, Settings, Vms};
+
+/// How long a call that waits may wait.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// How long to wait before the hello is said again: first, and at most.
+const HELLO_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+
+/// Runs the agent until `shutdown`. VMs go on without it; jobs stay where they are, and are gone on with when the
+/// controller asks the next agent for them.
+///
+/// # Errors
+/// [`Problem`] where the agent can't begin: it is not enrolled, another one uses the state directory, the address is
+/// taken.
+pub async fn run(config: Config, shutdown: CancellationToken) -> std::result::Result<(), Problem> {
+    serve(config, shutdown).await.map_err(|fault| fault.problem("cannot run the host agent"))
+}
+
+async fn serve(config: Config, shutdown: CancellationToken) -> Result<()> {
+    ward_secret::harden_process()
+        .map_err(|error| Fault::unfit(format!("cannot keep out of core dumps: {error}"), "ask your administrator"))?;
+    config.check()?;
+    let (enrolment, credentials) = identity::load(&config.state_dir)?;
+    let _only_agent = only_agent(&config, &enrolment)?;
+    let agent = Arc::new(Agent::new(&config, &enrolment).await?);
+    agent.vms.adopt().await?;
+
+    let tls = ward_rpc::server_config(&enrolment.ca, &credentials, ServerKind::Mutual)
+        .map_err(|error| Fault::unfit(format!("the host's certificate: {error}"), "enrol the host again"))?;
+    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+        Fault::unfit(format!("cannot listen at {}: {error}", config.listen), "choose another address, or free it")
+    })?;
+    let address = config.advertise.clone().unwrap_or_else(|| enrolment.address.clone());
+    tracing::info!(host = %enrolment.host, listen = %config.listen, "the host agent runs");
+    let hello = Hello { boot: agent.boot, address };
+    let greeting = tokio::spawn(say_hello(enrolment, credentials, hello, shutdown.clone()));
+    ward_rpc::serve(listener, tls, router(Arc::clone(&agent), shutdown.clone()), shutdown).await;
+    greeting.abort();
+    agent.jobs.suspend().await;
+    Ok(())
+}
+
+/// Two agents on one state directory would take each other's VMs over.
+fn only_agent(config: &Config, enrolment: &Enrolment) -> Result<HomeLock> {
+    let holder = crate::home::Holder { host: enrolment.host, r#use: Use::Agent };
+    crate::home::lock_file(&config.state_dir, &holder).map_err(|fault| match fault.code {
+        Code::Busy => Fault::new(
+            Code::Busy,
+            format!("another agent runs with the state directory {}", config.state_dir.display()),
+            "stop it first, or give this one a directory of its own",
+        ),
+        _ => fault,
+    })
+}
+
+struct Agent {
+    enrolment: Enrolment,
+    boot: Uuid,
+    keys: SharedKeys,
+    jobs: Arc<Jobs>,
+    vms: Arc<Vms>,
+}
+
+impl Agent {
+    async fn new(config: &Config, enrolment: &Enrolment) -> Result<Self> {
+        let keys = SharedKeys::default();
+        let host = enrolment.host;
+        files::make_private_dir(&config.run_dir())?;
+        // Relative ones would be looked for in other directories by the processes that get them.
+        let run_dir = std::path::absolute(config.run_dir()).doing("find", &config.run_dir())?;
+        let exe = std::path::absolute(&config.exe).doing("find", &config.exe)?;
+        let qemu = Qemu::find(config.qemu(), &run_dir).await;
+        if let Err(fault) = &qemu {
+            tracing::warn!(why = fault.why, "this host can't run VMs");
+        }
+        let vms = Vms::new(Settings { host, exe: exe.clone(), run_dir, keys: keys.clone(), qemu });
+        let jobs = Arc::new(Jobs::new(Environment { host, exe, keys: keys.clone() }));
+        Ok(Self { enrolment: enrolment.clone(), boot: Uuid::new_v4(), keys, jobs, vms })
+    }
+
+    fn status(&self) -> HostStatus {
+        let qemu = self.vms.qemu().as_ref().ok();
+        // Whether a key could be taken in shows in trying it.
+        let unfit = Kek::generate().err().map(|error| Fault::from(error).problem("this host can't hold keys"));
+        HostStatus {
+            host: self.enrolment.host,
+            version: env!("CARGO_PKG_VERSION").into(),
+            boot: self.boot,
+            keys: self.keys.lock().references(),
+            vms: self.vms.running(),
+            jobs: self.jobs.list(),
+            qemu: qemu.map(|qemu| qemu.version.clone()),
+            kvm: qemu.is_some_and(|qemu| qemu.accelerator == Accelerator::Kvm),
+            unfit,
+        }
+    }
+
+    fn take_keys(&self, push: KeyPush) -> PushReply {
+        let mut cache = self.keys.lock();
+        let mut added = 0;
+        for (reference, kek) in push.keys {
+            let name = reference.to_string();
+            match cache.insert(reference, kek) {
+                Inserted::New => added += 1,
+                Inserted::Same => {}
+                Inserted::Replaced => tracing::warn!(key = name, "another key came under the same name"),
+            }
+        }
+        PushReply { added }
+    }
+
+    fn drop_keys(&self, call: DropKeys) {
+        let mut cache = self.keys.lock();
+        for key in &call.keys {
+            cache.drop_key(key);
+        }
+    }
+
+    /// Reads a home. Whether Ward wrote it is only known where its key is here; without the key, which the controller
+    /// can't give before it has read which one it is, the answer is what stands there.
+    fn read_home(&self, at: &HomeRef) -> Result<VmConfig> {
+        let home = Home::open(at)?;
+        let described = home.read()?;
+        home.check_files(described.unverified())?;
+        let ward_types::HomeCrypto::Encrypted { key, .. } = &described.unverified().home else {
+            return Ok(described.unverified().clone());
+        };
+        let resolved = self.keys.lock().resolve(key);
+        match resolved {
+            Ok(kek) => Ok(described.verify(|_| Ok(&kek))?.config().clone()),
+            Err(_) => Ok(described.unverified().clone()),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Shared {
+    agent: Arc<Agent>,
+    shutdown: CancellationToken,
+}
+
+/// Only the controller may call.
+fn admit(peer: Peer, call: &str) -> Answer<()> {
+    if peer.controller().is_some() {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::AuthDenied,
+        format!("cannot answer `{call}`"),
+        "only the controller may ask that of a host",
+        "ask the controller instead",
+    ))
+}
+
+/// Binds a call that the controller may make.
+fn bind<C, F>(
+    router: Router<Shared>,
+    handler: impl Fn(Shared, C) -> F + Clone + Send + Sync + 'static,
+) -> Router<Shared>
+where
+    C: Call,
+    F: Future<Output = Answer<C::Reply>> + Send + 'static,
+{
+    ward_rpc::route(router, move |shared: Shared, peer, call: C| {
+        let handled = admit(peer, C::NAME).map(|()| handler(shared, call));
+        async move { handled?.await }
+    })
+}
+
+fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
+    let mut router = Router::new();
+    router = bind(router, |s, _: Status| async move { Ok(s.agent.status()) });
+    router = bind(router, |s, call: DropKeys| async move {
+        s.agent.drop_keys(call);
+        Ok(())
+    });
+    router = bind(router, |s, call: StartJob| async move { s.agent.jobs.start(call).await });
+    router = bind(router, |s, call: WatchJob| async move {
+        s.agent.jobs.watch(call.job, call.seen, wait(call.wait_ms), &s.shutdown).await
+    });
+    router = bind(router, |s, call: CancelJob| async move { s.agent.jobs.cancel(call.job) });
+    router = bind(router, |s, call: ForgetJob| async move { s.agent.jobs.forget(call.job) });
+    router = bind(router, |s, call: StartVm| async move { s.agent.vms.start(call.vm, call.home).await });
+    router = bind(router, |s, call: StopVm| async move {
+        s.agent.vms.stop(call.vm, call.force, Duration::from_millis(call.wait_ms.into())).await
+    });
+    router = bind(router, |s, call: VmPower| async move { Ok(s.agent.vms.power(call.vm)) });
+    router = bind(router, |s, call: ReadConsole| async move {
+        let reading = s.agent.vms.read_console(call.vm, call.offset, wait(call.wait_ms));
+        tokio::select! {
+            text = reading => text,
+            // With what there is, at once.
+            () = s.shutdown.cancelled() => s.agent.vms.read_console(call.vm, call.offset, Duration::ZERO).await,
+        }
+    });
+    router = bind(router, |s, call: ReadHome| async move {
+        let what = format!("cannot read VM home {}", call.home.path().display());
+        let agent = Arc::clone(&s.agent);
+        match tokio::task::spawn_blocking(move || agent.read_home(&call.home)).await {
+            Ok(read) => read.map_err(|fault| fault.problem(what)),
+            Err(panic) => Err(Problem::internal(what, panic)),
+        }
+    });
+    router.route(PUSH_KEYS_PATH, post(push_keys)).with_state(Shared { agent, shutdown })
+}
+
+fn wait(ms: u32) -> Duration {
+    Duration::from_millis(ms.into()).min(MAX_WAIT)
+}
+
+async fn push_keys(State(shared): State<Shared>, Extension(peer): Extension<Peer>, body: Bytes) -> Response {
+    let taken = admit(peer, "push-keys")
+        .and_then(|()| KeyPush::decode(&body).map_err(Problem::from))
+        .map(|push| shared.agent.take_keys(push));
+    // The keys in it, where nothing else refers to the buffer any more.
+    if let Ok(mut body) = body.try_into_mut() {
+        body.zeroize();
+    }
+    ward_rpc::answer(taken)
+}
+
+/// Tells the controller that this agent is there, until it knows.
+async fn say_hello(enrolment: Enrolment, credentials: Credentials, hello: Hello, shutdown: CancellationToken) {
+    let Enrolment { controller, server_name, ca, .. } = &enrolment;
+    let mut pause = HELLO_AGAIN.0;
+    let mut said = String::new();
+    loop {
+        let greeting = async {
+            let client = identity::client(controller, server_name, ca, Some(&credentials)).await;
+            let client = client.map_err(|fault| fault.why)?;
+            let hello = Hello { boot: hello.boot, address: hello.address.clone() };
+            client.call(hello).await.map_err(|error| error.to_string())
+        };
+        let answered = tokio::select! {
+            answered = greeting => answered,
+            () = shutdown.cancelled() => return,
+        };
+        match answered {
+            Ok(()) => {
+                tracing::info!(controller, "the controller knows that this host is there");
+                return;
+            }
+            // Said once for each reason.
+            Err(why) if why != said => {
+                tracing::warn!(controller, why, "the controller does not answer; trying on");
+                said = why;
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => return,
+        }
+        pause = (pause * 2).min(HELLO_AGAIN.1);
+    }
+}

@@ -1,0 +1,379 @@
+//! `vm.toml`: text and back, and the code at its end by which an encrypted home shows that Ward wrote it.
+//!
+//! Pure. A [`VerifiedHome`] is made here only, and only of a description that may be believed.
+
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ward_secret::{HomeKey, WrappedKey};
+use ward_types::{Boot, FileName, HomeCrypto, VmConfig, WrappedHomeKey};
+
+use super::{JOB_JSON, VM_TOML};
+use crate::fault::{Fault, Result};
+use crate::keys::ResolvedKek;
+
+/// What the code is made for.
+const PURPOSE: &str = "ward vm home v1";
+/// What stands before the code, on the last line.
+const TRAILER: &str = "# ward-mac: ";
+/// As many as find room on the machine's bus beside what else is there.
+const MAX_DISKS: usize = 24;
+const MAX_CPUS: u16 = 255;
+const MAX_MEMORY_MIB: u32 = 16 << 20;
+
+/// Endings of names that jobs use for files in a home.
+pub(crate) const PART: &str = ".part";
+pub(crate) const CHECKPOINT: &str = ".checkpoint";
+
+/// A description as it was read: sound, but perhaps not Ward's.
+pub(crate) struct Described {
+    config: VmConfig,
+    /// What is authenticated, and the code.
+    seal: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A description that may be believed: that of a plain home, or one whose code was right.
+pub(crate) struct VerifiedHome {
+    config: VmConfig,
+    key: Option<HomeKey>,
+}
+
+impl VerifiedHome {
+    pub(crate) fn config(&self) -> &VmConfig {
+        &self.config
+    }
+
+    /// The home's key, if it is encrypted.
+    pub(crate) fn key(&self) -> Option<&HomeKey> {
+        self.key.as_ref()
+    }
+}
+
+impl Described {
+    /// What it says, whoever wrote it.
+    pub(crate) fn unverified(&self) -> &VmConfig {
+        &self.config
+    }
+
+    /// Makes sure that Ward wrote it. `kek` is asked for where the home is encrypted.
+    pub(crate) fn verify<'a>(
+        self,
+        kek: impl FnOnce(&ward_types::KeyRef) -> Result<&'a ResolvedKek>,
+    ) -> Result<VerifiedHome> {
+        let HomeCrypto::Encrypted { key: reference, wrapped_key } = &self.config.home else {
+            return Ok(VerifiedHome { config: self.config, key: None });
+        };
+        let key = unwrap(wrapped_key, kek(reference)?)?;
+        // `decode` lets no encrypted home without a code through.
+        let (body, code) = self.seal.as_ref().ok_or_else(unsigned)?;
+        if !key.verify(PURPOSE, body, code) {
+            return Err(Fault::tampered(format!("{VM_TOML} was changed by something that is not Ward")));
+        }
+        Ok(VerifiedHome { config: self.config, key: Some(key) })
+    }
+}
+
+/// A new home key, wrapped.
+pub(crate) fn wrap(key: &HomeKey, kek: &ResolvedKek) -> Result<WrappedHomeKey> {
+    Ok(WrappedHomeKey(STANDARD.encode(kek.kek().wrap_home_key(key)?.as_bytes())))
+}
+
+/// Opens a wrapped home key.
+pub(crate) fn unwrap(wrapped: &WrappedHomeKey, kek: &ResolvedKek) -> Result<HomeKey> {
+    let bytes = STANDARD
+        .decode(&wrapped.0)
+        .map_err(|_| Fault::tampered(format!("the wrapped key in {VM_TOML} is no base64 text")))?;
+    match kek.kek().unwrap_home_key(&WrappedKey::from_bytes(bytes)) {
+        Err(ward_secret::SecretError::Unwrap) => Err(Fault::key_wrong("the VM home", kek.reference())),
+        opened => Ok(opened?),
+    }
+}
+
+/// The file's content. `key` must be the home's where it is encrypted.
+pub(crate) fn encode(config: &VmConfig, key: Option<&HomeKey>) -> Result<Vec<u8>> {
+    check(config)?;
+    let mut text =
+        toml::to_string(config).map_err(|error| Fault::internal(format!("cannot write {VM_TOML}: {error}")))?;
+    match (&config.home, key) {
+        (HomeCrypto::Plain, None) => {}
+        (HomeCrypto::Encrypted { .. }, Some(key)) => {
+            let code = key.authenticate(PURPOSE, text.as_bytes())?;
+            text.push_str(&format!("{TRAILER}{}\n", hex::encode(code)));
+        }
+        _ => return Err(Fault::internal("a home key goes with an encrypted home, and only with one")),
+    }
+    Ok(text.into_bytes())
+}
+
+/// Reads the file's content.
+pub(crate) fn decode(content: &[u8]) -> Result<Described> {
+    let invalid = |why: String| Fault::home_invalid(format!("{VM_TOML} makes no sense: {why}"));
+    let text = std::str::from_utf8(content).map_err(|_| invalid("it is no text".into()))?;
+    // The version first, by itself: what another version says need not make sense here.
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| invalid(error.message().to_owned()))?;
+    match table.get("version").and_then(toml::Value::as_integer) {
+        Some(version) if version == i64::from(VmConfig::VERSION) => {}
+        Some(version) => {
+            return Err(Fault::home_invalid(format!(
+                "{VM_TOML} is of version {version}, and this agent knows version {}",
+                VmConfig::VERSION
+            )));
+        }
+        None => return Err(invalid("it says no version".into())),
+    }
+    let config: VmConfig = table.try_into().map_err(|error: toml::de::Error| invalid(error.message().to_owned()))?;
+    check(&config)?;
+    let seal = seal(text);
+    match (&config.home, &seal) {
+        (HomeCrypto::Encrypted { .. }, None) => return Err(unsigned()),
+        (HomeCrypto::Plain, Some(_)) => {
+            return Err(Fault::tampered(format!(
+                "{VM_TOML} says that the home is plain, but was written as encrypted"
+            )));
+        }
+        // Else whoever can write to the storage could have an encrypted disk run under a description of his own.
+        (HomeCrypto::Plain, None) if config.is_encrypted() => {
+            return Err(Fault::tampered("a disk is encrypted and the home is not, which Ward never writes"));
+        }
+        _ => {}
+    }
+    Ok(Described { config, seal })
+}
+
+fn unsigned() -> Fault {
+    Fault::tampered(format!("{VM_TOML} says that the home is encrypted, but lacks Ward's authentication code"))
+}
+
+/// Splits the trailer off: what it authenticates, and the code. Other than exactly one whole last line is none.
+fn seal(text: &str) -> Option<(Vec<u8>, Vec<u8>)> {
+    let line = text.strip_suffix('\n')?;
+    let start = line.rfind('\n').map_or(0, |at| at + 1);
+    let code = hex::decode(line[start..].strip_prefix(TRAILER)?).ok()?;
+    Some((text.as_bytes()[..start].to_vec(), code))
+}
+
+/// Whether a description makes sense by itself.
+fn check(config: &VmConfig) -> Result<()> {
+    let invalid = |why: String| Err(Fault::home_invalid(why));
+    if config.version != VmConfig::VERSION {
+        return invalid(format!("version {} of {VM_TOML} is unknown", config.version));
+    }
+    if !(1..=MAX_CPUS).contains(&config.cpus) {
+        return invalid(format!("a VM has 1 to {MAX_CPUS} processors, not {}", config.cpus));
+    }
+    if !(1..=MAX_MEMORY_MIB).contains(&config.memory_mib) {
+        return invalid(format!("a VM has 1 to {MAX_MEMORY_MIB} MiB of memory, not {}", config.memory_mib));
+    }
+    if config.disks.len() > MAX_DISKS {
+        return invalid(format!("a VM has at most {MAX_DISKS} disks, not {}", config.disks.len()));
+    }
+    let (mut ids, mut files) = (BTreeSet::new(), BTreeSet::new());
+    for disk in &config.disks {
+        if !ids.insert(disk.id) {
+            return invalid(format!("there are two disks {}", disk.id));
+        }
+        if disk.size == 0 || disk.size % 512 != 0 || disk.size > 1 << 60 {
+            return invalid(format!("{} has {} bytes, which is no size of a disk", disk.id, disk.size));
+        }
+    }
+    let boot: Vec<&FileName> = match &config.boot {
+        Boot::Disk => Vec::new(),
+        Boot::Kernel { kernel, initrd, .. } => std::iter::once(kernel).chain(initrd).collect(),
+    };
+    for file in boot.into_iter().chain(config.disks.iter().map(|disk| &disk.file)) {
+        if !files.insert(file) {
+            return invalid(format!("the file {file} is named twice"));
+        }
+        if is_reserved(file) {
+            return invalid(format!("the file name {file} is Ward's own"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name could be that of a file that Ward itself makes in a home.
+fn is_reserved(file: &FileName) -> bool {
+    let name = file.as_str();
+    [VM_TOML, JOB_JSON].contains(&name) || [PART, CHECKPOINT, ".new"].iter().any(|ending| name.ends_with(ending))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+    use ward_secret::Kek;
+    use ward_types::{Code, DiskConfig, DiskCrypto, DiskId, KeyId, KeyRef, PlainFormat, VmId};
+
+    use super::*;
+    use crate::keys::KeyCache;
+
+    fn reference() -> KeyRef {
+        KeyRef::standard("kms".parse().unwrap(), KeyId::try_from("42".to_owned()).unwrap())
+    }
+
+    fn resolved(kek: Kek) -> ResolvedKek {
+        let mut cache = KeyCache::default();
+        cache.insert(reference(), kek);
+        cache.resolve(&reference()).unwrap()
+    }
+
+    fn plain() -> VmConfig {
+        VmConfig {
+            version: 1,
+            id: VmId::new(),
+            name: "web-1".parse().unwrap(),
+            cpus: 2,
+            memory_mib: 512,
+            boot: Boot::Kernel {
+                kernel: "vmlinuz".parse().unwrap(),
+                initrd: Some("initrd".parse().unwrap()),
+                command_line: "quiet \"x\" # no\n".into(),
+            },
+            home: HomeCrypto::Plain,
+            disks: vec![DiskConfig {
+                id: DiskId(0),
+                file: "disk-0.raw".parse().unwrap(),
+                size: 1 << 20,
+                plain_format: PlainFormat::Raw,
+                crypto: DiskCrypto::Plain,
+            }],
+        }
+    }
+
+    fn encrypted(kek: &ResolvedKek) -> (VmConfig, HomeKey) {
+        let key = HomeKey::generate().unwrap();
+        let mut config = plain();
+        config.home = HomeCrypto::Encrypted { key: reference(), wrapped_key: wrap(&key, kek).unwrap() };
+        config.disks[0].crypto = DiskCrypto::Encrypted { key: reference() };
+        (config, key)
+    }
+
+    #[test]
+    fn round_trips() {
+        let config = plain();
+        let content = encode(&config, None).unwrap();
+        let home = decode(&content).unwrap().verify(|_| unreachable!()).unwrap();
+        assert_eq!(home.config(), &config);
+        assert!(home.key().is_none());
+
+        let kek = resolved(Kek::generate().unwrap());
+        let (config, key) = encrypted(&kek);
+        let content = encode(&config, Some(&key)).unwrap();
+        let home = decode(&content).unwrap().verify(|_| Ok(&kek)).unwrap();
+        assert_eq!(home.config(), &config);
+        assert!(home.key().unwrap().same(&key));
+        let text = String::from_utf8(content).unwrap();
+        assert!(text.lines().last().unwrap().starts_with("# ward-mac: "), "{text}");
+    }
+
+    #[test]
+    fn another_key_is_wrong_and_no_key_is_missing() {
+        let kek = resolved(Kek::generate().unwrap());
+        let (config, key) = encrypted(&kek);
+        let content = encode(&config, Some(&key)).unwrap();
+        let other = resolved(Kek::generate().unwrap());
+        let fault = |result: Result<VerifiedHome>| result.err().unwrap().code;
+        assert_eq!(fault(decode(&content).unwrap().verify(|_| Ok(&other))), Code::KeyWrong);
+        let cache = KeyCache::default();
+        let missing = cache.resolve(&reference()).err().unwrap();
+        assert_eq!(fault(decode(&content).unwrap().verify(|_| Err(missing))), Code::KeyNotOnHost);
+    }
+
+    #[test]
+    fn every_change_to_an_encrypted_home_is_noticed() {
+        let kek = resolved(Kek::generate().unwrap());
+        let (config, key) = encrypted(&kek);
+        let content = encode(&config, Some(&key)).unwrap();
+        for at in 0..content.len() {
+            for change in [1, 0x20] {
+                let mut altered = content.clone();
+                altered[at] ^= change;
+                let outcome = decode(&altered).and_then(|home| home.verify(|_| Ok(&kek)));
+                if let Ok(home) = outcome {
+                    // The code's digits may be written in capitals.
+                    assert!(at > content.len() - 66 && altered[at].is_ascii_hexdigit(), "byte {at}");
+                    assert_eq!(home.config(), &config);
+                }
+            }
+        }
+        for length in 0..content.len() {
+            assert!(decode(&content[..length]).and_then(|home| home.verify(|_| Ok(&kek))).is_err(), "cut to {length}");
+        }
+        let more = [content.as_slice(), b"# more\n"].concat();
+        assert_eq!(decode(&more).err().unwrap().code, Code::HomeTampered);
+    }
+
+    #[test]
+    fn nobody_can_declare_an_encrypted_home_plain() {
+        let kek = resolved(Kek::generate().unwrap());
+        let (config, key) = encrypted(&kek);
+        let content = String::from_utf8(encode(&config, Some(&key)).unwrap()).unwrap();
+        let mut bare = config.clone();
+        bare.home = HomeCrypto::Plain;
+        let text = toml::to_string(&bare).unwrap();
+        assert_eq!(decode(text.as_bytes()).err().unwrap().code, Code::HomeTampered, "with an encrypted disk");
+        bare.disks.clear();
+        let trailer = content.lines().last().unwrap();
+        let text = format!("{}{trailer}\n", toml::to_string(&bare).unwrap());
+        assert_eq!(decode(text.as_bytes()).err().unwrap().code, Code::HomeTampered, "with the code left");
+        let unsigned = content.replace(trailer, "");
+        assert_eq!(decode(unsigned.as_bytes()).err().unwrap().code, Code::HomeTampered, "without the code");
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        let text = String::from_utf8(encode(&plain(), None).unwrap()).unwrap();
+        let refused = |text: &str| {
+            let fault = decode(text.as_bytes()).err().unwrap_or_else(|| panic!("accepted: {text}"));
+            assert_eq!(fault.code, Code::HomeInvalid, "{fault:?}");
+            fault.why
+        };
+        assert!(refused(&text.replace("version = 1", "version = 2")).contains("version 2"));
+        assert!(refused(&text.replace("version = 1", "")).contains("no version"));
+        for (from, to) in [
+            ("cpus = 2", "cpus = 0"),
+            ("cpus = 2", "cpus = 2\nsurprise = 1"),
+            ("memory_mib = 512", "memory_mib = 0"),
+            ("size = 1048576", "size = 0"),
+            ("size = 1048576", "size = 1000"),
+            ("disk-0.raw", "../disk"),
+            ("disk-0.raw", "/dev/sda"),
+            ("disk-0.raw", "vm.toml"),
+            ("disk-0.raw", "x.part"),
+            ("disk-0.raw", ".lock"),
+            ("disk-0.raw", "vmlinuz"),
+            ("name = \"web-1\"", "name = \"a b\""),
+        ] {
+            assert!(text.contains(from), "{from} is not in {text}");
+            refused(&text.replacen(from, to, 1));
+        }
+        let mut twice = plain();
+        twice.disks.push(DiskConfig { file: "other".parse().unwrap(), ..twice.disks[0].clone() });
+        assert_eq!(encode(&twice, None).err().unwrap().code, Code::HomeInvalid);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(content: Vec<u8>) {
+            let _ = decode(&content);
+        }
+
+        #[test]
+        fn any_size_and_command_line_round_trips(
+            sectors in 1u64..1 << 51, cpus in 1u16..=255, memory in 1u32..=16 << 20, line in "\\PC*",
+        ) {
+            let mut config = plain();
+            config.disks[0].size = sectors * 512;
+            config.cpus = cpus;
+            config.memory_mib = memory;
+            if let Boot::Kernel { command_line, .. } = &mut config.boot {
+                *command_line = line;
+            }
+            let content = encode(&config, None).unwrap();
+            let read = decode(&content).unwrap();
+            prop_assert_eq!(read.unverified(), &config);
+        }
+    }
+}

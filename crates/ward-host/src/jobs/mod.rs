@@ -1,0 +1,225 @@
+//! Jobs: work that takes long, survives a kill at any moment, and undoes itself where it fails.
+//!
+//! A job has two halves. What can be refused is found out while it is asked for, with the home locked: a refusal has
+//! touched nothing, and is not remembered. Then it works in a thread of its own.
+
+mod control;
+mod convert;
+mod create;
+mod crypt;
+mod plan;
+mod record;
+mod remove;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use ward_rpc::api::host::{HomeRef, JobOutcome, JobSpec, JobStatus, StartJob};
+use ward_types::{Code, HostId, Problem, StepAction, TaskId};
+
+use crate::fault::{Fault, Result};
+use crate::keys::SharedKeys;
+use control::{Control, Interrupt};
+
+/// What jobs need of the agent.
+#[derive(Clone)]
+pub(crate) struct Environment {
+    pub(crate) host: HostId,
+    /// The binary that plays the disk process.
+    pub(crate) exe: PathBuf,
+    pub(crate) keys: SharedKeys,
+}
+
+/// How the working half of a job came to its end.
+pub(crate) enum Ended {
+    With(JobOutcome),
+    Failed(Fault),
+    /// Not at all: the next agent goes on with it.
+    Suspended,
+}
+
+/// A job of which everything has been checked.
+enum Prepared {
+    Create(create::Prepared),
+    Crypt(Box<crypt::Prepared>),
+    Remove(remove::Prepared),
+}
+
+impl Prepared {
+    fn new(environment: &Environment, job: TaskId, home: &HomeRef, spec: JobSpec) -> Result<Self> {
+        Ok(match spec {
+            JobSpec::Create(vm) => Self::Create(create::prepare(environment, job, home, vm)?),
+            JobSpec::Crypt { plan } => Self::Crypt(Box::new(crypt::prepare(environment, job, home, plan)?)),
+            JobSpec::Remove => Self::Remove(remove::prepare(environment, job, home)?),
+        })
+    }
+
+    fn run(self, environment: &Environment, control: &Control) -> Ended {
+        match self {
+            Self::Create(create) => create.run(environment, control),
+            Self::Crypt(crypt) => crypt.run(environment, control),
+            Self::Remove(remove) => remove.run(control),
+        }
+    }
+}
+
+/// All jobs that the agent knows.
+pub(crate) struct Jobs {
+    environment: Environment,
+    known: Mutex<HashMap<TaskId, Arc<Control>>>,
+    /// Those that are being checked: a second request for one waits for the first.
+    beginning: Mutex<HashMap<TaskId, Arc<tokio::sync::Mutex<()>>>>,
+    working: TaskTracker,
+}
+
+impl Jobs {
+    pub(crate) fn new(environment: Environment) -> Self {
+        Self { environment, known: Mutex::default(), beginning: Mutex::default(), working: TaskTracker::new() }
+    }
+
+    /// Begins a job, or tells how it stands.
+    pub(crate) async fn start(self: &Arc<Self>, call: StartJob) -> std::result::Result<JobStatus, Problem> {
+        let (job, what) = (call.job, what(&call));
+        let (jobs, said) = (Arc::clone(self), what.clone());
+        // In a task of its own: it must come to its end even where the caller hangs up.
+        let beginning = tokio::spawn(async move {
+            let turn = Arc::clone(jobs.beginning().entry(job).or_default());
+            let begun = {
+                let _turn = turn.lock().await;
+                jobs.begin(call, said).await
+            };
+            drop(turn);
+            jobs.beginning().retain(|_, turn| Arc::strong_count(turn) > 1);
+            begun
+        });
+        beginning.await.unwrap_or_else(|panic| Err(Problem::internal(what, panic)))
+    }
+
+    async fn begin(self: &Arc<Self>, call: StartJob, what: String) -> std::result::Result<JobStatus, Problem> {
+        if let Some(control) = self.find(call.job) {
+            return Ok(control.status());
+        }
+        if self.working.is_closed() {
+            let fault = Fault::new(Code::HostUnreachable, "the agent is ending", "ask again when it runs");
+            return Err(fault.problem(what));
+        }
+        let StartJob { job, home, spec } = call;
+        let environment = self.environment.clone();
+        let prepared = tokio::task::spawn_blocking(move || Prepared::new(&environment, job, &home, spec)).await;
+        let prepared = match prepared {
+            Ok(prepared) => prepared.map_err(|fault| fault.problem(&what))?,
+            Err(panic) => return Err(Problem::internal(what, panic)),
+        };
+        let control = Arc::new(Control::new(job));
+        self.known().insert(job, Arc::clone(&control));
+        if self.working.is_closed() {
+            control.interrupt(Interrupt::Suspend);
+        }
+        let status = control.status();
+        let jobs = Arc::clone(self);
+        self.working.spawn(async move { jobs.work(what, prepared, control).await });
+        Ok(status)
+    }
+
+    fn beginning(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<tokio::sync::Mutex<()>>>> {
+        self.beginning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn work(&self, what: String, prepared: Prepared, control: Arc<Control>) {
+        let environment = self.environment.clone();
+        let inner = Arc::clone(&control);
+        let ended = tokio::task::spawn_blocking(move || prepared.run(&environment, &inner)).await;
+        match ended {
+            Ok(Ended::With(outcome)) => control.end(outcome),
+            Ok(Ended::Failed(fault)) => {
+                let problem = fault.problem(what);
+                tracing::warn!(%problem, "a job failed");
+                control.end(JobOutcome::Failed { problem });
+            }
+            Ok(Ended::Suspended) => tracing::info!(job = %control.status().job, "a job was suspended"),
+            Err(panic) => control.end(JobOutcome::Failed { problem: Problem::internal(what, panic) }),
+        }
+    }
+
+    /// Waits until a job is not as the caller knows it any more, and tells how it stands.
+    pub(crate) async fn watch(
+        &self,
+        job: TaskId,
+        seen: u64,
+        wait: Duration,
+        shutdown: &CancellationToken,
+    ) -> std::result::Result<JobStatus, Problem> {
+        let control = self.find(job).ok_or_else(|| unknown(job))?;
+        let mut status = control.subscribe();
+        // A number that this run of the agent has not come to is of an earlier run: news too.
+        let change = status.wait_for(|status| status.revision != seen || status.outcome.is_some());
+        tokio::select! {
+            _ = tokio::time::timeout(wait, change) => {}
+            () = shutdown.cancelled() => {}
+        }
+        Ok(control.status())
+    }
+
+    /// Stops a job.
+    pub(crate) fn cancel(&self, job: TaskId) -> std::result::Result<(), Problem> {
+        self.find(job).ok_or_else(|| unknown(job))?.interrupt(Interrupt::Cancel);
+        Ok(())
+    }
+
+    /// Forgets a job that has ended. One that is not known is forgotten already.
+    pub(crate) fn forget(&self, job: TaskId) -> std::result::Result<(), Problem> {
+        let mut known = self.known();
+        if let Some(control) = known.get(&job) {
+            if control.status().outcome.is_none() {
+                let fault = Fault::new(Code::Busy, "it has not ended", "wait for it, or cancel it first");
+                return Err(fault.problem(format!("cannot forget job {job}")));
+            }
+            known.remove(&job);
+        }
+        Ok(())
+    }
+
+    /// How all jobs stand.
+    pub(crate) fn list(&self) -> Vec<JobStatus> {
+        self.known().values().map(|control| control.status()).collect()
+    }
+
+    /// Stops all jobs where they are, for the next agent to go on with.
+    pub(crate) async fn suspend(&self) {
+        self.working.close();
+        for control in self.known().values() {
+            control.interrupt(Interrupt::Suspend);
+        }
+        self.working.wait().await;
+    }
+
+    fn find(&self, job: TaskId) -> Option<Arc<Control>> {
+        self.known().get(&job).cloned()
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Control>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unknown(job: TaskId) -> Problem {
+    let fault = Fault::new(Code::NotFound, "the host does not know it", "start it again: it goes on where it was");
+    fault.problem(format!("cannot find job {job}"))
+}
+
+/// What a job does, as the first sentence of a problem.
+fn what(call: &StartJob) -> String {
+    let name = &call.home.directory;
+    match &call.spec {
+        JobSpec::Create(_) => format!("cannot create VM `{name}`"),
+        JobSpec::Remove => format!("cannot remove VM `{name}`"),
+        JobSpec::Crypt { plan } => {
+            let encrypts = plan.steps().iter().any(|step| matches!(step.action, StepAction::Encrypt { .. }));
+            format!("cannot {} VM `{name}`", if encrypts { "encrypt" } else { "decrypt" })
+        }
+    }
+}

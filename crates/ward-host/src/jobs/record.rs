@@ -1,0 +1,81 @@
+//! The record of a job that is under way, in the home: enough to go on with it or to undo it, on any host.
+//!
+//! Whoever can write to the storage can write a record. So it is believed in nothing that matters: what is to be done
+//! comes from the controller again, what the VM is from its authenticated description, and a key that it names must open
+//! under a KEK.
+
+use serde::{Deserialize, Serialize};
+use ward_types::{CryptoPlan, TaskId, WrappedHomeKey};
+
+use super::plan::Files;
+use crate::fault::{Fault, Result};
+use crate::files::{self, Moments};
+use crate::home::codec::{CHECKPOINT, PART};
+use crate::home::{Home, JOB_JSON};
+
+const VERSION: u32 = 1;
+const MAX_RECORD: u64 = 1 << 20;
+
+/// The record of encrypting and decrypting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    version: u32,
+    /// Which job.
+    pub(crate) job: TaskId,
+    /// What it does.
+    pub(crate) plan: CryptoPlan,
+    /// The files, old and new, of each disk that it converts.
+    pub(crate) files: Vec<Files>,
+    /// The key of a home that becomes encrypted, wrapped.
+    pub(crate) home_key: Option<WrappedHomeKey>,
+}
+
+impl Record {
+    pub(crate) fn new(job: TaskId, plan: CryptoPlan, files: Vec<Files>, home_key: Option<WrappedHomeKey>) -> Self {
+        Self { version: VERSION, job, plan, files, home_key }
+    }
+
+    /// The record in a home, if a job left one.
+    pub(crate) fn read(home: &Home) -> Result<Option<Self>> {
+        let path = home.file(JOB_JSON);
+        let Some(content) = files::read_small(&path, MAX_RECORD)? else { return Ok(None) };
+        let invalid = |why: String| Fault::home_invalid(format!("{} makes no sense: {why}", path.display()));
+        let record: Self = serde_json::from_slice(&content).map_err(|error| invalid(error.to_string()))?;
+        if record.version != VERSION {
+            return Err(invalid(format!("its version {} is unknown", record.version)));
+        }
+        Ok(Some(record))
+    }
+
+    pub(crate) fn write(&self, home: &Home) -> Result<()> {
+        let content = serde_json::to_vec_pretty(self).map_err(|error| Fault::internal(error.to_string()))?;
+        let moments = Moments { written: "crypt.record-written", renamed: "crypt.recorded" };
+        files::write_atomically(&home.file(JOB_JSON), &content, moments)
+    }
+
+    /// Removes what is left beside the disks themselves, the record last.
+    pub(crate) fn remove(&self, home: &Home) -> Result<()> {
+        for files in &self.files {
+            home.remove(&part(&files.to))?;
+            home.remove(&checkpoint(&files.to))?;
+            home.remove(&format!("{}.new", checkpoint(&files.to)))?;
+        }
+        home.remove("vm.toml.new")?;
+        home.sync()?;
+        crash_point::reach("crypt.tidied");
+        home.remove(JOB_JSON)?;
+        crash_point::reach("crypt.record-removed");
+        home.sync()
+    }
+}
+
+/// The name of a file until it is whole.
+pub(crate) fn part(file: &ward_types::FileName) -> String {
+    format!("{file}{PART}")
+}
+
+/// The name of the note of how far it is.
+pub(crate) fn checkpoint(file: &ward_types::FileName) -> String {
+    format!("{file}{CHECKPOINT}")
+}

@@ -1,0 +1,197 @@
+//! The key cache: which KEKs this host has. In memory only.
+//!
+//! A core without I/O: keys go in, are resolved and are dropped. A [`ResolvedKek`] can come from nowhere else, so whoever
+//! has one has asked.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ward_secret::Kek;
+use ward_types::{Code, KeyRef};
+
+use crate::fault::Fault;
+
+/// The KEKs that the controller gave to this host, by their references.
+#[derive(Default)]
+pub(crate) struct KeyCache {
+    keys: BTreeMap<KeyRef, Arc<Kek>>,
+}
+
+/// A KEK that was found in the cache. It stays usable for who holds it when the cache drops the key.
+#[derive(Clone)]
+pub(crate) struct ResolvedKek {
+    reference: KeyRef,
+    kek: Arc<Kek>,
+}
+
+impl ResolvedKek {
+    pub(crate) fn reference(&self) -> &KeyRef {
+        &self.reference
+    }
+
+    pub(crate) fn kek(&self) -> &Kek {
+        &self.kek
+    }
+}
+
+/// All the KEKs that a piece of work needs.
+#[derive(Clone, Default)]
+pub(crate) struct ResolvedKeks(BTreeMap<KeyRef, ResolvedKek>);
+
+impl ResolvedKeks {
+    /// One of them.
+    pub(crate) fn get(&self, key: &KeyRef) -> Result<&ResolvedKek, Fault> {
+        self.0.get(key).ok_or_else(|| Fault::internal(format!("the key {key} was not asked for beforehand")))
+    }
+}
+
+/// What became of a key that was put in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inserted {
+    /// It was not there before.
+    New,
+    /// It was there.
+    Same,
+    /// Under its reference was another key. Key servers don't do that to a key; it is the newer that counts.
+    Replaced,
+}
+
+impl KeyCache {
+    /// Puts a key in.
+    pub(crate) fn insert(&mut self, reference: KeyRef, kek: Kek) -> Inserted {
+        match self.keys.get(&reference) {
+            Some(known) if known.same(&kek) => return Inserted::Same,
+            _ => {}
+        }
+        match self.keys.insert(reference, Arc::new(kek)) {
+            None => Inserted::New,
+            Some(_) => Inserted::Replaced,
+        }
+    }
+
+    /// Forgets a key; says whether it was there.
+    pub(crate) fn drop_key(&mut self, key: &KeyRef) -> bool {
+        self.keys.remove(key).is_some()
+    }
+
+    /// The keys that are there.
+    pub(crate) fn references(&self) -> Vec<KeyRef> {
+        self.keys.keys().cloned().collect()
+    }
+
+    /// A key, or why it can't be had: `key.not-on-host`.
+    pub(crate) fn resolve(&self, key: &KeyRef) -> Result<ResolvedKek, Fault> {
+        match self.keys.get(key) {
+            Some(kek) => Ok(ResolvedKek { reference: key.clone(), kek: Arc::clone(kek) }),
+            None => Err(missing(&[key])),
+        }
+    }
+
+    /// All of these keys, or which of them are missing.
+    pub(crate) fn resolve_all<'a>(&self, keys: impl IntoIterator<Item = &'a KeyRef>) -> Result<ResolvedKeks, Fault> {
+        let (mut found, mut lacking) = (BTreeMap::new(), Vec::new());
+        for key in keys {
+            match self.resolve(key) {
+                Ok(resolved) => {
+                    found.insert(key.clone(), resolved);
+                }
+                Err(_) if lacking.contains(&key) => {}
+                Err(_) => lacking.push(key),
+            }
+        }
+        if lacking.is_empty() { Ok(ResolvedKeks(found)) } else { Err(missing(&lacking)) }
+    }
+}
+
+fn missing(keys: &[&KeyRef]) -> Fault {
+    let names: Vec<_> = keys.iter().map(ToString::to_string).collect();
+    let why = match names.as_slice() {
+        [one] => format!("the host does not have the key {one}"),
+        many => format!("the host does not have the keys {}", many.join(", ")),
+    };
+    let remedy = "check that the key provider's key server answers and has the key; the controller then hands it over";
+    Fault::new(Code::KeyNotOnHost, why, remedy)
+}
+
+/// The cache as the parts of the agent share it.
+#[derive(Clone, Default)]
+pub(crate) struct SharedKeys(Arc<Mutex<KeyCache>>);
+
+impl SharedKeys {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, KeyCache> {
+        // Every change is one map operation, so a panic elsewhere can't have left one half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+    use ward_types::KeyId;
+
+    use super::*;
+
+    fn key(id: u8) -> KeyRef {
+        KeyRef::standard("kms".parse().unwrap(), KeyId::try_from(id.to_string()).unwrap())
+    }
+
+    fn kek(byte: u8) -> Kek {
+        Kek::take(&mut [byte; 32]).unwrap()
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let mut cache = KeyCache::default();
+        assert_eq!(cache.insert(key(1), kek(1)), Inserted::New);
+        assert_eq!(cache.resolve(&key(2)).err().unwrap().code, Code::KeyNotOnHost);
+        let error = cache.resolve_all([&key(1), &key(2), &key(3), &key(2)]).err().unwrap();
+        assert_eq!(error.why, "the host does not have the keys kms/2, kms/3");
+        assert!(cache.resolve_all([&key(1)]).unwrap().get(&key(1)).unwrap().kek().same(&kek(1)));
+    }
+
+    #[test]
+    fn a_key_in_use_outlives_its_place_in_the_cache() {
+        let mut cache = KeyCache::default();
+        cache.insert(key(1), kek(1));
+        let held = cache.resolve(&key(1)).unwrap();
+        assert!(cache.drop_key(&key(1)));
+        assert!(!cache.drop_key(&key(1)));
+        assert!(cache.resolve(&key(1)).is_err());
+        assert!(held.kek().same(&kek(1)));
+        assert_eq!(held.reference(), &key(1));
+    }
+
+    proptest! {
+        /// Against a plain model: what was put in last under a reference and not dropped since, resolves; nothing else.
+        #[test]
+        fn holds_what_was_put_in_and_not_dropped(ops in prop::collection::vec((0u8..6, 0u8..4, any::<bool>()), 0..60)) {
+            let mut cache = KeyCache::default();
+            let mut model = BTreeMap::new();
+            for (id, byte, put) in ops {
+                if put {
+                    let expected = match model.insert(id, byte) {
+                        None => Inserted::New,
+                        Some(old) if old == byte => Inserted::Same,
+                        Some(_) => Inserted::Replaced,
+                    };
+                    prop_assert_eq!(cache.insert(key(id), kek(byte)), expected);
+                } else {
+                    prop_assert_eq!(cache.drop_key(&key(id)), model.remove(&id).is_some());
+                }
+                for id in 0..6 {
+                    match (cache.resolve(&key(id)), model.get(&id)) {
+                        (Ok(found), Some(byte)) => prop_assert!(found.kek().same(&kek(*byte))),
+                        (Err(fault), None) => prop_assert_eq!(fault.code, Code::KeyNotOnHost),
+                        _ => prop_assert!(false, "cache and model differ"),
+                    }
+                }
+                let references: BTreeSet<_> = cache.references().into_iter().collect();
+                prop_assert_eq!(references, model.keys().map(|id| key(*id)).collect());
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The host agent: it holds KEKs in memory, keeps VM homes, encrypts and decrypts disks, and runs VMs.
+//!
+//! ```text
+//! agent      answers the controller's calls, and says hello to it
+//!   keys     the key cache: a KeyRef becomes a KEK, or a reason why not
+//!   home     a VM's directory: its description, authenticated where the home is encrypted, and its lock
+//!   jobs     work that takes long, survives a kill at any moment, and undoes itself where it fails
+//!   vmm      QEMU and the disk process of each running VM; both survive the agent
+//! ```
+//!
+//! What is to be done is worked out by pure functions (`home::codec`, `jobs::plan`, `vmm::command_line`, `keys`); small
+//! shells around them do it.
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod config;
+mod fault;
+mod files;
+mod home;
+mod identity;
+mod jobs;
+mod keys;
+mod vmm;
+mod volume;
+
+pub use agent::run;
+pub use config::Config;
+pub use identity::{Enrolment, enrol};

@@ -1,0 +1,181 @@
+//! QEMU's command line, worked out without touching anything.
+//!
+//! QEMU runs in the VM's run directory, so that its sockets have short names. No key ever stands here, nor reaches QEMU in
+//! another way: encrypted disks are served to it by the disk process.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use serde_json::json;
+use ward_types::{Boot, DiskId, VmConfig};
+
+/// Names in the run directory.
+pub(crate) const QMP: &str = "qmp.sock";
+pub(crate) const SERIAL: &str = "serial.sock";
+
+/// The socket of a disk that the disk process serves.
+pub(crate) fn disk_socket(disk: DiskId) -> String {
+    format!("{disk}.sock")
+}
+
+/// How the guest's processors are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accelerator {
+    Kvm,
+    Tcg,
+}
+
+/// How a disk comes to QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Served by the disk process.
+    Served,
+    /// A plain qcow2 image, opened by QEMU itself.
+    Qcow2,
+}
+
+/// How many request queues a disk has.
+pub(crate) fn queues(config: &VmConfig) -> u16 {
+    config.cpus.clamp(1, 4)
+}
+
+/// The arguments, for a VM whose disks come in these ways.
+pub(crate) fn arguments(
+    config: &VmConfig,
+    home: &Path,
+    accelerator: Accelerator,
+    disks: &[(DiskId, Way)],
+) -> Vec<OsString> {
+    let mut args = Arguments(Vec::new());
+    let (accel, cpu) = match accelerator {
+        Accelerator::Kvm => ("kvm", "host"),
+        Accelerator::Tcg => ("tcg", "max"),
+    };
+    args.pair("-name", format!("guest={},debug-threads=on", config.name));
+    args.pair("-uuid", config.id.to_string());
+    args.flag("-nodefaults");
+    args.flag("-no-user-config");
+    args.pair("-display", "none");
+    // Nothing runs before everything is connected.
+    args.flag("-S");
+    args.pair("-machine", "q35,memory-backend=memory");
+    args.pair("-accel", accel);
+    args.pair("-cpu", cpu);
+    args.pair("-smp", config.cpus.to_string());
+    args.pair("-m", format!("{}M", config.memory_mib));
+    // Shared, since the disk process reads and writes the guest's buffers.
+    args.pair("-object", format!("memory-backend-memfd,id=memory,size={}M,share=on", config.memory_mib));
+    args.pair("-chardev", format!("socket,id=qmp,path={QMP},server=on,wait=off"));
+    args.pair("-mon", "chardev=qmp,mode=control");
+    args.pair("-chardev", format!("socket,id=serial,path={SERIAL},server=on,wait=off"));
+    args.pair("-serial", "chardev:serial");
+    args.pair("-object", "rng-builtin,id=rng");
+    args.pair("-device", "virtio-rng-pci,rng=rng");
+    args.pair("-boot", "strict=on");
+    if let Boot::Kernel { kernel, initrd, command_line } = &config.boot {
+        args.pair("-kernel", home.join(kernel.as_str()));
+        if let Some(initrd) = initrd {
+            args.pair("-initrd", home.join(initrd.as_str()));
+        }
+        args.pair("-append", command_line);
+    }
+    for (position, (id, way)) in (1..).zip(disks) {
+        args.disk(config, home, *id, *way, position);
+    }
+    args.0
+}
+
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn flag(&mut self, flag: &str) {
+        self.0.push(flag.into());
+    }
+
+    fn pair(&mut self, flag: &str, value: impl Into<OsString>) {
+        self.0.extend([flag.into(), value.into()]);
+    }
+
+    fn disk(&mut self, config: &VmConfig, home: &Path, id: DiskId, way: Way, bootindex: usize) {
+        match (way, config.disk(id)) {
+            (Way::Served, _) => {
+                self.pair("-chardev", format!("socket,id={id},path={}", disk_socket(id)));
+                let queues = queues(config);
+                self.pair(
+                    "-device",
+                    format!("vhost-user-blk-pci,chardev={id},num-queues={queues},bootindex={bootindex}"),
+                );
+            }
+            (Way::Qcow2, Some(disk)) => {
+                // As JSON, in which a path may hold anything.
+                let path = home.join(disk.file.as_str());
+                let file = json!({ "driver": "file", "filename": path.to_string_lossy(), "locking": "on" });
+                let node = json!({
+                    "driver": "qcow2", "node-name": id.to_string(), "discard": "unmap", "backing": null, "file": file,
+                });
+                self.pair("-blockdev", node.to_string());
+                self.pair("-device", format!("virtio-blk-pci,drive={id},serial={id},bootindex={bootindex}"));
+            }
+            (Way::Qcow2, None) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use ward_types::{DiskConfig, DiskCrypto, HomeCrypto, PlainFormat, VmId};
+
+    use super::*;
+
+    #[test]
+    fn a_vm_of_each_kind() {
+        let disk = |n: u16, plain_format| DiskConfig {
+            id: DiskId(n),
+            file: format!("disk-{n}.{plain_format}").parse().unwrap(),
+            size: 1 << 20,
+            plain_format,
+            crypto: DiskCrypto::Plain,
+        };
+        let mut config = VmConfig {
+            version: 1,
+            id: VmId::new(),
+            name: "web-1".parse().unwrap(),
+            cpus: 8,
+            memory_mib: 300,
+            boot: Boot::Disk,
+            home: HomeCrypto::Plain,
+            disks: vec![disk(0, PlainFormat::Raw), disk(3, PlainFormat::Qcow2)],
+        };
+        let line = |config: &VmConfig, accelerator| {
+            let disks = [(DiskId(0), Way::Served), (DiskId(3), Way::Qcow2)];
+            let args = arguments(config, Path::new("/store,1/web \"1\""), accelerator, &disks);
+            args.iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        let text = line(&config, Accelerator::Tcg);
+        for part in [
+            "-accel tcg -cpu max -smp 8 -m 300M",
+            "memory-backend-memfd,id=memory,size=300M,share=on",
+            "-chardev socket,id=disk-0,path=disk-0.sock",
+            "vhost-user-blk-pci,chardev=disk-0,num-queues=4,bootindex=1",
+            r#""filename":"/store,1/web \"1\"/disk-3.qcow2""#,
+            "virtio-blk-pci,drive=disk-3,serial=disk-3,bootindex=2",
+            "-nodefaults -no-user-config -display none -S",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(!text.contains("-kernel"));
+        config.boot = Boot::Kernel {
+            kernel: "kernel".parse().unwrap(),
+            initrd: None,
+            command_line: "console=ttyS0 -monitor stdio".into(),
+        };
+        let text = line(&config, Accelerator::Kvm);
+        assert!(text.contains("-accel kvm -cpu host"), "{text}");
+        let disks = [(DiskId(0), Way::Served)];
+        let args = arguments(&config, Path::new("/x"), Accelerator::Kvm, &disks);
+        let at = args.iter().position(|arg| arg == "-append").unwrap();
+        assert_eq!(args[at + 1], "console=ttyS0 -monitor stdio", "one argument, whatever it holds");
+    }
+}

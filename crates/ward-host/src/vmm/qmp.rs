@@ -1,0 +1,264 @@
+//! QEMU's control socket: the few commands and events that matter here.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// QEMU answers these commands at once or is in trouble.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Its longest message, the greeting, has some hundred bytes.
+const MAX_LINE: u64 = 1 << 20;
+
+/// Why a command has no answer.
+#[derive(Debug)]
+pub(crate) enum QmpError {
+    /// The connection is gone: most likely QEMU is.
+    Gone,
+    /// QEMU doesn't answer.
+    Silent,
+    /// QEMU refused.
+    Refused(String),
+}
+
+impl std::fmt::Display for QmpError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Gone => f.write_str("QEMU closed its control socket"),
+            Self::Silent => f.write_str("QEMU does not answer on its control socket"),
+            Self::Refused(why) => write!(f, "QEMU refused: {why}"),
+        }
+    }
+}
+
+/// What QEMU says unasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The VM ends.
+    Shutdown {
+        /// Whether the guest wanted it.
+        guest: bool,
+        /// Why, in QEMU's words.
+        reason: String,
+    },
+    /// The guest reset the machine.
+    Reset,
+    /// The guest's kernel panicked.
+    GuestPanicked,
+    /// Any other.
+    Other(String),
+}
+
+type Answer = Result<Value, QmpError>;
+type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Answer>>>>;
+
+/// A connection to one QEMU.
+pub(crate) struct Qmp {
+    writer: tokio::sync::Mutex<OwnedWriteHalf>,
+    waiting: Waiting,
+    next: AtomicU64,
+}
+
+/// What `query-status` says.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct RunState {
+    pub(crate) status: String,
+    pub(crate) running: bool,
+}
+
+impl Qmp {
+    /// Connects and gets ready for commands. Events come until QEMU ends.
+    pub(crate) async fn connect(path: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>), QmpError> {
+        let stream = UnixStream::connect(path).await.map_err(|_| QmpError::Gone)?;
+        let (reader, writer) = stream.into_split();
+        let mut reader = BufReader::new(reader);
+        match timeout(ANSWER_WITHIN, read_line(&mut reader)).await {
+            Err(_) => return Err(QmpError::Silent),
+            Ok(Some(Message::Greeting)) => {}
+            Ok(_) => return Err(QmpError::Gone),
+        }
+        let waiting = Waiting::default();
+        let (events, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(listen(reader, Arc::clone(&waiting), events));
+        let qmp = Self { writer: tokio::sync::Mutex::new(writer), waiting, next: AtomicU64::new(1) };
+        qmp.run("qmp_capabilities").await?;
+        Ok((qmp, receiver))
+    }
+
+    /// How the VM is.
+    pub(crate) async fn query_status(&self) -> Result<RunState, QmpError> {
+        let state = self.run("query-status").await?;
+        serde_json::from_value(state).map_err(|error| QmpError::Refused(error.to_string()))
+    }
+
+    /// Whether the processor runs the guest itself.
+    pub(crate) async fn query_kvm(&self) -> Result<bool, QmpError> {
+        Ok(self.run("query-kvm").await?.get("enabled").and_then(Value::as_bool).unwrap_or_default())
+    }
+
+    /// Lets the guest run.
+    pub(crate) async fn cont(&self) -> Result<(), QmpError> {
+        self.run("cont").await.map(drop)
+    }
+
+    /// Presses the power button.
+    pub(crate) async fn system_powerdown(&self) -> Result<(), QmpError> {
+        self.run("system_powerdown").await.map(drop)
+    }
+
+    /// Pulls the plug.
+    pub(crate) async fn quit(&self) -> Result<(), QmpError> {
+        match self.run("quit").await {
+            // It may be gone before its answer is.
+            Ok(_) | Err(QmpError::Gone) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn run(&self, command: &str) -> Answer {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        let line = format!("{}\n", json!({ "execute": command, "id": id }));
+        let told = timeout(ANSWER_WITHIN, async {
+            self.writer.lock().await.write_all(line.as_bytes()).await.map_err(|_| QmpError::Gone)?;
+            receiver.await.map_err(|_| QmpError::Gone)?
+        });
+        let answer = told.await.unwrap_or(Err(QmpError::Silent));
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        answer
+    }
+}
+
+/// What may stand on a line.
+enum Message {
+    Greeting,
+    Event(Event),
+    Answer(Option<u64>, Answer),
+}
+
+fn parse(line: &str) -> Option<Message> {
+    let mut message: Value = serde_json::from_str(line).ok()?;
+    if message.get("QMP").is_some() {
+        return Some(Message::Greeting);
+    }
+    if let Some(name) = message.get("event").and_then(Value::as_str) {
+        let data = |key: &str| message.get("data").and_then(|data| data.get(key));
+        return Some(Message::Event(match name {
+            "SHUTDOWN" => Event::Shutdown {
+                guest: data("guest").and_then(Value::as_bool).unwrap_or_default(),
+                reason: data("reason").and_then(Value::as_str).unwrap_or("unknown").to_owned(),
+            },
+            "RESET" => Event::Reset,
+            "GUEST_PANICKED" => Event::GuestPanicked,
+            other => Event::Other(other.to_owned()),
+        }));
+    }
+    let id = message.get("id").and_then(Value::as_u64);
+    if let Some(error) = message.get("error") {
+        let why = error.get("desc").and_then(Value::as_str).unwrap_or("it does not say why").to_owned();
+        return Some(Message::Answer(id, Err(QmpError::Refused(why))));
+    }
+    message.get_mut("return").map(|value| Message::Answer(id, Ok(value.take())))
+}
+
+async fn read_line(reader: &mut BufReader<impl AsyncRead + Unpin>) -> Option<Message> {
+    let mut line = String::new();
+    match reader.take(MAX_LINE).read_line(&mut line).await {
+        Ok(0) | Err(_) => None,
+        Ok(_) => parse(&line),
+    }
+}
+
+async fn listen(mut reader: BufReader<impl AsyncRead + Unpin>, waiting: Waiting, events: mpsc::UnboundedSender<Event>) {
+    while let Some(message) = read_line(&mut reader).await {
+        match message {
+            Message::Greeting => {}
+            // Nobody may want them.
+            Message::Event(event) => drop(events.send(event)),
+            Message::Answer(id, answer) => {
+                let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(sender) = id.and_then(|id| waiting.remove(&id)) {
+                    let _ = sender.send(answer);
+                }
+            }
+        }
+    }
+    // Dropping what waits tells it that there will be no answer.
+    waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// A QEMU that says these lines after each command but the first, `{id}` being the command's.
+    async fn qemu(says: &'static [&'static str]) -> (tempfile::TempDir, Qmp, mpsc::UnboundedReceiver<Event>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qmp");
+        let listener = UnixListener::bind(&path).unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (reader, mut writer) = stream.into_split();
+            writer.write_all(b"{\"QMP\": {\"version\": {}}}\r\n").await.unwrap();
+            let mut lines = BufReader::new(reader).lines();
+            let mut first = true;
+            while let Some(line) = lines.next_line().await.unwrap() {
+                let id = serde_json::from_str::<Value>(&line).unwrap()["id"].clone();
+                let answers: &[&str] = if first { &["{\"return\": {}, \"id\": {id}}"] } else { says };
+                first = false;
+                for answer in answers {
+                    let line = format!("{}\r\n", answer.replace("{id}", &id.to_string()));
+                    writer.write_all(line.as_bytes()).await.unwrap();
+                }
+                if answers.is_empty() {
+                    return;
+                }
+            }
+        });
+        let (qmp, events) = Qmp::connect(&path).await.unwrap();
+        (dir, qmp, events)
+    }
+
+    #[tokio::test]
+    async fn answers_and_events_are_told_apart() {
+        let (_dir, qmp, mut events) = qemu(&[
+            r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}, "timestamp": {}}"#,
+            r#"{"return": {}, "id": 999}"#,
+            r#"{"return": {"status": "running", "running": true}, "id": {id}}"#,
+        ])
+        .await;
+        let state = qmp.query_status().await.unwrap();
+        assert_eq!(state, RunState { status: "running".into(), running: true });
+        let event = events.recv().await.unwrap();
+        assert_eq!(event, Event::Shutdown { guest: true, reason: "guest-shutdown".into() });
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_why() {
+        let (_dir, qmp, _events) =
+            qemu(&[r#"{"error": {"class": "GenericError", "desc": "not now"}, "id": {id}}"#]).await;
+        assert_eq!(qmp.cont().await.unwrap_err().to_string(), "QEMU refused: not now");
+    }
+
+    #[tokio::test]
+    async fn a_qemu_that_goes_leaves_nobody_waiting() {
+        let (_dir, qmp, mut events) = qemu(&[]).await;
+        assert!(matches!(qmp.query_status().await, Err(QmpError::Gone)));
+        assert!(qmp.quit().await.is_ok(), "gone is what was wanted");
+        assert!(events.recv().await.is_none());
+    }
+}

@@ -1,0 +1,126 @@
+//! What a running VM has on this host besides its processes: a directory with its sockets, its logs, and a note by which
+//! the next agent finds the VM again.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use ward_rpc::api::host::HomeRef;
+use ward_types::VmId;
+
+use super::process::{self, ProcessId};
+use crate::fault::{Doing, Fault, Result};
+use crate::files::{self, Moments};
+
+const NOTE: &str = "run.json";
+const MAX_NOTE: u64 = 64 << 10;
+/// A log is emptied when it has grown beyond that.
+const MAX_LOG: u64 = 256 << 10;
+/// How much of a log is shown.
+const TAIL: u64 = 2 << 10;
+
+/// The logs.
+pub(crate) const QEMU_LOG: &str = "qemu.log";
+pub(crate) const DISK_LOG: &str = "disk.log";
+
+/// What the next agent must know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Note {
+    pub(crate) vm: VmId,
+    pub(crate) home: HomeRef,
+    /// The disk process, if the VM needs one.
+    pub(crate) disk: Option<ProcessId>,
+    pub(crate) qemu: Option<ProcessId>,
+    /// Whether the guest may have begun to run.
+    pub(crate) started: bool,
+}
+
+/// The run directory of one VM.
+#[derive(Clone, Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Makes a new one.
+    pub(crate) fn create(run_dir: &Path, vm: VmId) -> Result<Self> {
+        let path = run_dir.join(vm.to_string());
+        if files::exists(&path)? {
+            // Of a run that could not be tidied up after.
+            if !process::running_in(&path).is_empty() {
+                let why = format!("processes of an earlier run are left in {}", path.display());
+                return Err(Fault::new(ward_types::Code::Busy, why, "end them, or restart the agent"));
+            }
+            files::remove_tree(&path)?;
+        }
+        fs::create_dir(&path).doing("create", &path)?;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).doing("protect", &path)?;
+        Ok(Self { path })
+    }
+
+    /// All that there are.
+    pub(crate) fn list(run_dir: &Path) -> Result<Vec<Self>> {
+        let names = files::names(run_dir)?.into_iter();
+        let is_vm = |name: &std::ffi::OsString| name.to_str().is_some_and(|name| name.parse::<VmId>().is_ok());
+        Ok(names.filter(is_vm).map(|name| Self { path: run_dir.join(name) }).collect())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The note, if there is one that can be read.
+    pub(crate) fn note(&self) -> Option<Note> {
+        serde_json::from_slice(&files::read_small(&self.file(NOTE), MAX_NOTE).ok()??).ok()
+    }
+
+    /// Notes what the next agent must know.
+    pub(crate) fn save(&self, note: &Note) -> Result<()> {
+        let json = serde_json::to_vec(note).map_err(|error| Fault::internal(error.to_string()))?;
+        files::write_atomically(&self.file(NOTE), &json, Moments { written: "run.written", renamed: "run.noted" })
+    }
+
+    /// A log for a process to write to.
+    pub(crate) fn log(&self, name: &str) -> Result<File> {
+        let path = self.file(name);
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&path).doing("create", &path)
+    }
+
+    /// Empties logs that have grown too long. Their writers append, so that they go on at the new end.
+    pub(crate) fn trim_logs(&self) {
+        for name in [QEMU_LOG, DISK_LOG] {
+            let path = self.file(name);
+            if let Ok(file) = OpenOptions::new().write(true).open(&path)
+                && file.metadata().is_ok_and(|metadata| metadata.len() > MAX_LOG)
+            {
+                let _ = file.set_len(0);
+            }
+        }
+    }
+
+    /// The last lines of a log, as one line.
+    pub(crate) fn tail(&self, name: &str) -> String {
+        let read = || -> std::io::Result<Vec<u8>> {
+            let mut file = File::open(self.file(name))?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+            let mut bytes = Vec::new();
+            file.take(TAIL).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = read().unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Removes it with all in it.
+    pub(crate) fn remove(&self) -> Result<()> {
+        files::remove_tree(&self.path)
+    }
+}

@@ -1,0 +1,181 @@
+//! Kills the agent, or its disk process, at every step of every job, and lets another agent go on.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use common::*;
+use ward_rpc::api::host::{DiskSource, JobOutcome, JobSpec};
+use ward_types::{PlainFormat, TaskId};
+
+const SIZE: u64 = 3 * MIB;
+
+/// A host without an agent, with a VM whose two disks hold the same, plain or encrypted.
+async fn host(encrypted: bool) -> (Host, Vec<u8>) {
+    let mut host = Host::start().await;
+    let (raw, qcow2) = (host.path("image"), host.path("image.qcow2"));
+    let model = raw_image(&raw, SIZE);
+    run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", text(&raw), text(&qcow2)]);
+    host.create("vm", vec![copy(&raw), copy(&qcow2)]).await;
+    if encrypted {
+        host.push(&[1]).await;
+        host.done("vm", encrypt(1, &[0, 1])).await;
+    }
+    host.kill();
+    (host, model)
+}
+
+fn restore(host: &Host) {
+    let _ = fs::remove_dir_all(host.store());
+    run("cp", &["-a", "--sparse=always", text(&host.path("saved")), text(&host.store())]);
+}
+
+/// Every point that a job reaches, the first and the second time.
+async fn points(host: &mut Host, spec: &JobSpec) -> Vec<String> {
+    let log = host.path("points");
+    let _ = fs::remove_file(&log);
+    host.start_agent(&[("WARD_CRASH_LOG", text(&log))]).await;
+    host.push(&[1]).await;
+    host.done("vm", spec.clone()).await;
+    host.kill();
+    let mut seen = BTreeMap::<String, u32>::new();
+    let mut points = Vec::new();
+    for name in fs::read_to_string(&log).unwrap().lines() {
+        let count = seen.entry(name.to_owned()).or_default();
+        *count += 1;
+        if *count <= 2 {
+            points.push(format!("{name}#{count}"));
+        }
+    }
+    points
+}
+
+/// Kills at each point; then the same job again must be done, and `check` find everything as it should be.
+async fn matrix(mut host: Host, spec: JobSpec, check: impl Fn(&Host, &str)) {
+    run("cp", &["-a", "--sparse=always", text(&host.store()), text(&host.path("saved"))]);
+    let points = points(&mut host, &spec).await;
+    check(&host, "uninterrupted");
+    let mut killed = 0;
+    for point in &points {
+        restore(&host);
+        host.start_agent(&[("WARD_CRASH_AT", point)]).await;
+        host.push(&[1]).await;
+        let job = TaskId::new();
+        let home = host.home("vm");
+        match host.try_job(job, home.clone(), spec.clone()).await {
+            None => killed += 1,
+            // The disk process was killed instead: each time that it was started again, or just once.
+            Some(Ok(_)) if point.starts_with("convert.") => host.kill(),
+            other => panic!("{point}: {other:?}"),
+        }
+        host.start_agent(&[]).await;
+        host.push(&[1]).await;
+        match host.try_job(job, home, spec.clone()).await {
+            Some(Ok(JobOutcome::Done { .. })) => {}
+            other => panic!("{point}: {other:?}: {}", host.log()),
+        }
+        host.kill();
+        check(&host, point);
+    }
+    let own = points.iter().filter(|point| !point.starts_with("convert.")).count();
+    assert_eq!(killed, own, "of {points:?}");
+    assert!(own >= 3, "{points:?}");
+}
+
+fn check_plain(host: &Host, model: &[u8], point: &str) {
+    assert_eq!(host.files("vm"), ["disk-0.raw", "disk-1.qcow2", "vm.toml"], "{point}");
+    assert!(contents(&host.store().join("vm/disk-0.raw"), "raw") == model, "{point}");
+    assert!(contents(&host.store().join("vm/disk-1.qcow2"), "qcow2") == model, "{point}");
+}
+
+/// Opens the disks with nothing of ours: cryptsetup says what the volume key is, QEMU's tool has the cipher... of LUKS2 it
+/// knows nothing, so the payload is deciphered by the bare cipher.
+fn check_encrypted(host: &Host, model: &[u8], point: &str) {
+    assert_eq!(host.files("vm"), ["disk-0.luks", "disk-1.luks", "vm.toml"], "{point}");
+    for disk in ["disk-0.luks", "disk-1.luks"] {
+        let path = host.store().join("vm").join(disk);
+        assert!(luks_contents(&path, &kek(1), model.len()) == model, "{point}: {disk}");
+    }
+}
+
+fn luks_contents(path: &std::path::Path, kek: &ward_secret::Kek, size: usize) -> Vec<u8> {
+    let device = luks2::Device::open(fs::File::open(path).unwrap()).unwrap();
+    let mut key = [0; luks2::VOLUME_KEY_LEN];
+    device.unlock(kek.expose(), &mut key).unwrap();
+    let start = usize::try_from(device.data_segment().unwrap().offset).unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    let mut payload = bytes.split_off(start);
+    xts::Xts::new(&key).unwrap().decrypt(xts::SectorSize::B4096, 0, &mut payload).unwrap();
+    payload.truncate(size);
+    payload
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn encrypting_survives_a_kill_at_any_step() {
+    let (host, model) = host(false).await;
+    matrix(host, encrypt(1, &[0, 1]), |host, point| check_encrypted(host, &model, point)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn decrypting_survives_a_kill_at_any_step() {
+    let (host, model) = host(true).await;
+    matrix(host, decrypt(&[0, 1]), |host, point| check_plain(host, &model, point)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn creating_survives_a_kill_at_any_step() {
+    let host = Host::enrolled().await;
+    let image = host.path("image");
+    let model = raw_image(&image, SIZE);
+    let blank = DiskSource::Blank { size: MIB, format: PlainFormat::Qcow2 };
+    matrix(host, create("vm", vec![copy(&image), blank]), |host, point| {
+        assert_eq!(fs::read_dir(host.store()).unwrap().count(), 1, "{point}");
+        assert_eq!(host.files("vm"), ["disk-0.raw", "disk-1.qcow2", "vm.toml"], "{point}");
+        assert!(contents(&host.store().join("vm/disk-0.raw"), "raw") == model, "{point}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removing_survives_a_kill_at_any_step() {
+    let (host, _) = host(false).await;
+    matrix(host, JobSpec::Remove, |host, point| {
+        assert_eq!(fs::read_dir(host.store()).unwrap().count(), 0, "{point}");
+    })
+    .await;
+}
+
+/// A job that was interrupted and is not wanted any more: the next one settles it, back or forward.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_job_settles_what_was_left() {
+    let (mut host, model) = host(false).await;
+    run("cp", &["-a", "--sparse=always", text(&host.store()), text(&host.path("saved"))]);
+    for (point, forward) in [
+        ("crypt.recorded", false),
+        ("crypt.target-created", false),
+        ("crypt.converted#2", false),
+        ("crypt.renamed", false),
+        ("crypt.description-written", false),
+        ("crypt.committed", true),
+        ("crypt.old-removed", true),
+        ("crypt.tidied", true),
+    ] {
+        restore(&host);
+        host.start_agent(&[("WARD_CRASH_AT", point)]).await;
+        host.push(&[1]).await;
+        let home = host.home("vm");
+        assert!(host.try_job(TaskId::new(), home, encrypt(1, &[0, 1])).await.is_none(), "{point}");
+        host.start_agent(&[]).await;
+        // The next job asks for what holds anyway, so all that is done is to settle.
+        if forward {
+            host.done("vm", encrypt(1, &[0, 1])).await;
+            check_encrypted(&host, &model, point);
+        } else {
+            host.done("vm", decrypt(&[0, 1])).await;
+            check_plain(&host, &model, point);
+        }
+        host.kill();
+    }
+}

@@ -1,0 +1,25 @@
+//! Why a request is refused, in the protocol's terms.
+
+use kmip::names::ResultReason;
+
+/// Why a request is refused. The message goes to the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) reason: ResultReason,
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(reason: ResultReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+
+    /// No such object, or none that this client may know of.
+    pub(crate) fn not_found(id: &str) -> Self {
+        Self::new(ResultReason::ITEM_NOT_FOUND, format!("there is no object {id}"))
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ResultReason::INVALID_FIELD, message)
+    }
+}

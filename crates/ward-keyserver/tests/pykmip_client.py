@@ -1,0 +1,93 @@
+"""A key's life, asked for by PyKMIP's client. Arguments: configuration file, KMIP version (such as 1.2)."""
+
+import sys
+
+from kmip.core import enums, objects
+from kmip.core.attributes import CustomAttribute
+from kmip.core.factories.attributes import AttributeFactory
+from kmip.pie.client import ProxyKmipClient
+from kmip.pie.exceptions import KmipOperationFailure
+
+A = enums.AttributeType
+
+
+def refused(reason, call, *arguments, **named):
+    try:
+        call(*arguments, **named)
+    except KmipOperationFailure as failure:
+        assert failure.reason == reason, failure
+    else:
+        raise AssertionError(f"{call} should have failed with {reason}")
+
+
+def custom(name, value):
+    return objects.Attribute(
+        attribute_name=objects.Attribute.AttributeName(name), attribute_value=CustomAttribute(value)
+    )
+
+
+configuration, version = sys.argv[1:]
+kmip_version = getattr(enums.KMIPVersion, "KMIP_" + version.replace(".", "_"))
+name = f"key at {version}"
+
+with ProxyKmipClient(config="client", config_file=configuration, kmip_version=kmip_version) as client:
+    key_id = client.create(enums.CryptographicAlgorithm.AES, 256, name=name)
+    names = client.get_attribute_list(key_id)
+    assert "State" in names and "Name" in names and "Digest" in names, names
+    assert "Activation Date" not in names, names
+
+    client.activate(key_id)
+    refused(enums.ResultReason.PERMISSION_DENIED, client.activate, key_id)
+    key = client.get(key_id)
+    assert key.cryptographic_algorithm == enums.CryptographicAlgorithm.AES
+    assert key.cryptographic_length == 256 and len(key.value) == 32
+
+    _, attributes = client.get_attributes(key_id, ["State", "Cryptographic Length", "Activation Date"])
+    assert [str(a.attribute_name) for a in attributes] == ["Cryptographic Length", "State", "Activation Date"]
+    assert attributes[1].attribute_value.value == enums.State.ACTIVE
+    # Everything there is has to be readable for a client of this version.
+    _, everything = client.get_attributes(key_id)
+    assert len(everything) >= 11, everything
+
+    factory = AttributeFactory()
+    by_name = factory.create_attribute(A.NAME, name)
+    active = factory.create_attribute(A.STATE, enums.State.ACTIVE)
+    pre_active = factory.create_attribute(A.STATE, enums.State.PRE_ACTIVE)
+    assert client.locate(attributes=[by_name]) == [key_id]
+    assert client.locate(attributes=[by_name, active]) == [key_id]
+    assert client.locate(attributes=[by_name, pre_active]) == []
+
+    # Custom attributes, which the high-level client has no way to ask for.
+    template = objects.TemplateAttribute(
+        attributes=[
+            factory.create_attribute(A.CRYPTOGRAPHIC_ALGORITHM, enums.CryptographicAlgorithm.AES),
+            factory.create_attribute(A.CRYPTOGRAPHIC_LENGTH, 256),
+            factory.create_attribute(
+                A.CRYPTOGRAPHIC_USAGE_MASK,
+                [enums.CryptographicUsageMask.ENCRYPT, enums.CryptographicUsageMask.DECRYPT],
+            ),
+            custom("x-Product", "Ward"),
+            custom("x-Identifier", version),
+        ]
+    )
+    result = client.proxy.create(enums.ObjectType.SYMMETRIC_KEY, template)
+    assert result.result_status.value == enums.ResultStatus.SUCCESS, result.result_message
+    tagged = result.uuid
+    _, attributes = client.get_attributes(tagged, ["x-Product", "x-Identifier"])
+    assert {str(a.attribute_name): a.attribute_value.value for a in attributes} == {
+        "x-Product": "Ward",
+        "x-Identifier": version,
+    }, attributes
+    assert client.locate(attributes=[custom("x-Identifier", version)]) == [tagged]
+    assert client.locate(attributes=[custom("x-Identifier", "other")]) == []
+
+    refused(enums.ResultReason.PERMISSION_DENIED, client.destroy, key_id)
+    client.revoke(enums.RevocationReasonCode.CESSATION_OF_OPERATION, key_id)
+    _, attributes = client.get_attributes(key_id, ["State"])
+    assert attributes[0].attribute_value.value == enums.State.DEACTIVATED
+    client.destroy(key_id)
+    refused(enums.ResultReason.ITEM_NOT_FOUND, client.get, key_id)
+    refused(enums.ResultReason.ITEM_NOT_FOUND, client.get, "no-such-key")
+    refused(enums.ResultReason.INVALID_FIELD, client.create, enums.CryptographicAlgorithm.AES, 256, name=name)
+
+print(key_id)

@@ -1,0 +1,324 @@
+//! What a host answers to the controller.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use ward_types::{CryptoPlan, HostId, KeyRef, Name, PlainFormat, Power, Problem, Progress, TaskId, VmConfig, VmId};
+
+use crate::Call;
+
+/// Where a VM home lies: a directory in a datastore.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HomeRef {
+    /// The datastore's directory, the same on all hosts of a cluster.
+    pub datastore: PathBuf,
+    /// The home's directory in it; the VM's name when it was made.
+    pub directory: Name,
+}
+
+impl HomeRef {
+    /// The home's path.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.datastore.join(self.directory.as_str())
+    }
+}
+
+/// Asks how the host is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Status {}
+
+/// How a host is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Who answers.
+    pub host: HostId,
+    /// The agent's version.
+    pub version: String,
+    /// This run of the agent; another one has another key cache.
+    pub boot: Uuid,
+    /// The keys that it holds.
+    pub keys: Vec<KeyRef>,
+    /// The VMs that it runs.
+    pub vms: Vec<VmId>,
+    /// The jobs that it knows, ended ones too until they are forgotten.
+    pub jobs: Vec<JobStatus>,
+    /// QEMU's version, if there is a QEMU.
+    pub qemu: Option<String>,
+    /// Whether guests run on the processor itself (KVM), or are emulated (TCG).
+    pub kvm: bool,
+    /// Why the host can't hold keys, if it can't.
+    pub unfit: Option<Problem>,
+}
+
+impl Call for Status {
+    type Reply = HostStatus;
+    const NAME: &'static str = "status";
+}
+
+/// Makes the host forget keys. Those of running VMs stay in their disk processes.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DropKeys {
+    /// Which.
+    pub keys: Vec<KeyRef>,
+}
+
+impl Call for DropKeys {
+    type Reply = ();
+    const NAME: &'static str = "drop-keys";
+}
+
+/// Begins a job, or goes on with it where the agent or another host was interrupted. Asked again for a job that runs
+/// or has ended, it only tells how it stands.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StartJob {
+    /// The job has the ID of its task.
+    pub job: TaskId,
+    /// The VM home.
+    pub home: HomeRef,
+    /// What to do.
+    pub spec: JobSpec,
+}
+
+impl Call for StartJob {
+    type Reply = JobStatus;
+    const NAME: &'static str = "start-job";
+}
+
+/// Work that takes long. Each is checked whole before it begins, survives a crash at any point, and undoes itself
+/// where it fails.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "job", rename_all = "kebab-case")]
+pub enum JobSpec {
+    /// Makes a plain VM. The home must not exist.
+    Create(CreateVm),
+    /// Encrypts and decrypts components.
+    Crypt {
+        /// The steps, in their order.
+        plan: CryptoPlan,
+    },
+    /// Deletes the home with all in it.
+    Remove,
+}
+
+/// A VM to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateVm {
+    /// Its identity.
+    pub id: VmId,
+    /// Its name.
+    pub name: Name,
+    /// Virtual processors.
+    pub cpus: u16,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The kernel to boot directly; none means from the first disk.
+    pub kernel: Option<KernelSource>,
+    /// Its disks.
+    pub disks: Vec<DiskSource>,
+}
+
+/// Files on the host that are copied into the home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelSource {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub command_line: String,
+}
+
+/// Where a new disk's content comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "source", rename_all = "kebab-case")]
+pub enum DiskSource {
+    /// Nowhere: it is blank.
+    Blank {
+        /// Its size in bytes.
+        size: u64,
+        /// Its format.
+        format: PlainFormat,
+    },
+    /// A copy of an image on the host, in the image's own format.
+    Copy {
+        /// The image; it stays as it is.
+        path: PathBuf,
+    },
+}
+
+/// How a job stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Which job.
+    pub job: TaskId,
+    /// Grows with each change; see [`WatchJob`].
+    pub revision: u64,
+    /// What it does just now.
+    pub step: String,
+    /// How far it is.
+    pub progress: Progress,
+    /// How it ended.
+    pub outcome: Option<JobOutcome>,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum JobOutcome {
+    /// Done.
+    Done {
+        /// The VM as it is now; none where it was removed.
+        config: Option<Box<VmConfig>>,
+        /// What somebody should know of it all the same.
+        notices: Vec<Notice>,
+    },
+    /// Failed; nothing of it remains.
+    Failed {
+        /// Why.
+        problem: Problem,
+    },
+}
+
+/// Something that went well but ought to be known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "notice", rename_all = "kebab-case")]
+pub enum Notice {
+    /// A damaged copy of a disk's LUKS2 header was restored from the other one.
+    HeaderRepaired {
+        /// The disk's file.
+        file: PathBuf,
+        /// What was wrong.
+        damage: String,
+    },
+}
+
+/// Waits until a job's revision is above `seen`, or `wait_ms` have passed, and tells how it stands.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WatchJob {
+    /// Which job.
+    pub job: TaskId,
+    /// The revision that the caller knows.
+    pub seen: u64,
+    /// How long to wait, in milliseconds; at most 30,000.
+    pub wait_ms: u32,
+}
+
+impl Call for WatchJob {
+    type Reply = JobStatus;
+    const NAME: &'static str = "watch-job";
+}
+
+/// Stops a job that runs; it undoes itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CancelJob {
+    /// Which job.
+    pub job: TaskId,
+}
+
+impl Call for CancelJob {
+    type Reply = ();
+    const NAME: &'static str = "cancel-job";
+}
+
+/// Lets the host forget a job that has ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ForgetJob {
+    /// Which job.
+    pub job: TaskId,
+}
+
+impl Call for ForgetJob {
+    type Reply = ();
+    const NAME: &'static str = "forget-job";
+}
+
+/// Starts a VM. Refused with `key.not-on-host` where a key is missing, `image.locked` where it runs elsewhere.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StartVm {
+    /// Which VM.
+    pub vm: VmId,
+    /// Its home.
+    pub home: HomeRef,
+}
+
+impl Call for StartVm {
+    type Reply = Started;
+    const NAME: &'static str = "start-vm";
+}
+
+/// A VM was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// What somebody should know all the same.
+    pub notices: Vec<Notice>,
+}
+
+/// Stops a VM. Answered when it is off.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StopVm {
+    /// Which VM.
+    pub vm: VmId,
+    /// Whether to pull the plug instead of asking the guest (ACPI) and waiting for `wait_ms`.
+    pub force: bool,
+    /// How long the guest may take, in milliseconds, before the plug is pulled.
+    pub wait_ms: u32,
+}
+
+impl Call for StopVm {
+    type Reply = ();
+    const NAME: &'static str = "stop-vm";
+}
+
+/// Asks whether a VM runs here.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VmPower {
+    /// Which VM.
+    pub vm: VmId,
+}
+
+impl Call for VmPower {
+    type Reply = Power;
+    const NAME: &'static str = "vm-power";
+}
+
+/// Reads a VM's serial console from `offset` on; waits up to `wait_ms` for something to read. What a guest prints is
+/// kept in the agent's memory only, at most its last 64 KiB.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReadConsole {
+    /// Which VM.
+    pub vm: VmId,
+    /// How much the caller has read, counted from the VM's start.
+    pub offset: u64,
+    /// How long to wait, in milliseconds; at most 30,000.
+    pub wait_ms: u32,
+}
+
+impl Call for ReadConsole {
+    type Reply = ConsoleText;
+    const NAME: &'static str = "read-console";
+}
+
+/// A piece of a console.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleText {
+    /// Where it ends, counted from the VM's start: the next `offset`.
+    pub end: u64,
+    /// What the guest printed; bytes that are no UTF-8 replaced.
+    pub text: String,
+    /// Whether the VM still runs.
+    pub power: Power,
+}
+
+/// Reads a VM home: to rebuild the controller's index, or to check it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReadHome {
+    /// The home.
+    pub home: HomeRef,
+}
+
+impl Call for ReadHome {
+    type Reply = VmConfig;
+    const NAME: &'static str = "read-home";
+}

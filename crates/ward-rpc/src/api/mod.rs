@@ -1,0 +1,4 @@
+//! The calls, by who answers them.
+
+pub mod controller;
+pub mod host;

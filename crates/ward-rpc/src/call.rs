@@ -1,0 +1,155 @@
+//! Typed calls, and the client that makes them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use ward_types::{Code, Problem};
+
+use crate::keys::{KeyPush, PUSH_KEYS_PATH, PushReply};
+
+/// A request that has a name and one type of reply.
+pub trait Call: Serialize + DeserializeOwned + Send + 'static {
+    /// What answers it.
+    type Reply: Serialize + DeserializeOwned + Send + 'static;
+    /// Its name: the last part of the path under which it is posted.
+    const NAME: &'static str;
+
+    /// The path under which it is posted.
+    #[must_use]
+    fn path() -> String {
+        format!("/v1/{}", Self::NAME)
+    }
+}
+
+/// Why a call has no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The peer does not answer, or is not who it should be. Whether it got the request is not known.
+    #[error("{peer} does not answer: {why}")]
+    Unreachable {
+        /// Who was called.
+        peer: String,
+        /// The chain of causes.
+        why: String,
+    },
+    /// The peer refused.
+    #[error(transparent)]
+    Refused(Box<Problem>),
+}
+
+impl CallError {
+    /// The error as a problem of what was being done.
+    #[must_use]
+    pub fn into_problem(self, what: &str) -> Problem {
+        match self {
+            Self::Unreachable { .. } => Problem::new(
+                Code::HostUnreachable,
+                what,
+                self.to_string(),
+                "check that its agent runs and that the network reaches it",
+            ),
+            Self::Refused(problem) => *problem,
+        }
+    }
+}
+
+/// A connection to one peer; it reconnects by itself. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    peer: String,
+}
+
+impl Client {
+    /// How long a peer may take to accept a connection.
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+    /// How long it may take to answer, unless the call says otherwise.
+    pub const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+    /// A client of the peer at `address`, whose certificate must be for `server_name`.
+    ///
+    /// # Errors
+    /// Where the TLS configuration can't be used.
+    pub fn new(tls: Arc<rustls::ClientConfig>, server_name: &str, address: SocketAddr) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(rustls::ClientConfig::clone(&tls))
+            .https_only(true)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .resolve(server_name, address)
+            .connect_timeout(Self::CONNECT_TIMEOUT)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build()?;
+        Ok(Self {
+            http,
+            base: format!("https://{server_name}:{}", address.port()),
+            peer: format!("{server_name} at {address}"),
+        })
+    }
+
+    /// Makes a call.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn call<C: Call>(&self, call: C) -> Result<C::Reply, CallError> {
+        self.call_within(call, Self::CALL_TIMEOUT).await
+    }
+
+    /// Makes a call that may take longer than most: for one that waits.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn call_within<C: Call>(&self, call: C, timeout: Duration) -> Result<C::Reply, CallError> {
+        let request = self.http.post(format!("{}{}", self.base, C::path())).timeout(timeout).json(&call);
+        self.send(request).await
+    }
+
+    /// Gives keys to the peer.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn push_keys(&self, push: &KeyPush) -> Result<PushReply, CallError> {
+        let body = push.encode().map_err(|error| CallError::Refused(Box::new(error.into())))?;
+        let request = self
+            .http
+            .post(format!("{}{PUSH_KEYS_PATH}", self.base))
+            .timeout(Self::CALL_TIMEOUT)
+            .header(http::header::CONTENT_TYPE, "application/octet-stream")
+            .body(body);
+        self.send(request).await
+    }
+
+    async fn send<R: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<R, CallError> {
+        let unreachable =
+            |error: reqwest::Error| CallError::Unreachable { peer: self.peer.clone(), why: chain(&error) };
+        let response = request.send().await.map_err(unreachable)?;
+        if response.status().is_success() {
+            return response.json().await.map_err(unreachable);
+        }
+        let status = response.status();
+        let body = response.bytes().await.map_err(unreachable)?;
+        let problem = serde_json::from_slice(&body).unwrap_or_else(|_| {
+            Problem::internal(format!("{} refused a call", self.peer), format!("HTTP status {status}"))
+        });
+        Err(CallError::Refused(Box::new(problem)))
+    }
+}
+
+/// An error with its causes; the outermost ones of HTTP libraries say little.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

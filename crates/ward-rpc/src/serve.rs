@@ -1,0 +1,121 @@
+//! The server side: TLS, who the peer is, and typed routes.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Json};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use http::StatusCode;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+use ward_types::Problem;
+
+use crate::{Call, Peer};
+
+/// What a handler gives back.
+pub type Answer<T> = Result<T, Problem>;
+
+/// How long a peer may take for its TLS handshake, and for the head of a request.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves `router` to TLS clients until `shutdown`; then lets open requests end. Handlers find the [`Peer`] among the
+/// request's extensions.
+pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, router: Router, shutdown: CancellationToken) {
+    let acceptor = TlsAcceptor::from(tls);
+    let connections = TaskTracker::new();
+    loop {
+        let stream = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, or the peer is gone already: wait, don't spin.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        let (acceptor, router, shutdown) = (acceptor.clone(), router.clone(), shutdown.clone());
+        connections.spawn(async move {
+            if let Err(error) = connection(stream, acceptor, router, shutdown).await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+async fn connection(
+    stream: tokio::net::TcpStream,
+    acceptor: TlsAcceptor,
+    router: Router,
+    shutdown: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    stream.set_nodelay(true)?;
+    let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+    let certificates = stream.get_ref().1.peer_certificates();
+    let peer = Peer::from_certificate(certificates.and_then(<[_]>::first));
+    let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer);
+        let router = router.clone();
+        async move { Ok::<_, Infallible>(router.oneshot(request.map(Body::new)).await.into_response()) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HANDSHAKE_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .with_upgrades();
+    tokio::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => result?,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds a typed call to a router.
+pub fn route<C, S, H, F>(router: Router<S>, handler: H) -> Router<S>
+where
+    C: Call,
+    S: Clone + Send + Sync + 'static,
+    H: Fn(S, Peer, C) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer<C::Reply>> + Send,
+{
+    let method = post(
+        move |axum::extract::State(state): axum::extract::State<S>,
+              Extension(peer): Extension<Peer>,
+              Json(call): Json<C>| async move { answer(handler(state, peer, call).await) },
+    );
+    router.route(&C::path(), method)
+}
+
+/// The response that carries a handler's answer.
+pub fn answer<T: serde::Serialize>(answer: Answer<T>) -> Response {
+    match answer {
+        Ok(reply) => Json(reply).into_response(),
+        Err(problem) => problem_response(&problem),
+    }
+}
+
+/// The response that carries a problem.
+#[must_use]
+pub fn problem_response(problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, Json(problem)).into_response()
+}

@@ -1,0 +1,111 @@
+//! Who gets in, and who is told to be who.
+#![allow(clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use ward_rpc::{Authority, Call, CallError, Client, Credentials, Peer, Request, Role, ServerKind};
+use ward_types::{Code, HostId, Problem};
+
+#[derive(Debug, Serialize, Deserialize)]
+struct WhoAmI {
+    refuse: bool,
+}
+
+impl Call for WhoAmI {
+    type Reply = Option<HostId>;
+    const NAME: &'static str = "who-am-i";
+}
+
+struct Server {
+    address: SocketAddr,
+    role: Role,
+    shutdown: CancellationToken,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+async fn server(ca: &Authority, kind: ServerKind) -> Server {
+    let role = Role::Controller(Uuid::new_v4());
+    let tls = ward_rpc::server_config(ca.certificate(), &ca.issue(role, &[]).unwrap(), kind).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = ward_rpc::route(Router::new(), |(), peer: Peer, call: WhoAmI| async move {
+        if call.refuse {
+            return Err(Problem::new(Code::Busy, "cannot tell", "asked not to", "ask otherwise"));
+        }
+        Ok(peer.host())
+    });
+    let shutdown = CancellationToken::new();
+    tokio::spawn(ward_rpc::serve(listener, tls, router, shutdown.clone()));
+    Server { address, role, shutdown }
+}
+
+async fn ask(
+    server: &Server,
+    trusted: &Authority,
+    shown: Option<&Credentials>,
+    refuse: bool,
+) -> Result<Option<HostId>, CallError> {
+    let tls = ward_rpc::client_config(trusted.certificate(), shown).unwrap();
+    let client = Client::new(tls, &server.role.server_name(), server.address).unwrap();
+    client.call(WhoAmI { refuse }).await
+}
+
+fn host(ca: &Authority) -> (HostId, Credentials) {
+    let id = HostId::new();
+    let request = Request::new().unwrap();
+    let certificate = ca.sign(&request.csr().unwrap(), Role::Host(id)).unwrap();
+    (id, request.complete(certificate))
+}
+
+#[tokio::test]
+async fn a_host_is_who_its_certificate_says() {
+    let ca = Authority::generate().unwrap();
+    let server = server(&ca, ServerKind::Mutual).await;
+    let (id, credentials) = host(&ca);
+    assert_eq!(ask(&server, &ca, Some(&credentials), false).await.unwrap(), Some(id));
+}
+
+#[tokio::test]
+async fn strangers_stay_out() {
+    let (ca, other) = (Authority::generate().unwrap(), Authority::generate().unwrap());
+    let mutual = server(&ca, ServerKind::Mutual).await;
+    let (_, foreign) = host(&other);
+    let unreachable = |result| matches!(result, Err(CallError::Unreachable { .. }));
+    assert!(unreachable(ask(&mutual, &ca, None, false).await), "no certificate");
+    assert!(unreachable(ask(&mutual, &ca, Some(&foreign), false).await), "a certificate of another CA");
+    assert!(unreachable(ask(&mutual, &other, Some(&foreign), false).await), "a server of another CA");
+    let optional = server(&ca, ServerKind::MutualOrNone).await;
+    assert_eq!(ask(&optional, &ca, None, false).await.unwrap(), None, "nobody where nobody is allowed");
+    assert!(unreachable(ask(&optional, &ca, Some(&foreign), false).await), "a certificate of another CA");
+}
+
+#[tokio::test]
+async fn a_server_must_have_the_name_it_was_called_by() {
+    let ca = Authority::generate().unwrap();
+    let mut server = server(&ca, ServerKind::Open).await;
+    server.role = Role::Host(HostId::new());
+    let error = ask(&server, &ca, None, false).await.unwrap_err();
+    assert!(error.to_string().contains("not valid for name"), "{error}");
+}
+
+#[tokio::test]
+async fn a_refusal_arrives_whole() {
+    let ca = Authority::generate().unwrap();
+    let server = server(&ca, ServerKind::Open).await;
+    match ask(&server, &ca, None, true).await {
+        Err(CallError::Refused(problem)) => {
+            assert_eq!(*problem, Problem::new(Code::Busy, "cannot tell", "asked not to", "ask otherwise"));
+        }
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,172 @@
+//! What happened: the log that auditors read.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{HostId, KeyRef, Name, ProviderName, TaskId, VmId};
+
+/// How much an event wants attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// None: it is a record.
+    Info,
+    /// Soon.
+    Warning,
+    /// Now.
+    Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
+macro_rules! kinds {
+    ($($(#[$meta:meta])* $variant:ident = $text:literal, $severity:ident;)*) => {
+        /// What happened. The text form is stable.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+        #[non_exhaustive]
+        pub enum EventKind {
+            $($(#[$meta])* #[serde(rename = $text)] $variant,)*
+        }
+
+        impl EventKind {
+            /// All kinds.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The stable text form.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+
+            /// How much it wants attention.
+            #[must_use]
+            pub const fn severity(self) -> Severity {
+                match self { $(Self::$variant => Severity::$severity,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A key was made at a key server.
+    KeyCreated = "key.created", Info;
+    /// A key was given to hosts.
+    KeyPushed = "key.pushed", Info;
+    /// Nothing in the inventory needs the key any more; it stays at the key server.
+    KeyUnneeded = "key.unneeded", Info;
+    /// The key server refused custom attributes; the key is good, without them.
+    KeyAttributesRefused = "key.attributes-refused", Warning;
+    /// A key could not be given to a host that does not answer.
+    KeyHostUnreachable = "key.error.host-unreachable", Error;
+    /// A key could not be given to a host that can't hold keys.
+    KeyHostUnfit = "key.error.host-unfit", Error;
+    /// The key server does not have the key.
+    KeyMissingAtServer = "key.error.missing-at-server", Error;
+    /// The key is at the key server, in a state in which it may not be used.
+    KeyNotUsable = "key.error.not-usable", Error;
+    /// The key server does not answer.
+    KeyServerUnreachable = "key.error.server-unreachable", Error;
+    /// The key server and the controller do not trust each other.
+    KeyServerTrust = "key.error.server-trust", Error;
+    /// The key server answered with an error.
+    KeyServerRefused = "key.error.server-refused", Error;
+    /// A VM can't be used: a key that it needs is not to be had.
+    VmLocked = "vm.locked", Error;
+    /// A VM was made.
+    VmCreated = "vm.created", Info;
+    /// A VM was made from existing images.
+    VmImported = "vm.imported", Info;
+    /// A VM was started.
+    VmStarted = "vm.started", Info;
+    /// A VM was stopped, or its guest ended.
+    VmStopped = "vm.stopped", Info;
+    /// A VM or parts of it were encrypted.
+    VmEncrypted = "vm.encrypted", Info;
+    /// A VM or parts of it were decrypted.
+    VmDecrypted = "vm.decrypted", Info;
+    /// A VM was deleted.
+    VmRemoved = "vm.removed", Info;
+    /// One copy of a disk's LUKS2 header was damaged, and was restored from the other.
+    DiskHeaderRepaired = "disk.header-repaired", Warning;
+    /// A task was begun.
+    TaskStarted = "task.started", Info;
+    /// A task went on after the controller or a host had been away.
+    TaskResumed = "task.resumed", Warning;
+    /// A task failed; nothing of it remains.
+    TaskFailed = "task.failed", Error;
+    /// A host joined a cluster.
+    HostEnrolled = "host.enrolled", Info;
+    /// A host answers.
+    HostConnected = "host.connected", Info;
+    /// A host no longer answers.
+    HostDisconnected = "host.disconnected", Warning;
+    /// A key provider was added.
+    ProviderAdded = "provider.added", Info;
+    /// A key provider was removed.
+    ProviderRemoved = "provider.removed", Info;
+    /// A key provider became the default one.
+    ProviderDefault = "provider.default", Info;
+    /// A user logged in.
+    UserLogin = "user.login", Info;
+    /// Somebody failed to log in.
+    UserLoginFailed = "user.login-failed", Warning;
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What an event is about: as much of it as applies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EventSubject {
+    /// The VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<VmId>,
+    /// The host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostId>,
+    /// The key provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<ProviderName>,
+    /// The key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyRef>,
+    /// The task in whose course it happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    /// Who caused it; nobody where the system did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<Name>,
+}
+
+/// An entry of the event log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Its number; later events have higher ones.
+    pub id: i64,
+    /// When it happened.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Timestamp,
+    /// What happened.
+    pub kind: EventKind,
+    /// How much it wants attention.
+    pub severity: Severity,
+    /// To what.
+    #[serde(flatten)]
+    pub subject: EventSubject,
+    /// The same for people: what, why, and what to do where something is to be done.
+    pub message: String,
+}

@@ -1,0 +1,99 @@
+//! IDs, one type for each kind of object.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// A text that is no ID.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is not a UUID")]
+pub struct IdError(String);
+
+macro_rules! uuid_id {
+    ($($(#[$meta:meta])* $name:ident)*) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+        #[serde(transparent)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A new ID; later ones sort after earlier ones.
+            #[must_use]
+            pub fn new() -> Self {
+                Self(Uuid::now_v7())
+            }
+
+            /// The ID with this value.
+            #[must_use]
+            pub const fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+
+            /// The value.
+            #[must_use]
+            pub const fn uuid(self) -> Uuid {
+                self.0
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::new()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Uuid::parse_str(text).map(Self).map_err(|_| IdError(text.to_owned()))
+            }
+        }
+    )*};
+}
+
+uuid_id! {
+    /// A cluster: hosts that share datastores and keys.
+    ClusterId
+    /// A host, as the controller enrolled it.
+    HostId
+    /// A VM for its whole life (vSphere: instance UUID).
+    VmId
+    /// A datastore: a directory that the hosts of a cluster share.
+    DatastoreId
+    /// A task of the controller, and the job on a host that does its work.
+    TaskId
+    /// A token: of a login or of an enrolment.
+    TokenId
+    /// A user of the controller.
+    UserId
+}
+
+/// A disk of one VM: 0 is the first. It keeps its number when others are removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct DiskId(pub u16);
+
+impl fmt::Display for DiskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "disk-{}", self.0)
+    }
+}
+
+impl FromStr for DiskId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let digits = text.strip_prefix("disk-").unwrap_or(text);
+        digits.parse().map(Self).map_err(|_| IdError(text.to_owned()))
+    }
+}

@@ -1,0 +1,182 @@
+//! What a VM is: the content of `vm.toml`, and of the controller's index of it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{DiskId, FileName, KeyRef, Name, VmId};
+
+/// The description of a VM, as it lies in its home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VmConfig {
+    /// Version of this format; 1.
+    pub version: u32,
+    /// The VM's identity.
+    pub id: VmId,
+    /// The VM's name.
+    pub name: Name,
+    /// Virtual processors.
+    pub cpus: u16,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// What it boots.
+    pub boot: Boot,
+    /// Whether the home is encrypted.
+    pub home: HomeCrypto,
+    /// Its disks, by number.
+    #[serde(default, rename = "disk", skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskConfig>,
+}
+
+/// What a VM boots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub enum Boot {
+    /// Its first disk, by the BIOS.
+    Disk,
+    /// A Linux kernel that lies in the home. It is not encrypted.
+    Kernel {
+        /// The kernel.
+        kernel: FileName,
+        /// The initial RAM disk.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        initrd: Option<FileName>,
+        /// The kernel's command line.
+        #[serde(default)]
+        command_line: String,
+    },
+}
+
+/// Whether a VM home is encrypted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum HomeCrypto {
+    /// It is not.
+    Plain,
+    /// It is.
+    Encrypted {
+        /// The KEK that opens `wrapped_key`.
+        key: KeyRef,
+        /// The home's own key, wrapped under the KEK.
+        wrapped_key: WrappedHomeKey,
+    },
+}
+
+/// A wrapped home key: AES-KWP ciphertext, base64 in files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct WrappedHomeKey(pub String);
+
+/// One disk of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    /// Its number.
+    pub id: DiskId,
+    /// Its file in the home.
+    pub file: FileName,
+    /// What the guest sees, in bytes.
+    pub size: u64,
+    /// Its format when it is not encrypted; what decrypting it makes.
+    pub plain_format: PlainFormat,
+    /// Whether it is encrypted.
+    pub crypto: DiskCrypto,
+}
+
+/// Whether a disk is encrypted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum DiskCrypto {
+    /// It is a plain image.
+    Plain,
+    /// It is a LUKS2 volume.
+    Encrypted {
+        /// The KEK that opens its keyslot.
+        key: KeyRef,
+    },
+}
+
+/// The format of a plain image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlainFormat {
+    /// The bytes of the disk.
+    Raw,
+    /// QEMU's format.
+    Qcow2,
+}
+
+impl fmt::Display for PlainFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        })
+    }
+}
+
+/// Whether a VM runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Power {
+    /// It does not.
+    Off,
+    /// It does.
+    On,
+}
+
+impl fmt::Display for Power {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Off => "off",
+            Self::On => "on",
+        })
+    }
+}
+
+impl VmConfig {
+    /// The version of the format that this program writes and reads.
+    pub const VERSION: u32 = 1;
+
+    /// The disk with that number.
+    #[must_use]
+    pub fn disk(&self, id: DiskId) -> Option<&DiskConfig> {
+        self.disks.iter().find(|disk| disk.id == id)
+    }
+
+    /// Every KEK that the VM needs to run, each once: the home's first, then the disks'.
+    #[must_use]
+    pub fn keys(&self) -> Vec<&KeyRef> {
+        let home = match &self.home {
+            HomeCrypto::Plain => None,
+            HomeCrypto::Encrypted { key, .. } => Some(key),
+        };
+        let disks = self.disks.iter().filter_map(DiskConfig::key);
+        let mut keys = Vec::new();
+        for key in home.into_iter().chain(disks) {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+
+    /// Whether anything of the VM is encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        !self.keys().is_empty()
+    }
+}
+
+impl DiskConfig {
+    /// The KEK that the disk needs, if it is encrypted.
+    #[must_use]
+    pub const fn key(&self) -> Option<&KeyRef> {
+        match &self.crypto {
+            DiskCrypto::Plain => None,
+            DiskCrypto::Encrypted { key } => Some(key),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! `ward bench`: measurements that a user can repeat, side by side with the tools that do the same.
+
+mod disk;
+mod measure;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::output::Output;
+
+/// What to measure.
+#[derive(Subcommand)]
+pub(crate) enum Bench {
+    /// Offline encryption of an image, against `cp` and against `qemu-img convert` to LUKS; memory of a disk process.
+    #[command(after_help = "Each run makes the same copy in all three ways, in turn, and each copy is on the storage \
+                            before its time is taken. The ratios are taken run by run, so that a machine whose speed \
+                            drifts does not spoil them. Needs three times SIZE of room, and qemu-img.")]
+    Disk(DiskArguments),
+}
+
+/// How to measure.
+#[derive(Args)]
+pub(crate) struct DiskArguments {
+    /// The size of the image in MiB.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u64).range(64..=1_048_576))]
+    size_mib: u64,
+    /// How many runs to take the median of.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+    /// The directory to work in: on the storage that is to be measured.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+}
+
+pub(crate) fn run(bench: &Bench, output: Output) -> Result<(), Box<dyn std::error::Error>> {
+    match bench {
+        Bench::Disk(arguments) => disk::run(arguments, output),
+    }
+}

@@ -1,0 +1,86 @@
+//! What can be asked on the command line.
+
+use clap::{Parser, Subcommand};
+
+use crate::bench::Bench;
+use crate::commands::{cluster, completion, datastore, event, host, login, provider, task, vm};
+use crate::output::Output;
+use crate::process::{controller, keyserver};
+use crate::up;
+
+/// VM encryption for KVM.
+///
+/// Ward encrypts virtual machines under keys from a key server (KMIP). `ward up` starts a whole system on this machine;
+/// `ward login` connects to one that runs elsewhere.
+#[derive(Parser)]
+#[command(
+    name = "ward",
+    version,
+    max_term_width = 120,
+    after_help = "Try it:\n  ward up --detach\n  ward vm import web-1 --disk /images/web-1.qcow2\n  ward vm encrypt web-1\n  \
+                  ward vm start web-1\n\nExit codes: 0 done, 1 failed otherwise, 2 asked wrongly, 3 not allowed, 4 not \
+                  found, 5 refused as things\nstand, 6 a key or key server is at fault, 7 a host is at fault, 8 storage \
+                  is at fault."
+)]
+pub(crate) struct Cli {
+    /// Tables for people, or JSON for scripts.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The nouns, and the processes.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Virtual machines: import, start, encrypt, decrypt.
+    #[command(subcommand)]
+    Vm(vm::Vm),
+    /// Hosts: those that the controller knows, and the agent that makes this machine one.
+    #[command(subcommand)]
+    Host(host::Host),
+    /// Clusters of hosts.
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
+    /// Datastores: directories that a cluster's hosts share.
+    #[command(subcommand)]
+    Datastore(datastore::Datastore),
+    /// Key providers: where keys come from.
+    #[command(subcommand)]
+    Provider(provider::Provider),
+    /// Tasks: long work, how far it is.
+    #[command(subcommand)]
+    Task(task::Task),
+    /// Events: what happened.
+    #[command(subcommand)]
+    Event(event::Event),
+    /// Connect to a controller and log in.
+    Login(login::Login),
+    /// Log out.
+    Logout,
+    /// Start a key server, a controller and hosts on this machine.
+    Up(up::Up),
+    /// Run a controller.
+    Controller(controller::Controller),
+    /// Run a key server, or manage one.
+    #[command(subcommand)]
+    Keyserver(keyserver::Keyserver),
+    /// Serve or convert disks; started by a host's agent only.
+    #[command(hide = true)]
+    Disk,
+    /// Measure.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Print a shell's completion script.
+    Completion(completion::Completion),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        super::Cli::command().debug_assert();
+    }
+}

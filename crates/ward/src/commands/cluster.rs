@@ -1,0 +1,30 @@
+//! `ward cluster`.
+
+use clap::Subcommand;
+use ward_controller::api::types::ClusterView;
+use ward_types::{Name, Problem};
+
+use crate::client::Api;
+use crate::output::{Output, table};
+
+/// What to do with clusters.
+#[derive(Subcommand)]
+pub(crate) enum Cluster {
+    /// List clusters, with their hosts and datastores.
+    Ls,
+}
+
+impl Cluster {
+    pub(crate) async fn run(self, output: Output) -> Result<(), Problem> {
+        let Self::Ls = self;
+        let clusters: Vec<ClusterView> = Api::open()?.get("/clusters").await?;
+        let names = |names: &[Name]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        output.show(&clusters, || {
+            let rows = clusters.iter().map(|cluster| {
+                let (hosts, datastores) = (names(&cluster.hosts), names(&cluster.datastores));
+                vec![cluster.name.to_string(), hosts, datastores, cluster.vms.to_string()]
+            });
+            table(&["name", "hosts", "datastores", "vms"], rows)
+        })
+    }
+}

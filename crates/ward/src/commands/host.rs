@@ -1,0 +1,106 @@
+//! `ward host`.
+
+use clap::Subcommand;
+use ward_controller::api::types::{AddHost, HostToken, HostView};
+use ward_types::Problem;
+
+use crate::client::Api;
+use crate::output::{Output, fields, print_text, table};
+use crate::process::host::{Enrol, Run};
+
+/// What to do with hosts.
+#[derive(Subcommand)]
+pub(crate) enum Host {
+    #[command(flatten)]
+    Client(HostClient),
+    /// Join a cluster: make this machine a host of it. Done once.
+    #[command(after_help = "Get a token with `ward host add` on a machine that is logged in to the controller; then here:\n  \
+                            ward host enrol --token-file token --address THIS-HOST:8450\n  ward host run")]
+    Enrol(Enrol),
+    /// Run the agent that makes this machine a host.
+    Run(Run),
+}
+
+/// What the controller is asked about hosts.
+#[derive(Subcommand)]
+pub(crate) enum HostClient {
+    /// Make a token with which one host can join a cluster. It is good once.
+    Add {
+        /// The cluster; `default` unless named.
+        #[arg(long)]
+        cluster: Option<String>,
+        /// For how many minutes the token is good.
+        #[arg(long)]
+        minutes: Option<u32>,
+    },
+    /// List hosts.
+    Ls,
+    /// Show a host: whether it answers, what it runs, which keys it holds.
+    Show {
+        /// The host's name or ID.
+        host: String,
+    },
+}
+
+impl HostClient {
+    pub(crate) async fn run(self, output: Output) -> Result<(), Problem> {
+        let api = Api::open()?;
+        match self {
+            Self::Add { cluster, minutes } => {
+                let token: HostToken = api.post("/hosts", &AddHost { cluster, minutes }).await?;
+                match output {
+                    // Alone on its line, so that it can be piped to a file.
+                    Output::Table => print_text(&token.token),
+                    Output::Json => output.show(&token, String::new),
+                }
+            }
+            Self::Ls => {
+                let hosts: Vec<HostView> = api.get("/hosts").await?;
+                output.show(&hosts, || {
+                    let rows = hosts.iter().map(|host| {
+                        vec![
+                            host.name.to_string(),
+                            host.cluster.to_string(),
+                            host.state.to_string(),
+                            host.address.clone(),
+                            host.vms.len().to_string(),
+                            host.keys.len().to_string(),
+                            accelerator(host).to_owned(),
+                        ]
+                    });
+                    table(&["name", "cluster", "state", "address", "vms", "keys", "accelerator"], rows)
+                })
+            }
+            Self::Show { host } => {
+                let host: HostView = api.get(&format!("/hosts/{host}")).await?;
+                output.show(&host, || describe(&host))
+            }
+        }
+    }
+}
+
+const fn accelerator(host: &HostView) -> &'static str {
+    match (&host.qemu, host.kvm) {
+        (None, _) => "no QEMU",
+        (Some(_), true) => "KVM",
+        (Some(_), false) => "TCG (emulated)",
+    }
+}
+
+fn describe(host: &HostView) -> String {
+    let lines = |items: Vec<String>| items.join("\n");
+    fields(&[
+        ("name", host.name.to_string()),
+        ("id", host.id.to_string()),
+        ("cluster", host.cluster.to_string()),
+        ("address", host.address.clone()),
+        ("state", host.state.to_string()),
+        ("last seen", host.last_seen.map_or_else(String::new, |time| time.to_string())),
+        ("version", host.version.clone().unwrap_or_default()),
+        ("QEMU", host.qemu.clone().unwrap_or_default()),
+        ("accelerator", accelerator(host).to_owned()),
+        ("unfit", host.unfit.as_ref().map_or_else(String::new, ToString::to_string)),
+        ("keys", lines(host.keys.iter().map(ToString::to_string).collect())),
+        ("VMs", lines(host.vms.iter().map(ToString::to_string).collect())),
+    ])
+}

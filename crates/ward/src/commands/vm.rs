@@ -1,0 +1,375 @@
+//! `ward vm`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use ward_controller::api::types::{
+    AddDisk, AddKernel, AddVm, ConsoleQuery, ConsoleView, Encrypt, Start, Stop, TaskView, VmView,
+};
+use ward_types::{Code, DiskCrypto, HomeCrypto, KeyId, Name, PlainFormat, Power, Problem, ProviderName, TaskState};
+
+use super::absolute;
+use crate::client::{Api, WAIT_MS, follow};
+use crate::output::{Output, fields, print_raw, print_text, table};
+
+/// What to do with virtual machines.
+#[derive(Subcommand)]
+pub(crate) enum Vm {
+    /// Make a VM with blank disks.
+    #[command(after_help = "Example:\n  ward vm create db-1 --size 20G --memory 2048")]
+    Create(Create),
+    /// Make a VM from existing images. They are copied; the originals stay as they are.
+    #[command(after_help = "Examples:\n  ward vm import web-1 --disk /images/web-1.qcow2 --memory 2048\n  ward vm import \
+                            tiny --disk root.raw --kernel vmlinuz --initrd initrd.cpio --append 'console=ttyS0'")]
+    Import(Import),
+    /// List VMs.
+    Ls,
+    /// Show a VM: its disks, its keys, where it runs.
+    Show {
+        /// The VM's name or ID.
+        vm: String,
+    },
+    /// Start a VM.
+    Start(StartVm),
+    /// Stop a VM: ask its guest to shut down, and pull the plug if it takes too long.
+    Stop(StopVm),
+    /// Encrypt a VM: its home and all its disks, under a new key unless one is named. The VM must be off.
+    #[command(after_help = "The plain originals are deleted when everything is encrypted and on the disk, not before. \
+                            They are deleted, not\noverwritten: see SECURITY.md.")]
+    Encrypt(EncryptVm),
+    /// Decrypt a VM: its disks, then its home. The VM must be off.
+    Decrypt(OnVm),
+    /// Show what a VM's guest prints to its serial console.
+    Console(Console),
+    /// Delete a VM with its home and all its disks. Its keys stay at the key server.
+    Rm(Remove),
+}
+
+/// What every new VM has.
+#[derive(Args)]
+pub(crate) struct NewVm {
+    /// The VM's name.
+    name: Name,
+    /// The datastore where its home is to lie; needed where there are several.
+    #[arg(long)]
+    datastore: Option<String>,
+    /// Virtual processors.
+    #[arg(long)]
+    cpus: Option<u16>,
+    /// Memory in MiB.
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u32>,
+    /// A Linux kernel to boot directly, instead of from the first disk. It is copied, and not encrypted.
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// The initial RAM disk for the kernel.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    #[arg(long, value_name = "TEXT", requires = "kernel", default_value = "")]
+    append: String,
+    /// Don't wait until it is done.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// `ward vm create`.
+#[derive(Args)]
+pub(crate) struct Create {
+    #[command(flatten)]
+    vm: NewVm,
+    /// The size of a disk, such as 512M, 20G or 1T; give it once for each disk.
+    #[arg(long = "size", value_name = "SIZE", value_parser = parse_size)]
+    sizes: Vec<u64>,
+    /// The disks' format.
+    #[arg(long, value_parser = parse_format, default_value = "raw")]
+    format: PlainFormat,
+}
+
+/// `ward vm import`.
+#[derive(Args)]
+pub(crate) struct Import {
+    #[command(flatten)]
+    vm: NewVm,
+    /// A raw or qcow2 image that the hosts can read; give it once for each disk.
+    #[arg(long = "disk", value_name = "FILE", required = true)]
+    disks: Vec<PathBuf>,
+}
+
+/// `ward vm start`.
+#[derive(Args)]
+pub(crate) struct StartVm {
+    #[command(flatten)]
+    on: OnVm,
+    /// The host to start it on.
+    #[arg(long)]
+    host: Option<Name>,
+    /// Then show its console until it stops.
+    #[arg(long, conflicts_with = "no_wait")]
+    console: bool,
+}
+
+/// `ward vm stop`.
+#[derive(Args)]
+pub(crate) struct StopVm {
+    #[command(flatten)]
+    on: OnVm,
+    /// Pull the plug at once.
+    #[arg(long)]
+    force: bool,
+    /// How many seconds the guest may take before the plug is pulled.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "force")]
+    wait: Option<u32>,
+}
+
+/// `ward vm encrypt`.
+#[derive(Args)]
+pub(crate) struct EncryptVm {
+    #[command(flatten)]
+    on: OnVm,
+    /// The key provider; the default one unless named.
+    #[arg(long)]
+    provider: Option<ProviderName>,
+    /// A key that exists at the provider's key server; a new one is made unless named.
+    #[arg(long, value_parser = parse_key_id)]
+    key_id: Option<KeyId>,
+}
+
+/// A VM, and whether to wait for the task.
+#[derive(Args)]
+pub(crate) struct OnVm {
+    /// The VM's name or ID.
+    vm: String,
+    /// Don't wait until it is done.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// `ward vm rm`.
+#[derive(Args)]
+pub(crate) struct Remove {
+    #[command(flatten)]
+    on: OnVm,
+    /// Delete without asking.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// `ward vm console`.
+#[derive(Args)]
+pub(crate) struct Console {
+    /// The VM's name or ID.
+    vm: String,
+    /// Go on until the VM stops.
+    #[arg(long)]
+    follow: bool,
+    /// Go on until the guest has printed this, or the VM stops (exit code 5).
+    #[arg(long, value_name = "TEXT", conflicts_with = "follow")]
+    until: Option<String>,
+}
+
+impl Vm {
+    pub(crate) async fn run(self, output: Output) -> Result<(), Problem> {
+        let api = Api::open()?;
+        match self {
+            Self::Create(create) => {
+                let disk = |&size: &u64| AddDisk::Blank { size, format: create.format };
+                let disks = create.sizes.iter().map(disk).collect();
+                make(&api, create.vm, disks, output).await
+            }
+            Self::Import(import) => {
+                let disk = |path: &PathBuf| absolute(path).map(|path| AddDisk::Copy { path });
+                let disks = import.disks.iter().map(disk).collect::<Result<_, _>>()?;
+                make(&api, import.vm, disks, output).await
+            }
+            Self::Ls => list(&api, output).await,
+            Self::Show { vm } => show(&api, &vm, output).await,
+            Self::Start(StartVm { on, host, console }) => {
+                let vm = on.vm.clone();
+                ask(&api, on, "start", &Start { host }, output).await?;
+                if console { watch(&api, &vm, true, None).await } else { Ok(()) }
+            }
+            Self::Stop(StopVm { on, force, wait }) => ask(&api, on, "stop", &Stop { force, wait_s: wait }, output).await,
+            Self::Encrypt(EncryptVm { on, provider, key_id }) => {
+                ask(&api, on, "encrypt", &Encrypt { provider, key_id }, output).await
+            }
+            Self::Decrypt(on) => ask(&api, on, "decrypt", &serde_json::json!({}), output).await,
+            Self::Console(Console { vm, follow, until }) => watch(&api, &vm, follow, until).await,
+            Self::Rm(Remove { on, yes }) => {
+                if !yes {
+                    confirm(&on.vm)?;
+                }
+                let task = api.delete(&format!("/vms/{}", on.vm)).await?;
+                finish(&api, task, on.no_wait, output).await
+            }
+        }
+    }
+}
+
+async fn make(api: &Api, vm: NewVm, disks: Vec<AddDisk>, output: Output) -> Result<(), Problem> {
+    let kernel = match &vm.kernel {
+        None => None,
+        Some(kernel) => Some(AddKernel {
+            kernel: absolute(kernel)?,
+            initrd: vm.initrd.as_deref().map(absolute).transpose()?,
+            command_line: vm.append,
+        }),
+    };
+    let body = AddVm { name: vm.name, datastore: vm.datastore, cpus: vm.cpus, memory_mib: vm.memory, kernel, disks };
+    let task = api.post("/vms", &body).await?;
+    finish(api, task, vm.no_wait, output).await
+}
+
+async fn ask<B: serde::Serialize>(api: &Api, on: OnVm, verb: &str, body: &B, output: Output) -> Result<(), Problem> {
+    let task = api.post(&format!("/vms/{}/{verb}", on.vm), body).await?;
+    finish(api, task, on.no_wait, output).await
+}
+
+async fn finish(api: &Api, task: TaskView, no_wait: bool, output: Output) -> Result<(), Problem> {
+    let task = if no_wait { task } else { follow(api, task).await? };
+    output.show(&task, || {
+        let info = &task.info;
+        if info.state == TaskState::Succeeded {
+            return format!("{} {}: done", info.kind, info.vm_name);
+        }
+        format!("{} {}: {}; `ward task watch {}` follows it", info.kind, info.vm_name, info.state, info.id)
+    })
+}
+
+fn confirm(vm: &str) -> Result<(), Problem> {
+    eprint!("Delete VM `{vm}` with all its disks? Type its name to go on: ");
+    let mut answer = String::new();
+    let read = std::io::stdin().read_line(&mut answer);
+    if read.is_ok() && answer.trim() == vm {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::Cancelled,
+        format!("did not delete VM `{vm}`"),
+        "it was not confirmed",
+        "type the VM's name when asked, or give --yes",
+    ))
+}
+
+async fn list(api: &Api, output: Output) -> Result<(), Problem> {
+    let vms: Vec<VmView> = api.get("/vms").await?;
+    output.show(&vms, || {
+        let rows = vms.iter().map(|vm| {
+            vec![
+                vm.name.to_string(),
+                vm.power.to_string(),
+                vm.host.as_ref().map_or_else(String::new, ToString::to_string),
+                if vm.encrypted { "yes" } else { "no" }.to_owned(),
+                vm.keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+                vm.datastore.to_string(),
+            ]
+        });
+        table(&["name", "power", "host", "encrypted", "key", "datastore"], rows)
+    })
+}
+
+async fn show(api: &Api, vm: &str, output: Output) -> Result<(), Problem> {
+    let vm: VmView = api.get(&format!("/vms/{vm}")).await?;
+    output.show(&vm, || describe(&vm))
+}
+
+fn describe(vm: &VmView) -> String {
+    let mut lines = vec![
+        ("name", vm.name.to_string()),
+        ("id", vm.id.to_string()),
+        ("power", vm.power.to_string()),
+        ("host", vm.host.as_ref().map_or_else(String::new, ToString::to_string)),
+        ("datastore", vm.datastore.to_string()),
+        ("home", vm.home.display().to_string()),
+        ("task", vm.task.map_or_else(String::new, |task| task.to_string())),
+    ];
+    if let Some(config) = &vm.config {
+        lines.push(("hardware", format!("{} cpus, {} MiB", config.cpus, config.memory_mib)));
+        let home = match &config.home {
+            HomeCrypto::Plain => "plain".to_owned(),
+            HomeCrypto::Encrypted { key, .. } => format!("encrypted under key {key}"),
+        };
+        lines.push(("VM home", home));
+        let disks = config.disks.iter().map(|disk| {
+            let crypto = match &disk.crypto {
+                DiskCrypto::Plain => format!("plain {}", disk.plain_format),
+                DiskCrypto::Encrypted { key } => format!("encrypted (LUKS2) under key {key}"),
+            };
+            format!("{}  {}  {} bytes  {crypto}", disk.id, disk.file, disk.size)
+        });
+        lines.push(("disks", disks.collect::<Vec<_>>().join("\n")));
+    }
+    fields(&lines)
+}
+
+async fn watch(api: &Api, vm: &str, follow: bool, until: Option<String>) -> Result<(), Problem> {
+    let mut offset = 0;
+    let mut seen = String::new();
+    let go_on = follow || until.is_some();
+    loop {
+        let query = ConsoleQuery { offset, wait_ms: if go_on { WAIT_MS } else { 0 } };
+        let piece: ConsoleView = api.query(&format!("/vms/{vm}/console"), &query).await?;
+        let progressed = piece.end != offset;
+        offset = piece.end;
+        print_raw(&piece.text)?;
+        if let Some(text) = &until {
+            seen.push_str(&piece.text);
+            if seen.contains(text.as_str()) {
+                return print_text("");
+            }
+        }
+        if !go_on || (piece.power == Power::Off && !progressed) {
+            break;
+        }
+    }
+    match until {
+        None => Ok(()),
+        Some(text) => Err(Problem::new(
+            Code::VmNotRunning,
+            format!("cannot wait for VM `{vm}` to print {text:?}"),
+            "it has stopped without",
+            format!("see what it did print with `ward vm console {vm}`, and start it again with `ward vm start {vm}`"),
+        )),
+    }
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let bad = || format!("`{text}` is no size; give one such as 512M, 20G or 1T");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" | "KIB" => 10,
+        "M" | "MIB" => 20,
+        "G" | "GIB" => 30,
+        "T" | "TIB" => 40,
+        _ => return Err(bad()),
+    };
+    digits.parse::<u64>().ok().and_then(|count| count.checked_mul(1 << shift)).filter(|&size| size > 0).ok_or_else(bad)
+}
+
+fn parse_format(text: &str) -> Result<PlainFormat, String> {
+    match text {
+        "raw" => Ok(PlainFormat::Raw),
+        "qcow2" => Ok(PlainFormat::Qcow2),
+        _ => Err("a disk is raw or qcow2".to_owned()),
+    }
+}
+
+fn parse_key_id(text: &str) -> Result<KeyId, String> {
+    KeyId::try_from(text.to_owned()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, size) in [("1", 1), ("1K", 1024), ("3m", 3 << 20), ("20G", 20 << 30), ("1TiB", 1 << 40)] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for text in ["", "G", "0", "1X", "-1", "1.5G", "99999999999T", "1é"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `ward host run` and `ward host enrol`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use ward_host::Config;
+use ward_rpc::EnrolmentToken;
+use ward_types::{Code, Name, Problem};
+
+use super::shutdown;
+use crate::commands::read_file;
+use crate::output::Output;
+
+const STATE: &str = "/var/lib/ward/host";
+/// Where an agent listens unless told otherwise.
+const PORT: u16 = 8450;
+
+/// Run the agent that makes this machine a host.
+#[derive(Args)]
+pub(crate) struct Run {
+    /// Where it keeps its certificate, and what it needs to find running VMs again.
+    #[arg(long, value_name = "DIR", default_value = STATE)]
+    state: PathBuf,
+    /// Where it listens for the controller.
+    #[arg(long, value_name = "ADDRESS", default_value_t = SocketAddr::from(([0, 0, 0, 0], PORT)))]
+    listen: SocketAddr,
+    /// Where the controller reaches it, HOST:PORT, where that has changed since it was enrolled.
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// The QEMU to run; that of PATH unless given.
+    #[arg(long, value_name = "FILE")]
+    qemu: Option<PathBuf>,
+}
+
+pub(crate) async fn run(arguments: Run) -> Result<(), Problem> {
+    let exe = std::env::current_exe().map_err(|error| Problem::internal("cannot run a host's agent", error))?;
+    let mut config = Config::new(arguments.state, arguments.listen, exe);
+    config.advertise = arguments.address;
+    config.qemu = arguments.qemu;
+    ward_host::run(config, shutdown()?).await
+}
+
+/// Join a cluster: make this machine a host of it. Done once.
+#[derive(Args)]
+pub(crate) struct Enrol {
+    /// A file with the token from `ward host add`; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+    /// Where the controller reaches this host, HOST:PORT.
+    #[arg(long, value_name = "HOST:PORT")]
+    address: String,
+    /// The host's name; that of the machine unless given.
+    #[arg(long)]
+    name: Option<Name>,
+    /// Where the agent is to keep its state.
+    #[arg(long, value_name = "DIR", default_value = STATE)]
+    state: PathBuf,
+}
+
+pub(crate) async fn enrol(arguments: Enrol, output: Output) -> Result<(), Problem> {
+    let what = "cannot enrol this host";
+    let text = if arguments.token_file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_line(&mut text).map_err(|error| Problem::internal(what, error))?;
+        text
+    } else {
+        read_file(what, &arguments.token_file)?
+    };
+    let token: EnrolmentToken = text.parse().map_err(|error: ward_rpc::TokenError| {
+        Problem::new(Code::RequestInvalid, what, error.to_string(), "make a token with `ward host add`")
+    })?;
+    let name = match arguments.name {
+        Some(name) => name,
+        None => machine_name(what)?,
+    };
+    let enrolment = ward_host::enrol(&arguments.state, &token, name, arguments.address).await?;
+    output.show(&enrolment, || {
+        format!("host {} enrolled by {}; start its agent with `ward host run`", enrolment.name, enrolment.controller)
+    })
+}
+
+fn machine_name(what: &str) -> Result<Name, Problem> {
+    let system = rustix::system::uname();
+    let name = system.nodename().to_string_lossy();
+    name.parse().map_err(|error: ward_types::NameError| {
+        Problem::new(Code::RequestInvalid, what, error.to_string(), "name the host with --name")
+    })
+}
