@@ -52,7 +52,9 @@ pub(super) fn run(arguments: &DiskArguments, output: Output) -> Result<(), Failu
     for run in 1..=arguments.runs {
         eprintln!("run {run} of {}: cp, ward, qemu-img", arguments.runs);
         let copy = place.file("copy.raw");
-        cp.push(rate(durable(&copy, || tool(Command::new("cp").arg("--reflink=never").arg("--sparse=never").args([&source, &copy])))?));
+        cp.push(rate(durable(&copy, || {
+            tool(Command::new("cp").arg("--reflink=never").arg("--sparse=never").args([&source, &copy]))
+        })?));
         fs::remove_file(&copy)?;
 
         let copy = place.file("copy.luks");

@@ -21,7 +21,8 @@ impl Spread {
         figures.sort_by(f64::total_cmp);
         let at = |index: usize| figures.get(index).copied().unwrap_or(f64::NAN);
         let middle = figures.len() / 2;
-        let median = if figures.len() % 2 == 1 { at(middle) } else { f64::midpoint(at(middle.wrapping_sub(1)), at(middle)) };
+        let median =
+            if figures.len() % 2 == 1 { at(middle) } else { f64::midpoint(at(middle.wrapping_sub(1)), at(middle)) };
         Self { min: at(0), median, max: at(figures.len().wrapping_sub(1)) }
     }
 }
@@ -37,7 +38,8 @@ pub(crate) fn durable<E: From<io::Error>>(path: &Path, work: impl FnOnce() -> Re
 /// The most memory that a process has had resident, in bytes.
 pub(crate) fn peak_memory(process: u32) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok());
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok());
     kib.map(|kib: u64| kib * 1024).ok_or_else(|| io::Error::other("the kernel does not tell a process's peak memory"))
 }
 

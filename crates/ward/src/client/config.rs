@@ -76,7 +76,12 @@ impl ClientConfig {
         };
         write().map_err(|error| {
             let why = format!("{}: {error}", path.display());
-            Problem::new(Code::StorageIo, "cannot remember the login", why, "make the directory writable, or set WARD_CONFIG")
+            Problem::new(
+                Code::StorageIo,
+                "cannot remember the login",
+                why,
+                "make the directory writable, or set WARD_CONFIG",
+            )
         })
     }
 }

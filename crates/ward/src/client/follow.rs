@@ -45,7 +45,8 @@ struct Shown {
 
 impl Shown {
     fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()));
+        let bar =
+            std::io::stderr().is_terminal().then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()));
         Self { bar, line: String::new() }
     }
 

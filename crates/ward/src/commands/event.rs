@@ -35,7 +35,8 @@ impl Event {
         };
         let mut events = ask(after, 0).await?;
         if !follow {
-            return output.show(&events, || table(&["no", "time", "severity", "event", "message"], events.iter().map(row)));
+            return output
+                .show(&events, || table(&["no", "time", "severity", "event", "message"], events.iter().map(row)));
         }
         let mut last = after.unwrap_or(0);
         loop {

@@ -14,8 +14,10 @@ pub(crate) enum Host {
     #[command(flatten)]
     Client(HostClient),
     /// Join a cluster: make this machine a host of it. Done once.
-    #[command(after_help = "Get a token with `ward host add` on a machine that is logged in to the controller; then here:\n  \
-                            ward host enrol --token-file token --address THIS-HOST:8450\n  ward host run")]
+    #[command(
+        after_help = "Get a token with `ward host add` on a machine that is logged in to the controller; then here:\n  \
+                            ward host enrol --token-file token --address THIS-HOST:8450\n  ward host run"
+    )]
     Enrol(Enrol),
     /// Run the agent that makes this machine a host.
     Run(Run),

@@ -12,9 +12,11 @@ use crate::output::{Output, print_text};
 
 /// Connect to a controller and log in.
 #[derive(Args)]
-#[command(after_help = "Example:\n  ward login https://controller.example.com:8443 --ca ca.pem\n\nThe file is `ca.pem` in the \
+#[command(
+    after_help = "Example:\n  ward login https://controller.example.com:8443 --ca ca.pem\n\nThe file is `ca.pem` in the \
                         controller's state directory; with it the client knows the controller for sure.\nLater logins to \
-                        the same controller need neither URL nor --ca.")]
+                        the same controller need neither URL nor --ca."
+)]
 pub(crate) struct Login {
     /// The controller, https://HOST:PORT; the last one unless given.
     #[arg(requires = "ca")]

@@ -81,6 +81,11 @@ pub(crate) fn read_file(what: &str, path: &Path) -> Result<String, Problem> {
 /// An absolute path, since the controller and the hosts have working directories of their own.
 pub(crate) fn absolute(path: &Path) -> Result<std::path::PathBuf, Problem> {
     std::path::absolute(path).map_err(|error| {
-        Problem::new(Code::RequestInvalid, "cannot name a file", format!("{}: {error}", path.display()), "give its full path")
+        Problem::new(
+            Code::RequestInvalid,
+            "cannot name a file",
+            format!("{}: {error}", path.display()),
+            "give its full path",
+        )
     })
 }

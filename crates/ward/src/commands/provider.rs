@@ -39,9 +39,11 @@ pub(crate) enum Provider {
 #[derive(Subcommand)]
 pub(crate) enum Add {
     /// A key server that speaks KMIP, over mutual TLS.
-    #[command(after_help = "Example:\n  ward provider add standard kms --server kms.example.com:5696 --ca kms-ca.pem --cert \
+    #[command(
+        after_help = "Example:\n  ward provider add standard kms --server kms.example.com:5696 --ca kms-ca.pem --cert \
                             ward.pem --key ward.key\n\nThe provider's name is its identity: a rebuilt controller must use \
-                            the same one.")]
+                            the same one."
+    )]
     Standard(Standard),
 }
 
@@ -110,7 +112,9 @@ impl Provider {
             Self::Rm { name } => {
                 let () = api.delete(&format!("/providers/{name}")).await?;
                 match output {
-                    Output::Table => print_text(&format!("key provider {name}: removed; its keys stay at its key server")),
+                    Output::Table => {
+                        print_text(&format!("key provider {name}: removed; its keys stay at its key server"))
+                    }
                     Output::Json => output.show(&(), String::new),
                 }
             }
@@ -125,7 +129,9 @@ fn describe(provider: &ProviderView) -> String {
             let vendor = vendor.as_ref().map_or_else(String::new, |vendor| format!(", {vendor}"));
             format!("answers (KMIP {version}{vendor})")
         }
-        Some(Live::Down { problem }) => format!("can't be used: {}\n{} [{}]", problem.why, problem.remedy, problem.code),
+        Some(Live::Down { problem }) => {
+            format!("can't be used: {}\n{} [{}]", problem.why, problem.remedy, problem.code)
+        }
     };
     fields(&[
         ("name", provider.name.to_string()),

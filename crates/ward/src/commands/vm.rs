@@ -19,8 +19,10 @@ pub(crate) enum Vm {
     #[command(after_help = "Example:\n  ward vm create db-1 --size 20G --memory 2048")]
     Create(Create),
     /// Make a VM from existing images. They are copied; the originals stay as they are.
-    #[command(after_help = "Examples:\n  ward vm import web-1 --disk /images/web-1.qcow2 --memory 2048\n  ward vm import \
-                            tiny --disk root.raw --kernel vmlinuz --initrd initrd.cpio --append 'console=ttyS0'")]
+    #[command(
+        after_help = "Examples:\n  ward vm import web-1 --disk /images/web-1.qcow2 --memory 2048\n  ward vm import \
+                            tiny --disk root.raw --kernel vmlinuz --initrd initrd.cpio --append 'console=ttyS0'"
+    )]
     Import(Import),
     /// List VMs.
     Ls,
@@ -34,8 +36,10 @@ pub(crate) enum Vm {
     /// Stop a VM: ask its guest to shut down, and pull the plug if it takes too long.
     Stop(StopVm),
     /// Encrypt a VM: its home and all its disks, under a new key unless one is named. The VM must be off.
-    #[command(after_help = "The plain originals are deleted when everything is encrypted and on the disk, not before. \
-                            They are deleted, not\noverwritten: see SECURITY.md.")]
+    #[command(
+        after_help = "The plain originals are deleted when everything is encrypted and on the disk, not before. \
+                            They are deleted, not\noverwritten: see SECURITY.md."
+    )]
     Encrypt(EncryptVm),
     /// Decrypt a VM: its disks, then its home. The VM must be off.
     Decrypt(OnVm),
@@ -189,7 +193,9 @@ impl Vm {
                 ask(&api, on, "start", &Start { host }, output).await?;
                 if console { watch(&api, &vm, true, None).await } else { Ok(()) }
             }
-            Self::Stop(StopVm { on, force, wait }) => ask(&api, on, "stop", &Stop { force, wait_s: wait }, output).await,
+            Self::Stop(StopVm { on, force, wait }) => {
+                ask(&api, on, "stop", &Stop { force, wait_s: wait }, output).await
+            }
             Self::Encrypt(EncryptVm { on, provider, key_id }) => {
                 ask(&api, on, "encrypt", &Encrypt { provider, key_id }, output).await
             }

@@ -52,9 +52,9 @@ pub(crate) async fn run(arguments: Controller) -> Result<(), Problem> {
         public_names: arguments.names,
         admin_password_file: arguments.admin_password_file,
     };
-    ward_controller::run(config, shutdown()?).await.map_err(|error| {
-        Problem::new(Code::RequestInvalid, what, chain(&error), "mend that and start it again")
-    })
+    ward_controller::run(config, shutdown()?)
+        .await
+        .map_err(|error| Problem::new(Code::RequestInvalid, what, chain(&error), "mend that and start it again"))
 }
 
 /// An error with its causes.

@@ -18,8 +18,10 @@ pub(crate) enum Keyserver {
     /// Set a key server up, where none is, and run it.
     Run(Run),
     /// Make a certificate with which a client can use the key server. A client sees the keys of its own name only.
-    #[command(after_help = "Example:\n  ward keyserver issue-client ward-controller --out /root/kms-client\n  ward provider \
-                            add standard kms --server kms:5696 --ca ca.pem --cert client.pem --key client.key")]
+    #[command(
+        after_help = "Example:\n  ward keyserver issue-client ward-controller --out /root/kms-client\n  ward provider \
+                            add standard kms --server kms:5696 --ca ca.pem --cert client.pem --key client.key"
+    )]
     IssueClient(IssueClient),
     /// Show what the key server was asked, by whom. Holds no key.
     Audit(Audit),

@@ -109,7 +109,12 @@ pub(super) async fn detach(layout: &Layout, output: Output) -> Result<(), Proble
         if child.try_wait().map_err(failed)?.is_some() {
             let text = fs::read_to_string(&log_path).unwrap_or_default();
             eprint!("{text}");
-            return Err(Problem::new(Code::Internal, what, last_line(&log_path), format!("see {}", log_path.display())));
+            return Err(Problem::new(
+                Code::Internal,
+                what,
+                last_line(&log_path),
+                format!("see {}", log_path.display()),
+            ));
         }
         if Instant::now() > deadline {
             let why = format!("not everything answers after {} seconds", PATIENCE.as_secs());
