@@ -6,6 +6,7 @@ pub mod ak;
 pub mod credential;
 pub mod ek;
 pub mod hash;
+pub mod log;
 pub mod quote;
 mod text;
 pub mod tpm;
