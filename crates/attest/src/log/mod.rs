@@ -16,6 +16,7 @@ mod event_type;
 mod parse;
 mod verify;
 
+pub(crate) use content::text;
 pub use content::{Content, FirmwareImage, Tagged, UefiVariable};
 pub use event_type::{Covers, EventType, EventTypeSyntax};
 pub use parse::{Event, EventLog, MAX_LOG_LEN};
