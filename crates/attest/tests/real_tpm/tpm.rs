@@ -11,10 +11,13 @@ use attest::ak::RestrictedAk;
 use attest::credential::{Challenge, CredentialBlob, ResidentAk};
 use attest::ek::{PinnedEks, TrustedEk};
 use attest::hash::{Digest, HashAlg};
+use attest::log::EventType;
 use attest::quote::{PcrValues, QuoteEvidence, QuoteRequest};
 use attest::tpm::{AlgId, Public};
 use jiff::Timestamp;
 use tempfile::TempDir;
+
+use crate::common::Log;
 
 /// When the tests take place.
 pub(crate) fn now() -> Timestamp {
@@ -215,7 +218,7 @@ impl Tpm {
     /// TPM2_Quote, as the host would answer.
     pub(crate) fn quote(&self, ak: &str, request: &QuoteRequest) -> QuoteEvidence {
         let selection = format!("{}:{}", request.bank(), request.pcrs());
-        self.quote_of(ak, &selection, &hex::encode(request.nonce().as_bytes()), request)
+        self.quote_of(ak, &selection, &hex::encode(request.qualifying_data()), request)
     }
 
     pub(crate) fn quote_of(&self, ak: &str, selection: &str, nonce: &str, request: &QuoteRequest) -> QuoteEvidence {
@@ -240,6 +243,20 @@ impl Tpm {
         let values = self.read("pcrs");
         let digests = values.chunks(bank.len()).map(|value| Digest::new(bank, value).unwrap());
         indices.into_iter().zip(digests).collect()
+    }
+
+    /// Extends what a recorded boot measured, in one go.
+    pub(crate) fn boot(&self, log: &Log) {
+        let extends: Vec<_> = log
+            .events
+            .iter()
+            .filter(|event| event.event_type != EventType::NO_ACTION)
+            .map(|event| {
+                let digests = event.digests.iter().map(|digest| digest.to_string().replace(':', "="));
+                format!("{}:{}", event.pcr, digests.collect::<Vec<_>>().join(","))
+            })
+            .collect();
+        self.run("tpm2_pcrextend", &extends.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
     pub(crate) fn extend(&self, pcr: u8, digests: &[&Digest]) {
