@@ -28,7 +28,10 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn booted(log: Log) -> Self {
-        let tpm = Tpm::new();
+        Self::booted_on(Tpm::new(), log)
+    }
+
+    fn booted_on(tpm: Tpm, log: Log) -> Self {
         tpm.boot(&log);
         let ak = tpm.resident_ak("ak", AK);
         Self { tpm, ak, log, certificate: CertThumbprint::of(b"the host's certificate") }
@@ -326,6 +329,20 @@ fn lines_of_grub_and_of_systemd_are_proven_and_sections_named() {
     assert_eq!(texts, [(8, "grub_cmd", line), (12, "", "extra=1")], "the line that was not measured is not believed");
     let others = chain.measured.iter().filter(|measured| matches!(measured, Measured::Other { .. })).count();
     assert_eq!(others, 2);
+}
+
+#[test]
+fn the_startup_locality_is_what_pcr_0_begins_with() {
+    let mut log = Log::of("ovmf");
+    let from_0 = Host::booted(log.clone()).image("firmware", FIRMWARE);
+    log.events.insert(0, Log::no_action(b"StartupLocality\0\x03"));
+    let host = Host::booted_on(Tpm::started_from(3), log);
+    host.attest(&policy(FIRMWARE, vec![host.image("firmware", FIRMWARE)])).outcome.unwrap();
+    let error = failure(host.attest(&policy(FIRMWARE, vec![from_0]))).to_string();
+    assert!(error.contains("by the same events: the TPM was started from another locality"), "{error}");
+    let silent = Host { log: Log::of("ovmf"), ..host };
+    let error = failure(silent.attest(&policy(FIRMWARE, vec![])));
+    assert!(matches!(error, Failure::Log(LogError::Replay { pcr: 0, .. })), "{error}");
 }
 
 #[test]
