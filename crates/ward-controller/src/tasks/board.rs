@@ -78,8 +78,8 @@ impl Board {
         seen: u64,
         wait: Duration,
     ) -> Result<Option<(TaskInfo, u64)>, Problem> {
-        if let Some(live) = self.get(id) {
-            let mut live = live.subscribe();
+        // No sender is kept here: that the last one goes is how the end is noticed.
+        if let Some(mut live) = self.get(id).map(|live| live.subscribe()) {
             // That nothing happened, and that the task ended, are both answers.
             let _ = timeout(wait, live.wait_for(|live| live.revision > seen)).await;
         }

@@ -36,7 +36,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<(), Problem> {
         Command::Task(task) => client(task.run(output)),
         Command::Event(event) => client(event.run(output)),
         Command::Login(login) => client(login.run(output)),
-        Command::Logout => client(login::log_out()),
+        Command::Logout => client(login::log_out(output)),
         Command::Up(up) => server(up::run(up, output)),
         Command::Controller(arguments) => server(process::controller::run(arguments)),
         Command::Keyserver(keyserver) => server(keyserver.run(output)),
