@@ -256,13 +256,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+type Answering = std::pin::Pin<Box<dyn Future<Output = Response> + Send>>;
+
 /// A typed handler of a call.
 fn handle<C, F>(
     run: impl Fn(Arc<Service>, Peer, C) -> F + Clone + Send + 'static,
-) -> impl Fn(State<Arc<Service>>, Extension<Peer>, Json<C>) -> std::pin::Pin<Box<dyn Future<Output = Response> + Send>>
-+ Clone
-+ Send
-+ 'static
+) -> impl Fn(State<Arc<Service>>, Extension<Peer>, Json<C>) -> Answering + Clone + Send + 'static
 where
     C: Call,
     F: Future<Output = Answer<C::Reply>> + Send + 'static,

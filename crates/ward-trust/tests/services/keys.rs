@@ -59,7 +59,8 @@ async fn without_a_good_token_for_this_session_there_is_no_key() {
     };
     let thief = Identity::generate().unwrap();
     assert!(refused(&thief, &token).await.contains("[token-of-another-host]"));
-    assert!(refused(&host.identity, "").await.contains("[token-malformed]"));
+    assert!(refused(&host.identity, "").await.contains("no attestation token"));
+    assert!(refused(&host.identity, "x").await.contains("[token-malformed]"));
     assert!(refused(&host.identity, &format!("{token}x")).await.contains("[token-"));
 
     // Another attestation service, which nobody trusts, attests the same host.
@@ -83,7 +84,7 @@ async fn without_a_good_token_for_this_session_there_is_no_key() {
     keys.admin.distrust_issuer(&label("trust")).await.unwrap();
     assert!(refused(&host.identity, &fresh).await.contains("[token-issuer]"));
     let audit = keys.admin.audit(100).await.unwrap();
-    assert_eq!(audit.iter().filter(|entry| entry.result.starts_with("attestation.token-refused")).count(), 6);
+    assert_eq!(audit.iter().filter(|entry| entry.result.starts_with("attestation.token-refused")).count(), 7);
     assert_eq!(audit[0].host, "?", "who it is, only a good token says");
 }
 
