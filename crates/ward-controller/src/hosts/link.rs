@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use ward_rpc::api::host::HostStatus;
 use ward_rpc::{Call, CallError, Client, KeyPush, PushReply, Role};
 use ward_types::{ClusterId, HostId, KeyRef, Name};
@@ -27,6 +27,8 @@ pub(crate) struct Link {
     pub(crate) cluster: ClusterId,
     tls: Arc<rustls::ClientConfig>,
     state: Mutex<State>,
+    /// Whether it is known by now if the host answers.
+    known: watch::Sender<bool>,
     /// Wakes the supervisor.
     pub(crate) poke: Notify,
 }
@@ -82,6 +84,7 @@ impl Links {
                 status: None,
                 last_seen: None,
             }),
+            known: watch::Sender::new(false),
             poke: Notify::new(),
         });
         lock(&self.links).insert(row.id, Arc::clone(&link));
@@ -97,6 +100,16 @@ impl Links {
         let mut links: Vec<_> = lock(&self.links).values().filter(|link| link.cluster == cluster).cloned().collect();
         links.sort_by(|one, other| one.name.cmp(&other.name));
         links
+    }
+
+    /// Waits until it is known of each host whether it answers: the controller has just started, and to choose now would be
+    /// to find none.
+    pub(crate) async fn known(&self) {
+        let links: Vec<_> = lock(&self.links).values().cloned().collect();
+        for link in links {
+            // The sender is the link's own, which is held.
+            let _ = link.known.subscribe().wait_for(|known| *known).await;
+        }
     }
 
     /// The name of a host.
@@ -148,6 +161,7 @@ impl Link {
         let mut state = lock(&self.state);
         state.status = Some(Arc::new(status));
         state.last_seen = Some(Timestamp::now());
+        self.known.send_replace(true);
         std::mem::replace(&mut state.reach, Reach::Up) != Reach::Up
     }
 
@@ -156,6 +170,7 @@ impl Link {
         let mut state = lock(&self.state);
         // The next try resolves the address anew.
         state.client = None;
+        self.known.send_replace(true);
         std::mem::replace(&mut state.reach, Reach::Down) != Reach::Down
     }
 

@@ -41,12 +41,11 @@ impl Bench {
     fn points(&mut self, process: &str, verb: &str, prefixes: &[&str]) -> Vec<String> {
         let vm = self.vm(verb);
         let log = self.system.path("points");
-        self.system.up("stop", process);
+        self.system.stop(process);
         let own = self.system.own(process, &[("WARD_CRASH_LOG", text(&log))]);
         self.system.done(&["vm", verb, &vm]);
         drop(own);
-        self.system.up("start", process);
-        self.system.hosts_answer();
+        self.system.restart(process);
         let mut seen = BTreeSet::new();
         let reached = fs::read_to_string(log).unwrap();
         let ours = reached.lines().filter(|point| prefixes.iter().any(|prefix| point.starts_with(prefix)));
@@ -58,14 +57,13 @@ impl Bench {
         eprintln!("{process} at {point}");
         let vm = self.vm(verb);
         let system = &self.system;
-        system.up("stop", process);
+        system.stop(process);
         let mut own = system.own(process, &[("WARD_CRASH_AT", point)]);
         let mut client = system.ask_meanwhile(&["vm", verb, &vm, "--no-wait"]);
         own.is_killed();
         // Whatever it was answered, if anything.
         client.wait().unwrap();
-        system.up("start", process);
-        system.hosts_answer();
+        system.restart(process);
         let kind = if verb == "encrypt" { TaskKind::VmEncrypt } else { TaskKind::VmDecrypt };
         let tasks: Vec<TaskView> = system.get(&["task", "ls", "--limit", "1000"]);
         let of_vm = |task: &&TaskView| task.info.kind == kind && task.info.vm_name.as_str() == vm;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
-use ward_rpc::api::host::DropKeys;
-use ward_types::{EventKind, KeyRef, Problem, TaskInfo, TaskKind};
+use ward_rpc::api::host::{AbandonJob, DropKeys, HomeRef};
+use ward_types::{EventKind, KeyRef, Problem, TaskInfo, TaskKind, VmConfig};
 
 use super::board::Live;
 use super::engine::about;
@@ -19,7 +19,7 @@ use super::{KeyMark, Work};
 use crate::controller::Controller;
 use crate::hosts::Link;
 use crate::store::vm::VmRow;
-use crate::store::{StoreError, event, task, vm};
+use crate::store::{StoreError, cluster, event, task, vm};
 
 /// Runs a task from the first step that is not behind it to its end.
 pub(crate) async fn run(run: &mut Run) -> Step {
@@ -41,16 +41,21 @@ pub(crate) async fn give_up(
     problem: &Problem,
     live: &watch::Sender<Live>,
 ) -> Result<(), StoreError> {
+    let now = abandon(controller, info, work).await?;
     let mut tx = controller.store.write().await?;
     let mut subject = about(info);
     subject.host = work.host();
     if matches!(info.kind, TaskKind::VmCreate | TaskKind::VmImport) {
         vm::remove(&mut tx, info.vm).await?;
     }
+    if let Some(now) = &now {
+        vm::set_config(&mut tx, info.vm, now).await?;
+    }
     let vm = vm::get(&mut tx, info.vm).await?;
     let mut unneeded = None;
     if let Work::Encrypt { key: crate::plan::KeyChoice::New(_), mark, .. } = work
         && let KeyMark::Made { key } | KeyMark::Ready { key } = mark
+        && !vm::unneeded(&mut tx, vec![key.clone()]).await?.is_empty()
     {
         subject.key = Some(key.clone());
         unneeded = Some(key.clone());
@@ -71,6 +76,28 @@ pub(crate) async fn give_up(
         let _ = link.call(ward_rpc::api::host::ForgetJob { job: info.id }).await;
     }
     Ok(())
+}
+
+/// Has the host settle what an interrupted run of its job left; tells what the VM is then, if there was anything. Where the
+/// host does not answer, the next job on the VM does it, or its start.
+async fn abandon(controller: &Controller, info: &TaskInfo, work: &Work) -> Result<Option<Box<VmConfig>>, StoreError> {
+    let Some(link) = work.host().and_then(|host| controller.links.get(host)) else { return Ok(None) };
+    if !matches!(work, Work::Make { .. } | Work::Encrypt { .. } | Work::Decrypt { .. }) {
+        return Ok(None);
+    }
+    let mut db = controller.store.read().await?;
+    let Some(vm) = vm::get(&mut db, info.vm).await? else { return Ok(None) };
+    let datastores = cluster::datastores(&mut db).await?;
+    drop(db);
+    let Some(datastore) = datastores.into_iter().find(|row| row.id == vm.datastore) else { return Ok(None) };
+    let home = HomeRef { datastore: datastore.directory, directory: vm.directory };
+    match link.call(AbandonJob { job: info.id, home }).await {
+        Ok(abandoned) => Ok(abandoned.config),
+        Err(error) => {
+            tracing::warn!(host = %link.name, %error, task = %info.id, "cannot settle what a job may have left");
+            Ok(None)
+        }
+    }
 }
 
 /// Lets hosts forget the key of an encryption that came to nothing.
