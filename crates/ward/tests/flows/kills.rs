@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use ward_controller::api::types::TaskView;
-use ward_types::{EventKind, TaskKind};
+use ward_types::{Code, EventKind, TaskKind};
 
-use crate::support::{MIB, System, decipher, disk, set, text};
+use crate::support::{MIB, System, decipher, disk, problem_of, set, text};
 
 const SIZE: u64 = 2 * MIB;
 
@@ -149,4 +149,29 @@ fn an_agent_killed_while_decrypting() {
         bench.kill("host-1", "decrypt", point);
     }
     bench.no_orphans();
+}
+
+/// The agent is killed in the middle, and when it is back its key is not to be had: the task fails and leaves nothing.
+#[test]
+fn an_agent_killed_while_the_key_server_goes() {
+    let mut bench = Bench::new();
+    for (verb, left) in [("encrypt", "disk-0.raw"), ("decrypt", "disk-0.luks")] {
+        let vm = bench.vm(verb);
+        let system = &bench.system;
+        system.stop("host-1");
+        let mut agent = system.own("host-1", &[("WARD_CRASH_AT", "crypt.converted")]);
+        let client = system.ask_meanwhile(&["vm", verb, &vm]);
+        agent.is_killed();
+        assert!(system.files(&vm).len() > 2, "{:?}", system.files(&vm));
+        system.stop("keyserver");
+        system.restart("host-1");
+        let output = client.wait_with_output().unwrap();
+        assert_eq!(problem_of(&output.status, &output.stderr).code, Code::KeyServerUnreachable);
+        assert_eq!(system.files(&vm), set([left, "vm.toml"]));
+        system.restart("keyserver");
+        system.done(&["vm", "start", &vm]);
+        system.done(&["vm", "stop", &vm, "--force"]);
+        system.done(&["vm", verb, &vm]);
+        bench.check(&vm, verb, "at last");
+    }
 }
