@@ -86,7 +86,7 @@ pub(super) async fn show(
     let row = load(&controller, &name).await?;
     let what = format!("cannot reach key provider `{name}`");
     let live = match keys::client_of(&controller, &what, &row) {
-        Ok(client) => probe(&what, &row.name, &client).await.map_err(|fault| fault.problem),
+        Ok(client) => probe(&what, &row.name, &client).await.map_err(|fault| *fault.problem),
         Err(problem) => Err(problem),
     };
     let mut view = view(&controller, &row).await?;

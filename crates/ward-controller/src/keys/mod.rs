@@ -22,7 +22,7 @@ pub(crate) async fn report(controller: &Controller, subject: &EventSubject, faul
     let mut subject = subject.clone();
     subject.provider = Some(fault.provider);
     subject.key = fault.key.or(subject.key);
-    let problem = fault.problem;
+    let problem = *fault.problem;
     controller.record(fault.kind, &subject, &format!("{}: {}. {}", problem.what, problem.why, problem.remedy)).await;
     problem
 }
