@@ -27,7 +27,9 @@ pub enum SecureBootError {
     #[error("the state of Secure Boot is not known: PCR 7 was not quoted")]
     NotQuoted,
     /// A variable was not measured.
-    #[error("the state of Secure Boot is not known: the firmware did not measure the variable {0} before the separator")]
+    #[error(
+        "the state of Secure Boot is not known: the firmware did not measure the variable {0} before the separator"
+    )]
     Missing(&'static str),
     /// A variable was measured twice, or too late.
     #[error("event {event} measures the variable {name} {problem}: the state of Secure Boot is ambiguous")]
@@ -194,9 +196,8 @@ impl<'a> Found<'a> {
         variable: &'a UefiVariable,
         after_firmware: bool,
     ) -> Result<(), SecureBootError> {
-        let ambiguous = |problem| {
-            Err(SecureBootError::Ambiguous { event: event.number(), name: variable.name.clone(), problem })
-        };
+        let ambiguous =
+            |problem| Err(SecureBootError::Ambiguous { event: event.number(), name: variable.name.clone(), problem });
         if after_firmware {
             return ambiguous("behind the separator");
         }

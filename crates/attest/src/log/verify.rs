@@ -141,9 +141,8 @@ impl EventLog {
         let mut found = None;
         let mut pcr0_measured = false;
         for event in &self.events {
-            let locality = (event.event_type == EventType::NO_ACTION)
-                .then(|| event.data.strip_prefix(STARTUP_LOCALITY))
-                .flatten();
+            let locality =
+                (event.event_type == EventType::NO_ACTION).then(|| event.data.strip_prefix(STARTUP_LOCALITY)).flatten();
             let fail = |reason| Err(LogError::StartupLocality { event: event.number, reason });
             match locality {
                 None => pcr0_measured |= event.pcr == 0 && event.event_type != EventType::NO_ACTION,
@@ -205,9 +204,7 @@ fn check(event: &Event, pcr: u8, bank: HashAlg) -> Result<VerifiedEvent, LogErro
     let whole = bank.digest(&[data]);
     let proven = match (rule.covers, &content) {
         (Covers::Data, _) => whole == digest,
-        (Covers::Variable, Content::Variable(variable)) => {
-            whole == digest || bank.digest(&[&variable.data]) == digest
-        }
+        (Covers::Variable, Content::Variable(variable)) => whole == digest || bank.digest(&[&variable.data]) == digest,
         _ => false,
     };
     if !proven && matches!(rule.covers, Covers::Data | Covers::Variable) {
