@@ -107,12 +107,12 @@ fn a_datastore_that_fills_up_while_the_agent_is_away() {
     let image = system.path("image");
     let content = disk(&image, SIZE);
     system.import("vm", &[&image]);
-    system.up("stop", "host-1");
+    system.stop("host-1");
     let mut agent = system.own("host-1", &[("WARD_CRASH_AT", "crypt.target-created")]);
     let encrypting = system.ask_meanwhile(&["vm", "encrypt", "vm"]);
     agent.is_killed();
     let ballast = system.fill_but(MIB);
-    system.up("start", "host-1");
+    system.restart("host-1");
     let output = encrypting.wait_with_output().unwrap();
     let problem = problem_of(&output.status, &output.stderr);
     assert_eq!(problem.code, Code::StorageFull, "{problem:?}");

@@ -151,10 +151,10 @@ fn encrypted_moved_decrypted(
     }
 
     without_key_server(&|| {
-        system.up("stop", "host-1");
+        system.stop("host-1");
         let sum = system.boot(vm, "host-2");
         sums.iter().for_each(|before| assert_eq!(*before, sum));
-        system.up("start", "host-1");
+        system.restart("host-1");
     });
     no_key_lies_in(&system.state(), access, &key_id, &luks);
 
@@ -198,9 +198,9 @@ fn on_wards_key_server_with_a_qcow2_image() {
     let system = System::start(2);
     let way = Way { format: "qcow2", boot_plain: true, boot_first: false };
     encrypted_moved_decrypted(&system, &system.access(), &way, |move_it| {
-        system.up("stop", "keyserver");
+        system.stop("keyserver");
         move_it();
-        system.up("start", "keyserver");
+        system.restart("keyserver");
     });
 }
 

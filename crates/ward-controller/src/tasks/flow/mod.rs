@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
-use ward_rpc::api::host::DropKeys;
-use ward_types::{EventKind, EventSubject, KeyRef, Problem, TaskInfo, TaskKind};
+use ward_rpc::api::host::{AbandonJob, DropKeys, HomeRef};
+use ward_types::{EventKind, EventSubject, KeyRef, Problem, TaskInfo, TaskKind, VmConfig};
 
 use super::board::Live;
 use super::engine::about;
@@ -21,7 +21,7 @@ use crate::hosts::Link;
 use crate::keys::name_of;
 use crate::plan::KeyChoice;
 use crate::store::vm::VmRow;
-use crate::store::{StoreError, Tx, event, task, vm};
+use crate::store::{StoreError, Tx, cluster, event, task, vm};
 
 /// Runs a task from the first step that is not behind it to its end.
 pub(crate) async fn run(run: &mut Run) -> Step {
@@ -43,11 +43,15 @@ pub(crate) async fn give_up(
     problem: &Problem,
     live: &watch::Sender<Live>,
 ) -> Result<(), StoreError> {
+    let now = abandon(controller, info, work).await?;
     let mut tx = controller.store.write().await?;
     let mut subject = about(info);
     subject.host = work.host();
     if matches!(info.kind, TaskKind::VmCreate | TaskKind::VmImport) {
         vm::remove(&mut tx, info.vm).await?;
+    }
+    if let Some(now) = &now {
+        vm::set_config(&mut tx, info.vm, now).await?;
     }
     let vm = vm::get(&mut tx, info.vm).await?;
     let unneeded = match work {
@@ -89,6 +93,10 @@ async fn tell_of_key(
             (message, None)
         }
         (KeyChoice::New(provider), KeyMark::Made { key } | KeyMark::Ready { key }) => {
+            // The host was past the point at which it is undone.
+            if vm::unneeded(tx, vec![key.clone()]).await?.is_empty() {
+                return Ok(Vec::new());
+            }
             subject.provider = Some(provider.clone());
             subject.key = Some(key.clone());
             let message =
@@ -98,6 +106,28 @@ async fn tell_of_key(
     };
     event::record(tx, EventKind::KeyUnneeded, subject, &message).await?;
     Ok(key.into_iter().collect())
+}
+
+/// Has the host settle what an interrupted run of its job left; tells what the VM is then, if there was anything. Where the
+/// host does not answer, the next job on the VM does it, or its start.
+async fn abandon(controller: &Controller, info: &TaskInfo, work: &Work) -> Result<Option<Box<VmConfig>>, StoreError> {
+    let Some(link) = work.host().and_then(|host| controller.links.get(host)) else { return Ok(None) };
+    if !matches!(work, Work::Make { .. } | Work::Encrypt { .. } | Work::Decrypt { .. }) {
+        return Ok(None);
+    }
+    let mut db = controller.store.read().await?;
+    let Some(vm) = vm::get(&mut db, info.vm).await? else { return Ok(None) };
+    let datastores = cluster::datastores(&mut db).await?;
+    drop(db);
+    let Some(datastore) = datastores.into_iter().find(|row| row.id == vm.datastore) else { return Ok(None) };
+    let home = HomeRef { datastore: datastore.directory, directory: vm.directory };
+    match link.call(AbandonJob { job: info.id, home }).await {
+        Ok(abandoned) => Ok(abandoned.config),
+        Err(error) => {
+            tracing::warn!(host = %link.name, %error, task = %info.id, "cannot settle what a job may have left");
+            Ok(None)
+        }
+    }
 }
 
 /// Lets hosts forget the keys of an encryption that came to nothing.
