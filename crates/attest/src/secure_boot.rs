@@ -27,7 +27,9 @@ pub enum SecureBootError {
     #[error("the state of Secure Boot is not known: PCR 7 was not quoted")]
     NotQuoted,
     /// A variable was not measured.
-    #[error("the state of Secure Boot is not known: the firmware did not measure the variable {0} before the separator")]
+    #[error(
+        "the state of Secure Boot is not known: the firmware did not measure the variable {0} before the separator"
+    )]
     Missing(&'static str),
     /// A variable was measured twice, or too late.
     #[error("event {event} measures the variable {name} {problem}: the state of Secure Boot is ambiguous")]
@@ -127,7 +129,7 @@ impl SecureBoot {
     /// # Errors
     /// [`SecureBootError`] if PCR 7 was not quoted, or if what is in it is incomplete, ambiguous or unknown.
     pub fn of(log: &VerifiedLog) -> Result<Self, SecureBootError> {
-        if !log.pcrs().contains(SECURE_BOOT_PCR) {
+        if !log.values().mask().contains(SECURE_BOOT_PCR) {
             return Err(SecureBootError::NotQuoted);
         }
         let mut found = Found::default();
@@ -146,7 +148,7 @@ impl SecureBoot {
                 _ => {}
             }
         }
-        found.finish(log.bank())
+        found.finish(log.values().bank())
     }
 
     /// Checks that images were checked, with keys that are the owner's.
@@ -194,9 +196,8 @@ impl<'a> Found<'a> {
         variable: &'a UefiVariable,
         after_firmware: bool,
     ) -> Result<(), SecureBootError> {
-        let ambiguous = |problem| {
-            Err(SecureBootError::Ambiguous { event: event.number(), name: variable.name.clone(), problem })
-        };
+        let ambiguous =
+            |problem| Err(SecureBootError::Ambiguous { event: event.number(), name: variable.name.clone(), problem });
         if after_firmware {
             return ambiguous("behind the separator");
         }

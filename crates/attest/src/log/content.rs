@@ -167,9 +167,8 @@ pub(crate) fn utf16(bytes: &[u8]) -> Option<String> {
 
 /// Text in ASCII, or in UTF-16 of ASCII characters, with or without a NUL behind it.
 pub(crate) fn text(bytes: &[u8]) -> Option<String> {
-    let readable = |text: &str| {
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() || c.is_ascii_whitespace())
-    };
+    let readable =
+        |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() || c.is_ascii_whitespace());
     let ascii = std::str::from_utf8(bytes).ok().map(|text| text.trim_end_matches('\0').to_owned());
     let wide = || utf16(bytes).map(|text| text.trim_end_matches('\0').to_owned());
     ascii.filter(|text| readable(text)).or_else(|| wide().filter(|text| readable(text)))

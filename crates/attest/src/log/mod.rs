@@ -116,7 +116,9 @@ pub enum LogError {
         reason: &'static str,
     },
     /// A separator has neither of its two good values.
-    #[error("the separator of PCR {pcr}, event {event}, is {value}: the firmware failed to measure what comes before it")]
+    #[error(
+        "the separator of PCR {pcr}, event {event}, is {value}: the firmware failed to measure what comes before it"
+    )]
     SeparatorValue {
         /// Which, from 0.
         event: usize,
