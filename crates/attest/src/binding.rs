@@ -6,14 +6,13 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use subtle::ConstantTimeEq;
 
 use crate::hash::HashAlg;
 
 /// SHA-256 of a certificate in DER: `x5t#S256` of RFC 8705, section 3.1. Written in base64url without padding.
 ///
 /// A peer that shows the certificate in a TLS handshake proves that it has the certificate's private key.
-#[derive(Clone, Copy, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CertThumbprint([u8; 32]);
 
 impl CertThumbprint {
@@ -27,12 +26,6 @@ impl CertThumbprint {
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
-    }
-}
-
-impl PartialEq for CertThumbprint {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
     }
 }
 

@@ -129,7 +129,7 @@ impl SecureBoot {
     /// # Errors
     /// [`SecureBootError`] if PCR 7 was not quoted, or if what is in it is incomplete, ambiguous or unknown.
     pub fn of(log: &VerifiedLog) -> Result<Self, SecureBootError> {
-        if !log.pcrs().contains(SECURE_BOOT_PCR) {
+        if !log.values().mask().contains(SECURE_BOOT_PCR) {
             return Err(SecureBootError::NotQuoted);
         }
         let mut found = Found::default();
@@ -148,7 +148,7 @@ impl SecureBoot {
                 _ => {}
             }
         }
-        found.finish(log.bank())
+        found.finish(log.values().bank())
     }
 
     /// Checks that images were checked, with keys that are the owner's.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Content, Covers, Event, EventLog, EventType, LogError};
 use crate::hash::{Digest, HashAlg};
-use crate::quote::VerifiedQuote;
+use crate::quote::{PcrValues, VerifiedQuote};
 use crate::tpm::PcrMask;
 
 /// The PCRs of the firmware, each of which gets a separator before the operating system's loader starts.
@@ -56,7 +56,8 @@ impl VerifiedEvent {
         &self.content
     }
 
-    /// Whether the digest is of the data, so that the data is proven. If not, the data is whatever somebody wrote.
+    /// Whether the digest is of all the data, so that the data is proven. If not, the data, or the name of a variable in
+    /// it, is whatever somebody wrote.
     pub fn proven(&self) -> bool {
         self.proven
     }
@@ -69,21 +70,15 @@ impl VerifiedEvent {
 /// **What this does not prove:** that what was measured is good; nor anything of events whose PCR was not quoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedLog {
-    bank: HashAlg,
-    pcrs: PcrMask,
+    values: PcrValues,
     events: Vec<VerifiedEvent>,
     left_out: usize,
 }
 
 impl VerifiedLog {
-    /// The quoted bank.
-    pub fn bank(&self) -> HashAlg {
-        self.bank
-    }
-
-    /// The quoted PCRs.
-    pub fn pcrs(&self) -> PcrMask {
-        self.pcrs
+    /// The quoted PCRs and their values.
+    pub fn values(&self) -> &PcrValues {
+        &self.values
     }
 
     /// The events, in the order of the log.
@@ -133,7 +128,7 @@ impl EventLog {
         for (pcr, expected) in quote.pcrs().iter() {
             replay(pcr, start(bank, pcr, locality), events.iter().filter(|event| event.pcr == pcr), expected)?;
         }
-        Ok(VerifiedLog { bank, pcrs, events, left_out })
+        Ok(VerifiedLog { values: quote.pcrs().clone(), events, left_out })
     }
 
     /// The locality from which the TPM was started: what PCR 0 starts from. TPM 2.0 Library part 3, 9.3 (TPM2_Startup).
@@ -202,12 +197,14 @@ fn check(event: &Event, pcr: u8, bank: HashAlg) -> Result<VerifiedEvent, LogErro
     // Every event has a digest of every bank that the Spec ID event announces.
     let digest = event.digest(bank).cloned().unwrap_or_else(|| Digest::filled(bank, 0));
     let whole = bank.digest(&[data]);
-    let proven = match (rule.covers, &content) {
-        (Covers::Data, _) => whole == digest,
-        (Covers::Variable, Content::Variable(variable)) => whole == digest || bank.digest(&[&variable.data]) == digest,
-        _ => false,
+    let proven = rule.covers != Covers::Elsewhere && whole == digest;
+    let agrees = match (rule.covers, &content) {
+        (Covers::Elsewhere, _) => true,
+        // Here the name is not proven, only the variable's data.
+        (Covers::Variable, Content::Variable(variable)) => proven || bank.digest(&[&variable.data]) == digest,
+        _ => proven,
     };
-    if !proven && matches!(rule.covers, Covers::Data | Covers::Variable) {
+    if !agrees {
         return Err(LogError::OtherData { event: number, pcr, event_type, found: whole, expected: digest });
     }
     Ok(VerifiedEvent { number, pcr, event_type, digest, data: data.clone(), content, proven })

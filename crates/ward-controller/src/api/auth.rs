@@ -117,6 +117,10 @@ impl Guard {
     }
 
     fn failed(&self, name: &str) {
+        // Nobody can have that name, so nobody needs to be kept from it; and it may be of any length.
+        if name.parse::<Name>().is_err() {
+            return;
+        }
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.retain(|_, (_, last)| last.elapsed() < LOCK_OUT * 4);
         if failures.len() < MAX_NAMES || failures.contains_key(name) {
@@ -138,6 +142,8 @@ pub(crate) async fn log_in(
 ) -> Result<(Zeroizing<String>, Timestamp), Problem> {
     let what = "cannot log in";
     let guard = &controller.guard;
+    let permit = guard.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
+    // Asked by whoever holds a permit: else those who wait for one would all have been let past.
     if let Some(wait) = guard.waits(name) {
         return Err(Problem::new(
             Code::AuthDenied,
@@ -147,7 +153,6 @@ pub(crate) async fn log_in(
         ));
     }
     let found = user::find(&mut *controller.store.read().await?, name).await?;
-    let permit = guard.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
     let known = found.clone();
     let good = tokio::task::spawn_blocking(move || match known {
         Some(user) => password::verify(&password, &user.password_hash),
@@ -159,9 +164,9 @@ pub(crate) async fn log_in(
     })
     .await
     .map_err(|error| Problem::internal(what, error))?;
-    drop(permit);
     let Some(user) = found.filter(|_| good) else {
         guard.failed(name);
+        drop(permit);
         let shown: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
         let message = format!("somebody failed to log in as `{shown}`");
         let subject = EventSubject { user: shown.parse().ok(), ..EventSubject::default() };
@@ -174,6 +179,7 @@ pub(crate) async fn log_in(
         ));
     };
     guard.succeeded(name);
+    drop(permit);
     let token = password::random_secret().map_err(|error| Problem::internal(what, error))?;
     let expires =
         Timestamp::now().checked_add(SESSION_HOURS.hours()).map_err(|error| Problem::internal(what, error))?;

@@ -53,7 +53,7 @@ pub(super) async fn add_datastore(
 ) -> ApiResult<Json<DatastoreView>> {
     let what = format!("cannot add datastore `{}`", new.name);
     let directory = match new.directory.to_str() {
-        Some(directory) if new.directory.is_absolute() => directory,
+        Some(directory) if new.directory.is_absolute() && !directory.contains('\0') => directory,
         _ => {
             let why = format!("`{}` is not an absolute path in UTF-8", new.directory.display());
             let remedy = "give the path under which all hosts of the cluster find it";

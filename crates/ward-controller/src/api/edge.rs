@@ -1,8 +1,9 @@
 //! The edge: what comes in is checked and typed here, what goes wrong goes out as a [`Problem`].
 
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Json, Query, Request};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Json, Path, Query, Request};
 use axum::response::{IntoResponse, Response};
+use http::Method;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 use ward_types::{Code, Problem};
@@ -64,6 +65,24 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
             .map_err(|error: QueryRejection| invalid(error.body_text()))?;
         Ok(Self(params))
     }
+}
+
+/// A name or an ID in a path.
+pub(crate) struct Key(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Key {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(key) =
+            Path::from_request_parts(parts, state).await.map_err(|error: PathRejection| invalid(error.body_text()))?;
+        Ok(Self(key))
+    }
+}
+
+/// The answer to a method that a path does not have.
+pub(crate) async fn no_such_method(method: Method) -> ApiError {
+    invalid(format!("the path has no method {method}"))
 }
 
 /// A problem for what is not there.

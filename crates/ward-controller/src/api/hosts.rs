@@ -1,10 +1,10 @@
 //! Hosts.
 
-use axum::extract::{Json, Path, State};
+use axum::extract::{Json, State};
 use ward_types::{Name, Problem};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, not_found};
+use super::edge::{ApiResult, Body, Key, not_found};
 use super::types::{AddHost, HostState, HostToken, HostView};
 use crate::controller::{Controller, Shared};
 use crate::hosts::{Reach, make_token};
@@ -57,11 +57,7 @@ pub(crate) async fn all(controller: &Controller) -> Result<Vec<HostView>, Proble
 /// Shows a host.
 #[utoipa::path(get, path = "/hosts/{host}", tag = "host", params(("host" = String, Path, description = "name or ID")),
     responses((status = 200, body = HostView), (status = "4XX", body = Problem)))]
-pub(super) async fn show(
-    State(controller): State<Shared>,
-    _: Caller,
-    Path(key): Path<String>,
-) -> ApiResult<Json<HostView>> {
+pub(super) async fn show(State(controller): State<Shared>, _: Caller, Key(key): Key) -> ApiResult<Json<HostView>> {
     let mut db = controller.store.read().await?;
     let clusters = cluster::list(&mut db).await?;
     let row = host::find(&mut db, &key).await?.ok_or_else(|| not_found("host", &key))?;

@@ -21,7 +21,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use ward_types::{Code, Problem};
 
-use self::edge::ApiError;
+use self::edge::{ApiError, no_such_method};
 use crate::console;
 use crate::controller::Shared;
 
@@ -78,6 +78,7 @@ pub(crate) fn router(controller: Shared) -> Router {
     router
         .route("/api/openapi.json", get(move || async move { Json(description) }))
         .merge(console::router())
+        .method_not_allowed_fallback(no_such_method)
         .fallback(|| async {
             ApiError(Problem::new(
                 Code::NotFound,

@@ -1,17 +1,17 @@
 //! Key providers.
 
-use axum::extract::{Json, Path, State};
+use axum::extract::{Json, State};
 use ward_secret::Zeroizing;
 use ward_types::{Code, EventKind, EventSubject, Problem, ProviderKind, ProviderName};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, not_found};
+use super::edge::{ApiResult, Body, Key, not_found};
 use super::types::{AddProvider, Live, ProviderView};
 use crate::controller::{Controller, Shared};
 use crate::keys::{self, probe};
 use crate::root;
 use crate::store::provider::{self, ProviderRow};
-use crate::store::{event, vm};
+use crate::store::{event, task, vm};
 
 async fn view(controller: &Controller, row: &ProviderRow) -> Result<ProviderView, Problem> {
     let mut vms: Vec<_> = vm::users_of_provider(&mut *controller.store.read().await?, &row.name)
@@ -78,11 +78,7 @@ pub(super) async fn list(State(controller): State<Shared>, _: Caller) -> ApiResu
 #[utoipa::path(get, path = "/providers/{provider}", tag = "provider",
     params(("provider" = String, Path, description = "name")),
     responses((status = 200, body = ProviderView), (status = "4XX", body = Problem)))]
-pub(super) async fn show(
-    State(controller): State<Shared>,
-    _: Caller,
-    Path(name): Path<String>,
-) -> ApiResult<Json<ProviderView>> {
+pub(super) async fn show(State(controller): State<Shared>, _: Caller, Key(name): Key) -> ApiResult<Json<ProviderView>> {
     let row = load(&controller, &name).await?;
     let what = format!("cannot reach key provider `{name}`");
     let live = match keys::client_of(&controller, &what, &row) {
@@ -161,7 +157,7 @@ fn exists(what: String) -> Problem {
 pub(super) async fn make_default(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(name): Path<String>,
+    Key(name): Key,
 ) -> ApiResult<Json<ProviderView>> {
     let row = load(&controller, &name).await?;
     let mut tx = controller.store.write().await?;
@@ -179,17 +175,17 @@ pub(super) async fn make_default(
 #[utoipa::path(delete, path = "/providers/{provider}", tag = "provider",
     params(("provider" = String, Path, description = "name")),
     responses((status = 200), (status = "4XX", body = Problem)))]
-pub(super) async fn remove(
-    State(controller): State<Shared>,
-    caller: Caller,
-    Path(name): Path<String>,
-) -> ApiResult<Json<()>> {
+pub(super) async fn remove(State(controller): State<Shared>, caller: Caller, Key(name): Key) -> ApiResult<Json<()>> {
     let row = load(&controller, &name).await?;
     let what = format!("cannot remove key provider `{name}`");
     let mut tx = controller.store.write().await?;
-    let users = vm::users_of_provider(&mut tx, &row.name).await?;
+    let vms = vm::users_of_provider(&mut tx, &row.name).await?;
+    let vms = vms.iter().map(|(vm, key)| format!("VM `{vm}` (key {key})"));
+    // A VM that is being encrypted will need its key, though its row does not say so yet.
+    let tasks = task::open(&mut tx).await?.into_iter().filter(|task| task.work.provider() == Some(&row.name));
+    let tasks = tasks.map(|task| format!("VM `{}` (task {}, {})", task.info.vm_name, task.info.id, task.info.kind));
+    let users: Vec<_> = vms.chain(tasks).collect();
     if !users.is_empty() {
-        let users: Vec<_> = users.iter().map(|(vm, key)| format!("VM `{vm}` (key {key})")).collect();
         let why = format!("{} needs its keys", users.join(", "));
         return Err(Problem::new(Code::InUse, what, why, "decrypt or delete these VMs first").into());
     }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use axum::extract::{Json, Path, State};
+use axum::extract::{Json, State};
 use ward_types::{Problem, TaskId};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Params, not_found};
+use super::edge::{ApiResult, Key, Params, not_found};
 use super::types::{TaskQuery, TaskView, WatchQuery};
 use crate::controller::{Controller, Shared};
 use crate::store::task;
@@ -44,7 +44,7 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(controller): State<Shared>,
     _: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
     Params(query): Params<WatchQuery>,
 ) -> ApiResult<Json<TaskView>> {
     let id: TaskId = key.parse().map_err(|_| not_found("task", &key))?;
@@ -57,11 +57,7 @@ pub(super) async fn show(
 /// Asks a task to stop: possible while a host works on it. What was done is undone.
 #[utoipa::path(post, path = "/tasks/{task}/cancel", tag = "task", params(("task" = String, Path, description = "ID")),
     responses((status = 200), (status = "4XX", body = Problem)))]
-pub(super) async fn cancel(
-    State(controller): State<Shared>,
-    _: Caller,
-    Path(key): Path<String>,
-) -> ApiResult<Json<()>> {
+pub(super) async fn cancel(State(controller): State<Shared>, _: Caller, Key(key): Key) -> ApiResult<Json<()>> {
     let id: TaskId = key.parse().map_err(|_| not_found("task", &key))?;
     let info = task::get(&mut *controller.store.read().await?, id).await?;
     let info = info.ok_or_else(|| not_found("task", &key))?;

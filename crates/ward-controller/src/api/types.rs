@@ -13,6 +13,7 @@ use ward_types::{
 
 /// Who wants to log in.
 #[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Login {
     /// The user's name.
     pub user: String,
@@ -82,6 +83,7 @@ pub struct DatastoreView {
 
 /// A datastore that is to be known.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddDatastore {
     /// Its name.
     pub name: Name,
@@ -95,6 +97,7 @@ pub struct AddDatastore {
 
 /// A host that is to join.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddHost {
     /// The cluster; none means `default`.
     #[serde(default)]
@@ -215,6 +218,7 @@ pub enum Live {
 
 /// A key provider that is to be known.
 #[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddProvider {
     /// Its name, which is its identity.
     pub name: ProviderName,
@@ -268,6 +272,7 @@ pub struct VmView {
 
 /// A VM that is to be made.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddVm {
     /// Its name.
     pub name: Name,
@@ -290,6 +295,7 @@ pub struct AddVm {
 
 /// A kernel to boot directly. The files are copied into the VM home.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddKernel {
     /// The kernel's path on the hosts.
     #[schema(value_type = String)]
@@ -305,7 +311,7 @@ pub struct AddKernel {
 
 /// A disk that is to be made.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "source", rename_all = "kebab-case")]
+#[serde(tag = "source", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum AddDisk {
     /// A blank one.
     Blank {
@@ -324,6 +330,7 @@ pub enum AddDisk {
 
 /// How a VM is to be encrypted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Encrypt {
     /// The key provider; none means the default one.
     #[serde(default)]
@@ -335,6 +342,7 @@ pub struct Encrypt {
 
 /// Where a VM is to be started.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Start {
     /// The host; none means where it ran last, or where most room is.
     #[serde(default)]
@@ -343,6 +351,7 @@ pub struct Start {
 
 /// How a VM is to be stopped.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Stop {
     /// Whether to pull the plug at once.
     #[serde(default)]

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use axum::extract::{Json, Path, State};
+use axum::extract::{Json, State};
 use ward_rpc::api::host::{KernelSource, ReadConsole};
 use ward_types::{Code, Problem, TaskInfo};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, Params, not_found};
+use super::edge::{ApiResult, Body, Key, Params, not_found};
 use super::types::{AddDisk, AddVm, ConsoleQuery, ConsoleView, Encrypt, Start, Stop, TaskView, VmView};
 use crate::controller::{Controller, Shared};
 use crate::plan::{NewDisk, NewVm};
@@ -63,11 +63,7 @@ pub(super) async fn list(State(controller): State<Shared>, _: Caller) -> ApiResu
 /// Shows a VM.
 #[utoipa::path(get, path = "/vms/{vm}", tag = "vm", params(("vm" = String, Path, description = "name or ID")),
     responses((status = 200, body = VmView), (status = "4XX", body = Problem)))]
-pub(super) async fn show(
-    State(controller): State<Shared>,
-    _: Caller,
-    Path(key): Path<String>,
-) -> ApiResult<Json<VmView>> {
+pub(super) async fn show(State(controller): State<Shared>, _: Caller, Key(key): Key) -> ApiResult<Json<VmView>> {
     let mut db = controller.store.read().await?;
     let datastores = cluster::datastores(&mut db).await?;
     let row = vm::find(&mut db, &key).await?.ok_or_else(|| not_found("vm", &key))?;
@@ -111,7 +107,7 @@ pub(super) async fn add(
 pub(super) async fn remove(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
 ) -> ApiResult<Json<TaskView>> {
     let order = Order { controller: &controller, user: caller.user() };
     let info = order.remove(&key).await?;
@@ -125,7 +121,7 @@ pub(super) async fn remove(
 pub(super) async fn start(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
     Body(how): Body<Start>,
 ) -> ApiResult<Json<TaskView>> {
     let order = Order { controller: &controller, user: caller.user() };
@@ -140,7 +136,7 @@ pub(super) async fn start(
 pub(super) async fn stop(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
     Body(how): Body<Stop>,
 ) -> ApiResult<Json<TaskView>> {
     let wait_ms = how.wait_s.unwrap_or(DEFAULT_STOP_S).min(MAX_STOP_S) * 1000;
@@ -156,7 +152,7 @@ pub(super) async fn stop(
 pub(super) async fn encrypt(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
     Body(how): Body<Encrypt>,
 ) -> ApiResult<Json<TaskView>> {
     let order = Order { controller: &controller, user: caller.user() };
@@ -171,7 +167,7 @@ pub(super) async fn encrypt(
 pub(super) async fn decrypt(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
 ) -> ApiResult<Json<TaskView>> {
     let order = Order { controller: &controller, user: caller.user() };
     let info = order.decrypt(&key).await?;
@@ -185,7 +181,7 @@ pub(super) async fn decrypt(
 pub(super) async fn console(
     State(controller): State<Shared>,
     _: Caller,
-    Path(key): Path<String>,
+    Key(key): Key,
     Params(query): Params<ConsoleQuery>,
 ) -> ApiResult<Json<ConsoleView>> {
     let row = vm::find(&mut *controller.store.read().await?, &key).await?.ok_or_else(|| not_found("vm", &key))?;

@@ -39,7 +39,7 @@ impl Asked {
 impl Order<'_> {
     /// Makes a VM on a datastore: the one named, or the cluster's only one.
     pub(crate) async fn make(&self, new: NewVm, datastore: Option<&str>) -> Result<TaskInfo, Problem> {
-        self.controller.links.known().await;
+        self.controller.links.settled().await;
         let mut tx = self.controller.store.write().await?;
         let exists = vm::find(&mut tx, new.name.as_str()).await?.is_some();
         let plan = plan::create(new, exists)?;
@@ -149,7 +149,7 @@ impl Order<'_> {
             Problem::new(Code::NotFound, what, format!("there is no VM `{key}`"), "`ward vm ls` lists the VMs")
         };
         let row = vm::find(&mut *self.controller.store.read().await?, key).await?.ok_or_else(missing)?;
-        self.controller.links.known().await;
+        self.controller.links.settled().await;
         hosts::refresh_power(self.controller, &row).await;
         let mut tx = self.controller.store.write().await?;
         let row = vm::find(&mut tx, key).await?.ok_or_else(missing)?;
