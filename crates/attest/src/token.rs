@@ -350,7 +350,7 @@ struct Submodules {
 struct Submodule {
     ear_status: String,
     ear_trustworthiness_vector: TrustVector,
-    ear_appraisal_policy_ids: Vec<String>,
+    ear_appraisal_policy_ids: Vec<Label>,
     eat_nonce: String,
     ear_verifier_claims: VerifierClaims,
 }
@@ -389,7 +389,7 @@ impl Submodule {
                 // The hardware is genuine.
                 hardware: attested.ek_certified().then_some(2),
             },
-            ear_appraisal_policy_ids: vec![attested.policy().to_string()],
+            ear_appraisal_policy_ids: vec![attested.policy().clone()],
             eat_nonce: URL_SAFE_NO_PAD.encode(attested.nonce().as_bytes()),
             ear_verifier_claims: VerifierClaims {
                 ak: attested.ak().clone(),
@@ -471,6 +471,7 @@ impl TokenVerifier {
             issued,
             expires,
             certificate: bound,
+            policies: claims.submods.tpm.ear_appraisal_policy_ids,
             ek: says.ek,
             images: says.images,
         })
@@ -556,6 +557,7 @@ pub struct VerifiedToken {
     issued: Timestamp,
     expires: Timestamp,
     certificate: CertThumbprint,
+    policies: Vec<Label>,
     ek: Name,
     images: Vec<String>,
 }
@@ -589,6 +591,11 @@ impl VerifiedToken {
     /// The certificate it is bound to.
     pub fn certificate(&self) -> CertThumbprint {
         self.certificate
+    }
+
+    /// The policies that the host meets.
+    pub fn policies(&self) -> &[Label] {
+        &self.policies
     }
 
     /// The Name of the EK of the host's TPM.

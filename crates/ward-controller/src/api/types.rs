@@ -1,5 +1,10 @@
 //! What requests and answers of the REST API are made of. The command-line client speaks these types too.
 
+mod access;
+
+pub use self::access::*;
+pub use super::page::PageQuery;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -413,9 +418,13 @@ pub struct TaskQuery {
     /// Only those that have not ended.
     #[serde(default)]
     pub open: bool,
-    /// At most so many, the newest; none means 50.
-    #[serde(default)]
+    /// At most so many, the newest; none means 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u32>,
+    /// Those begun before this one; as the `Link` of the page before says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<TaskId>,
 }
 
 /// Which events.
@@ -423,10 +432,11 @@ pub struct TaskQuery {
 #[into_params(parameter_in = Query)]
 pub struct EventQuery {
     /// Those after this number; none means the last ones.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<i64>,
     /// At most so many; none means 100.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u32>,
     /// How many milliseconds to wait where there are none; at most 30000.
     #[serde(default)]

@@ -18,6 +18,13 @@ pub(crate) struct NewVm {
     pub(crate) disks: Vec<NewDisk>,
 }
 
+impl NewVm {
+    /// Whether it is made of files that a host reads.
+    pub(crate) fn reads_files(&self) -> bool {
+        self.kernel.is_some() || self.disks.iter().any(|disk| matches!(disk, NewDisk::Copy { .. }))
+    }
+}
+
 /// One of its disks.
 #[derive(Clone, Debug)]
 pub(crate) enum NewDisk {

@@ -3,11 +3,14 @@
 //! One module for each noun; each is a set of functions on a connection, so that a caller can put several into one
 //! transaction. A change and the events that tell of it are always one transaction.
 
+pub(crate) mod audit;
 pub(crate) mod cells;
 pub(crate) mod cluster;
 pub(crate) mod event;
 pub(crate) mod host;
+pub(crate) mod permission;
 pub(crate) mod provider;
+pub(crate) mod request;
 pub(crate) mod setting;
 pub(crate) mod task;
 pub(crate) mod user;

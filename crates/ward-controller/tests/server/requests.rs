@@ -1,6 +1,6 @@
 //! What can't be understood is refused, with a problem, and nothing is done.
 
-use http::header::CONTENT_TYPE;
+use http::header::{CONNECTION, CONTENT_TYPE};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -44,7 +44,8 @@ async fn a_malformed_body_is_refused_everywhere() {
         for (what, body) in &bodies {
             let request = ward.api.request(endpoint.method.clone(), &endpoint.path);
             let request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
-            // Of too much the rest need not be read.
+            // Of too much the rest need not be read, and then nobody else can use the connection.
+            let request = request.header(CONNECTION, "close");
             let Ok(answer) = in_time(what, request.send()).await else {
                 assert_eq!(*what, "too much");
                 continue;

@@ -79,13 +79,13 @@ fn remember(config: &ClientConfig) -> Result<(), Problem> {
 
 /// The key provider and the datastore.
 pub(super) async fn inventory(layout: &Layout, chosen: &Chosen, start: &Start, api: &Api) -> Result<(), Problem> {
-    let datastores: Vec<DatastoreView> = api.get("/datastores").await?;
+    let datastores: Vec<DatastoreView> = api.list("/datastores").await?;
     if datastores.is_empty() {
         let name = "default".parse().map_err(|error| Problem::internal(WHAT, error))?;
         let body = AddDatastore { name, directory: layout.datastore(), cluster: None };
         let _: DatastoreView = api.post("/datastores", &body).await?;
     }
-    let providers: Vec<ProviderView> = api.get("/providers").await?;
+    let providers: Vec<ProviderView> = api.list("/providers").await?;
     if !providers.is_empty() {
         return Ok(());
     }
@@ -152,7 +152,7 @@ pub(super) async fn hosts_answer(
     let deadline = Instant::now() + PATIENCE;
     loop {
         alive()?;
-        let hosts: Vec<HostView> = api.get("/hosts").await?;
+        let hosts: Vec<HostView> = api.list("/hosts").await?;
         let missing = wanted.iter().find(|name| {
             !hosts.iter().any(|host| host.name.as_str() == name.as_str() && host.state == HostState::Connected)
         });

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::sync::watch;
 use ward_rpc::api::host::{AbandonJob, DropKeys, HomeRef};
-use ward_types::{EventKind, EventSubject, KeyRef, Problem, TaskInfo, TaskKind, VmConfig};
+use ward_types::{AuditOutcome, EventKind, EventSubject, KeyRef, Problem, TaskInfo, TaskKind, VmConfig};
 
 use super::board::Live;
 use super::engine::about;
-use super::run::{Run, Step};
+use super::run::{Run, Step, told};
 use super::{KeyMark, Work};
+use crate::authz::Target as _;
 use crate::controller::Controller;
 use crate::hosts::Link;
 use crate::keys::name_of;
@@ -60,6 +61,9 @@ pub(crate) async fn give_up(
     };
     let message = format!("{}: {}. {} [{}]", problem.what, problem.why, problem.remedy, problem.code);
     event::record(&mut tx, EventKind::TaskFailed, &subject, &message).await?;
+    let mut keys: Vec<_> = unneeded.iter().cloned().collect();
+    keys.extend(vm.as_ref().map_or_else(Vec::new, VmRow::keys));
+    told(&mut tx, info, AuditOutcome::Failed, keys, message).await?;
     let progress = live.borrow().progress;
     task::end(&mut tx, info.id, progress, Some(problem)).await?;
     tx.commit().await?;
