@@ -9,7 +9,7 @@ use ward_secret::{SealKey, Zeroizing};
 use ward_types::{Name, Object};
 
 use crate::store::permission::{self, SubjectId};
-use crate::store::{Store, cluster, setting, user};
+use crate::store::{Store, StoreError, cluster, setting, user};
 use crate::{Config, Error, files, password, root};
 
 /// The name of the file in the state directory with the first user's password.
@@ -48,10 +48,11 @@ pub(crate) async fn init(config: &Config, store: &Store) -> Result<(Identity, Se
 
 async fn controller_id(store: &Store) -> Result<Uuid, Error> {
     let mut tx = store.write().await?;
-    if let Some(id) = setting::get(&mut tx, "controller-id").await?
-        && let Ok(id) = Uuid::parse_str(&id)
-    {
-        return Ok(id);
+    if let Some(id) = setting::get(&mut tx, "controller-id").await? {
+        // Another one would be a stranger to the hosts that know this one.
+        let corrupt =
+            |error: uuid::Error| StoreError::Corrupt { column: "controller-id".into(), why: error.to_string() };
+        return Ok(Uuid::parse_str(&id).map_err(corrupt)?);
     }
     let id = Uuid::new_v4();
     setting::put(&mut tx, "controller-id", &id.to_string()).await?;

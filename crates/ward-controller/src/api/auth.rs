@@ -156,6 +156,10 @@ impl Guard {
     }
 
     fn failed(&self, name: &str) {
+        // Nobody can have that name, so nobody needs to be kept from it; and it may be of any length.
+        if name.parse::<Name>().is_err() {
+            return;
+        }
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.retain(|_, (_, last)| last.elapsed() < LOCK_OUT * 4);
         if failures.len() < MAX_NAMES || failures.contains_key(name) {
@@ -177,6 +181,8 @@ pub(crate) async fn log_in(
 ) -> Result<(Zeroizing<String>, Timestamp), Problem> {
     let what = "cannot log in";
     let guard = &controller.guard;
+    let permit = guard.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
+    // Asked by whoever holds a permit: else those who wait for one would all have been let past.
     if let Some(wait) = guard.waits(name) {
         return Err(throttled(what, wait));
     }
@@ -185,7 +191,6 @@ pub(crate) async fn log_in(
         Ok(name) => user::find(&mut *controller.store.read().await?, name.as_str()).await?,
         Err(_) => None,
     };
-    let permit = guard.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
     let known = found.clone();
     let good = tokio::task::spawn_blocking(move || match known {
         Some(user) => password::verify(&password, &user.password_hash),
@@ -197,7 +202,6 @@ pub(crate) async fn log_in(
     })
     .await
     .map_err(|error| Problem::internal(what, error))?;
-    drop(permit);
     if let Some(user) = &found {
         let outcome = if good && !user.disabled { AuditOutcome::Granted } else { AuditOutcome::Refused };
         let detail = if good && user.disabled { "the user is disabled" } else { "" };
@@ -209,6 +213,7 @@ pub(crate) async fn log_in(
     }
     let Some(user) = found.filter(|_| good) else {
         guard.failed(name);
+        drop(permit);
         let shown: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
         let message = format!("somebody failed to log in as `{shown}`");
         let subject = EventSubject { user: shown.parse().ok(), ..EventSubject::default() };
@@ -221,6 +226,7 @@ pub(crate) async fn log_in(
         ));
     };
     guard.succeeded(name);
+    drop(permit);
     let token = password::random_secret().map_err(|error| Problem::internal(what, error))?;
     let expires =
         Timestamp::now().checked_add(SESSION_HOURS.hours()).map_err(|error| Problem::internal(what, error))?;
@@ -268,19 +274,19 @@ pub(crate) async fn change_password(
     let what = "cannot change the password";
     let guard = &controller.guard;
     let name = caller.user().as_str();
-    if let Some(wait) = guard.waits(name) {
-        return Err(throttled(what, wait));
-    }
     let user = user::find(&mut *controller.store.read().await?, name).await?.ok_or_else(nobody)?;
     let hash = new_hash(controller, what, new).await?;
     let permit = guard.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
+    if let Some(wait) = guard.waits(name) {
+        return Err(throttled(what, wait));
+    }
     let known = user.password_hash.clone();
     let good = tokio::task::spawn_blocking(move || password::verify(&current, &known))
         .await
         .map_err(|error| Problem::internal(what, error))?;
-    drop(permit);
     if !good {
         guard.failed(name);
+        drop(permit);
         note(controller, &user, OPERATION, AuditOutcome::Refused, "the current password was wrong").await?;
         return Err(Problem::new(Code::AuthDenied, what, "the current password is wrong", "try again"));
     }

@@ -87,7 +87,7 @@ pub(super) async fn add_datastore(
 ) -> ApiResult<Json<DatastoreView>> {
     let what = format!("cannot add datastore `{}`", new.name);
     let directory = match new.directory.to_str() {
-        Some(directory) if new.directory.is_absolute() => directory.to_owned(),
+        Some(directory) if new.directory.is_absolute() && !directory.contains('\0') => directory.to_owned(),
         _ => {
             let why = format!("`{}` is not an absolute path in UTF-8", new.directory.display());
             let remedy = "give the path under which all hosts of the cluster find it";

@@ -14,7 +14,7 @@ use crate::controller::{Controller, Shared};
 use crate::keys::{self, probe};
 use crate::root;
 use crate::store::provider::{self, ProviderRow};
-use crate::store::{event, vm};
+use crate::store::{event, task, vm};
 
 async fn view(controller: &Controller, row: &ProviderRow) -> Result<ProviderView, Problem> {
     let mut vms: Vec<_> = vm::users_of_provider(&mut *controller.store.read().await?, &row.name)
@@ -85,7 +85,7 @@ pub(super) async fn show(
     let row = granted.on();
     let what = format!("cannot reach key provider `{}`", row.name);
     let live = match keys::client_of(&controller, &what, row) {
-        Ok(client) => probe(&what, &row.name, &client).await.map_err(|fault| fault.problem),
+        Ok(client) => probe(&what, &row.name, &client).await.map_err(|fault| *fault.problem),
         Err(problem) => Err(problem),
     };
     let mut view = view(&controller, row).await?;
@@ -183,9 +183,13 @@ pub(super) async fn remove(State(controller): State<Shared>, granted: Granted<Re
     let name = granted.on().name.clone();
     let what = format!("cannot remove key provider `{name}`");
     let mut tx = controller.store.write().await?;
-    let users = vm::users_of_provider(&mut tx, &name).await?;
+    let vms = vm::users_of_provider(&mut tx, &name).await?;
+    let vms = vms.iter().map(|(vm, key)| format!("VM `{vm}` (key {key})"));
+    // A VM that is being encrypted will need its key, though its row does not say so yet.
+    let tasks = task::open(&mut tx).await?.into_iter().filter(|task| task.work.provider() == Some(&name));
+    let tasks = tasks.map(|task| format!("VM `{}` (task {}, {})", task.info.vm_name, task.info.id, task.info.kind));
+    let users: Vec<_> = vms.chain(tasks).collect();
     if !users.is_empty() {
-        let users: Vec<_> = users.iter().map(|(vm, key)| format!("VM `{vm}` (key {key})")).collect();
         let why = format!("{} needs its keys", users.join(", "));
         return Err(Problem::new(Code::InUse, what, why, "decrypt or delete these VMs first").into());
     }

@@ -89,9 +89,8 @@ pub(crate) async fn cancel(controller: &Controller, granted: &Granted<CancelTask
         let why = format!("it has {} already", info.state);
         return Err(Problem::new(Code::Cancelled, what, why, "nothing is to be done"));
     }
-    let live = controller.board.get(info.id);
     let host = host_of(controller, info.id).await?.and_then(|host| controller.links.get(host));
-    let (Some(live), Some(host)) = (live, host) else {
+    let Some(host) = host else {
         return Err(Problem::new(
             Code::Busy,
             what,
@@ -99,7 +98,6 @@ pub(crate) async fn cancel(controller: &Controller, granted: &Granted<CancelTask
             "try again in a moment, or wait for its end",
         ));
     };
-    change(&live, |live| live.cancelled = true);
     host.call(CancelJob { job: info.id }).await.map_err(|error| error.into_problem(&what))
 }
 

@@ -56,6 +56,7 @@ impl Order<'_> {
         if new.reads_files() && matches!(may, MayMake::Blank(_)) {
             return Err(Problem::internal("cannot make a VM", "it is made of files, and was allowed without"));
         }
+        self.controller.links.settled().await;
         let mut tx = self.controller.store.write().await?;
         let exists = vm::find(&mut tx, new.name.as_str()).await?.is_some();
         let plan = plan::create(new, exists)?;
@@ -140,6 +141,7 @@ impl Order<'_> {
     }
 
     async fn ask(&self, kind: TaskKind, known: &VmRow) -> Result<Asked, Problem> {
+        self.controller.links.settled().await;
         hosts::refresh_power(self.controller, known).await;
         let mut tx = self.controller.store.write().await?;
         let row = vm::get(&mut tx, known.id).await?.ok_or_else(|| {
@@ -202,6 +204,8 @@ pub(crate) async fn datastore_for(
 ) -> Result<DatastoreRow, Problem> {
     let kind = if new.reads_files() { TaskKind::VmImport } else { TaskKind::VmCreate };
     let what = cannot(kind, &new.name);
+    // What makes no sense makes none on any datastore.
+    plan::create(new.clone(), false)?;
     let mut seen = cluster::datastores(&mut *controller.store.read().await?).await?;
     seen.retain(|row| sight.sees(row));
     match key {

@@ -47,7 +47,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<(), Problem> {
         Command::Session(session) => client(session.run(output)),
         Command::Password(password) => client(password.run(output)),
         Command::Login(login) => client(login.run(output)),
-        Command::Logout => client(login::log_out()),
+        Command::Logout => client(login::log_out(output)),
         Command::Up(up) => server(up::run(up, output)),
         Command::Controller(arguments) => server(process::controller::run(arguments)),
         Command::Keyserver(keyserver) => server(keyserver.run(output)),

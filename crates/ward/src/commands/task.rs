@@ -5,7 +5,7 @@ use ward_controller::api::types::{TaskQuery, TaskView};
 use ward_types::{Problem, TaskId};
 
 use crate::client::{Api, follow};
-use crate::output::{Output, fields, print_text, table};
+use crate::output::{Output, fields, table};
 
 /// What to do with tasks.
 #[derive(Subcommand)]
@@ -67,15 +67,12 @@ impl Task {
                 output.show(&task, || describe(&task))
             }
             Self::Watch { task } => {
-                let task = follow(&api, api.get(&format!("/tasks/{task}")).await?).await?;
+                let task = follow(&api, api.get(&format!("/tasks/{task}")).await?, output).await?;
                 output.show(&task, || describe(&task))
             }
             Self::Cancel { task } => {
                 let () = api.post(&format!("/tasks/{task}/cancel"), &()).await?;
-                match output {
-                    Output::Table => print_text(&format!("task {task}: asked to end")),
-                    Output::Json => output.show(&(), String::new),
-                }
+                output.note(&format!("task {task}: asked to end"))
             }
         }
     }

@@ -232,7 +232,7 @@ async fn ask<B: serde::Serialize>(api: &Api, on: OnVm, verb: &str, body: &B, out
 }
 
 async fn finish(api: &Api, task: TaskView, no_wait: bool, output: Output) -> Result<(), Problem> {
-    let task = if no_wait { task } else { follow(api, task).await? };
+    let task = if no_wait { task } else { follow(api, task, output).await? };
     output.show(&task, || {
         let info = &task.info;
         if info.state == TaskState::Succeeded {
