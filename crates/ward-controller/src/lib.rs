@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! api, console   what users ask; everything typed and authenticated at the edge
+//! authz          who may do what, decided in one place
 //! plan           what a request comes to: pure functions to a plan or a refusal
 //! tasks          long work, written down step by step, gone on with after a restart
 //! keys           the way of a key: made, activated, got, pushed, forgotten
@@ -16,6 +17,8 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod audit;
+mod authz;
 mod config;
 mod console;
 mod controller;

@@ -1,9 +1,10 @@
 //! The edge: what comes in is checked and typed here, what goes wrong goes out as a [`Problem`].
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Json, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Json, Query, RawPathParams, Request};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
+use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use ward_types::{Code, Problem};
 
@@ -34,9 +35,13 @@ impl From<StoreError> for ApiError {
     }
 }
 
-fn invalid(why: String) -> ApiError {
+fn bad(code: Code, why: String) -> ApiError {
     let remedy = "see /api/openapi.json for what a request is made of";
-    ApiError(Problem::new(Code::RequestInvalid, "cannot understand the request", why, remedy))
+    ApiError(Problem::new(code, "cannot understand the request", why, remedy))
+}
+
+pub(super) fn invalid(why: String) -> ApiError {
+    bad(Code::RequestInvalid, why)
 }
 
 /// A JSON body.
@@ -46,8 +51,15 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let Json(body) =
-            Json::from_request(request, state).await.map_err(|error: JsonRejection| invalid(error.body_text()))?;
+        let refused = |error: JsonRejection| {
+            let code = match error.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => Code::RequestTooLarge,
+                StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::RequestMediaType,
+                _ => Code::RequestInvalid,
+            };
+            bad(code, error.body_text())
+        };
+        let Json(body) = Json::from_request(request, state).await.map_err(refused)?;
         Ok(Self(body))
     }
 }
@@ -66,12 +78,56 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
+/// The parameters of the path, in order; one that can't be a name is empty.
+pub(crate) struct Keys(Vec<String>);
+
+impl Keys {
+    /// The last one.
+    pub(crate) fn last(&self) -> &str {
+        self.0.last().map_or("", String::as_str)
+    }
+
+    /// The first one.
+    pub(crate) fn first(&self) -> &str {
+        self.0.first().map_or("", String::as_str)
+    }
+
+    /// The one of that name in a request's path.
+    pub(crate) async fn named<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<String, ApiError> {
+        let params = params(parts, state).await?;
+        let found = params.iter().find(|(known, _)| *known == name);
+        Ok(found.map(|(_, value)| clean(value)).unwrap_or_default())
+    }
+}
+
+async fn params<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<RawPathParams, ApiError> {
+    RawPathParams::from_request_parts(parts, state).await.map_err(|error| invalid(error.body_text()))
+}
+
+/// Nothing has a name with NUL in it, and PostgreSQL can't look for one.
+fn clean(text: &str) -> String {
+    if text.contains('\0') { String::new() } else { text.to_owned() }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Keys {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        Ok(Self(params(parts, state).await?.iter().map(|(_, value)| clean(value)).collect()))
+    }
+}
+
+/// The answer to a method that a path does not have.
+pub(crate) async fn no_such_method(method: Method) -> ApiError {
+    bad(Code::RequestMethod, format!("the path has no method {method}"))
+}
+
 /// A problem for what is not there.
 pub(crate) fn not_found(noun: &str, key: &str) -> Problem {
     Problem::new(
         Code::NotFound,
         format!("cannot find {noun} `{key}`"),
-        format!("there is no {noun} of that name or ID"),
+        format!("there is no {noun} of that name or ID, or you may not see it"),
         format!("`ward {noun} ls` lists them"),
     )
 }

@@ -1,5 +1,10 @@
 //! What requests and answers of the REST API are made of. The command-line client speaks these types too.
 
+mod access;
+
+pub use self::access::*;
+pub use super::page::PageQuery;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -13,6 +18,7 @@ use ward_types::{
 
 /// Who wants to log in.
 #[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Login {
     /// The user's name.
     pub user: String,
@@ -82,6 +88,7 @@ pub struct DatastoreView {
 
 /// A datastore that is to be known.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddDatastore {
     /// Its name.
     pub name: Name,
@@ -95,6 +102,7 @@ pub struct AddDatastore {
 
 /// A host that is to join.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddHost {
     /// The cluster; none means `default`.
     #[serde(default)]
@@ -215,6 +223,7 @@ pub enum Live {
 
 /// A key provider that is to be known.
 #[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddProvider {
     /// Its name, which is its identity.
     pub name: ProviderName,
@@ -268,6 +277,7 @@ pub struct VmView {
 
 /// A VM that is to be made.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddVm {
     /// Its name.
     pub name: Name,
@@ -290,6 +300,7 @@ pub struct AddVm {
 
 /// A kernel to boot directly. The files are copied into the VM home.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddKernel {
     /// The kernel's path on the hosts.
     #[schema(value_type = String)]
@@ -305,7 +316,7 @@ pub struct AddKernel {
 
 /// A disk that is to be made.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "source", rename_all = "kebab-case")]
+#[serde(tag = "source", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum AddDisk {
     /// A blank one.
     Blank {
@@ -324,6 +335,7 @@ pub enum AddDisk {
 
 /// How a VM is to be encrypted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Encrypt {
     /// The key provider; none means the default one.
     #[serde(default)]
@@ -335,6 +347,7 @@ pub struct Encrypt {
 
 /// Where a VM is to be started.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Start {
     /// The host; none means where it ran last, or where most room is.
     #[serde(default)]
@@ -343,6 +356,7 @@ pub struct Start {
 
 /// How a VM is to be stopped.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Stop {
     /// Whether to pull the plug at once.
     #[serde(default)]
@@ -404,9 +418,13 @@ pub struct TaskQuery {
     /// Only those that have not ended.
     #[serde(default)]
     pub open: bool,
-    /// At most so many, the newest; none means 50.
-    #[serde(default)]
+    /// At most so many, the newest; none means 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1)]
     pub limit: Option<u32>,
+    /// Those begun before this one; as the `Link` of the page before says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<TaskId>,
 }
 
 /// Which events.
@@ -414,10 +432,11 @@ pub struct TaskQuery {
 #[into_params(parameter_in = Query)]
 pub struct EventQuery {
     /// Those after this number; none means the last ones.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<i64>,
     /// At most so many; none means 100.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1)]
     pub limit: Option<u32>,
     /// How many milliseconds to wait where there are none; at most 30000.
     #[serde(default)]

@@ -9,7 +9,7 @@ mod server;
 mod supply;
 
 pub(crate) use fault::KeyFault;
-pub(crate) use make::{Made, adopt, locate_or_make, make_ready, name_of};
+pub(crate) use make::{Made, NotMade, adopt, locate_or_make, make_ready, name_of};
 pub(crate) use server::{client, client_of, connect, probe, seal_purpose};
 pub(crate) use supply::{Supply, supply};
 

@@ -13,7 +13,7 @@ pub(crate) mod submit;
 
 use serde::{Deserialize, Serialize};
 use ward_rpc::api::host::CreateVm;
-use ward_types::{Component, CryptoPlan, HostId, KeyRef, Name, TaskKind};
+use ward_types::{Component, CryptoPlan, HostId, KeyRef, Name, ProviderName, TaskKind};
 
 pub(crate) use board::Board;
 pub(crate) use engine::{cancel, resume_all};
@@ -63,6 +63,15 @@ impl Work {
             | Self::Start { host, .. }
             | Self::Remove { host, .. } => *host,
             Self::Stop { host, .. } => Some(*host),
+        }
+    }
+
+    /// The provider without which an encryption can't go on.
+    pub(crate) const fn provider(&self) -> Option<&ProviderName> {
+        match self {
+            Self::Encrypt { key: KeyChoice::New(provider), .. } => Some(provider),
+            Self::Encrypt { key: KeyChoice::Existing(key), .. } => Some(&key.provider),
+            _ => None,
         }
     }
 

@@ -87,7 +87,7 @@ impl Provider {
                 output.show(&provider, || describe(&provider))
             }
             Self::Ls => {
-                let providers: Vec<ProviderView> = api.get("/providers").await?;
+                let providers: Vec<ProviderView> = api.list("/providers").await?;
                 output.show(&providers, || {
                     let rows = providers.iter().map(|provider| {
                         vec![

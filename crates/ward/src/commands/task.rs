@@ -16,8 +16,8 @@ pub(crate) enum Task {
         #[arg(long)]
         open: bool,
         /// At most so many.
-        #[arg(long)]
-        limit: Option<u32>,
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
     },
     /// Show a task.
     Show {
@@ -41,7 +41,11 @@ impl Task {
         let api = Api::open()?;
         match self {
             Self::Ls { open, limit } => {
-                let tasks: Vec<TaskView> = api.query("/tasks", &TaskQuery { open, limit }).await?;
+                let tasks: Vec<TaskView> = {
+                    let page = limit.min(ward_controller::api::MAX_LIMIT);
+                    let query = TaskQuery { open, limit: Some(page), after: None };
+                    api.list_of("/tasks", &query, limit as usize).await?
+                };
                 output.show(&tasks, || {
                     let rows = tasks.iter().map(|task| {
                         let info = &task.info;

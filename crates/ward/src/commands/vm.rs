@@ -258,7 +258,7 @@ fn confirm(vm: &str) -> Result<(), Problem> {
 }
 
 async fn list(api: &Api, output: Output) -> Result<(), Problem> {
-    let vms: Vec<VmView> = api.get("/vms").await?;
+    let vms: Vec<VmView> = api.list("/vms").await?;
     output.show(&vms, || {
         let rows = vms.iter().map(|vm| {
             vec![

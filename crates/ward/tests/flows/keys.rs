@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use ward_controller::api::types::HostState;
 use ward_types::{Code, EventKind};
 
 use crate::support::{Access, MIB, Pki, System, decipher, disk, eventually, run, set, text};
@@ -33,46 +34,43 @@ impl System {
         assert!(decipher(&self.file("vm", "disk-0.luks"), &kek, content.len()) == content);
     }
 
-    fn restart_key_server(&self) {
-        self.up("stop", "keyserver");
-        self.up("start", "keyserver");
+    fn is_encrypted_still(&self) {
+        assert_eq!(self.files("vm"), set(["disk-0.luks", "vm.toml"]));
+        assert!(self.vm("vm").encrypted);
+    }
+
+    /// Stopped and started, a process has lost what it had in memory only.
+    fn renew(&self, process: &str) {
+        self.stop(process);
+        self.restart(process);
     }
 }
 
 #[test]
 fn a_key_server_that_is_down() {
     let (system, content) = with_vm(1);
-    system.up("stop", "keyserver");
+    system.stop("keyserver");
     let problem = system.refused(&["vm", "encrypt", "vm"], Code::KeyServerUnreachable);
     assert!(problem.why.contains("kms"), "{problem:?}");
     system.is_plain(&content);
     system.events_of(EventKind::KeyServerUnreachable);
     system.events_of(EventKind::TaskFailed);
-    system.up("start", "keyserver");
+    system.restart("keyserver");
     system.done(&["vm", "encrypt", "vm"]);
     system.is_encrypted(&content);
     // The first attempt has left no key behind.
     assert_eq!(system.access().all(), [system.key_id("vm")]);
 
     // A host that has lost its keys can't do without the server; one that has them can.
-    system.up("stop", "keyserver");
-    system.up("stop", "host-1");
-    system.up("start", "host-1");
-    system.hosts_answer();
+    system.stop("keyserver");
+    system.renew("host-1");
     system.refused(&["vm", "start", "vm"], Code::KeyServerUnreachable);
     system.refused(&["vm", "decrypt", "vm"], Code::KeyServerUnreachable);
     system.is_encrypted_still();
     system.events_of(EventKind::VmLocked);
-    system.up("start", "keyserver");
+    system.restart("keyserver");
     system.done(&["vm", "decrypt", "vm"]);
     system.is_plain(&content);
-}
-
-impl System {
-    fn is_encrypted_still(&self) {
-        assert_eq!(self.files("vm"), set(["disk-0.luks", "vm.toml"]));
-        assert!(self.vm("vm").encrypted);
-    }
 }
 
 #[test]
@@ -90,7 +88,7 @@ fn a_key_server_that_is_not_to_be_trusted() {
     let own = Pki::of(&state);
     for (said, pki, ends) in [("expired", &own, 2021), ("authority", &Pki::new(), 2049)] {
         pki.issue_server(&state, "server", ends);
-        system.restart_key_server();
+        system.renew("keyserver");
         let problem = system.refused(&["vm", "encrypt", "vm"], Code::KeyServerTrust);
         assert!(problem.why.contains(said), "{said}: {problem:?}");
         system.is_plain(&content);
@@ -98,7 +96,7 @@ fn a_key_server_that_is_not_to_be_trusted() {
         assert!(event.message.contains(&problem.why), "{event:?}");
     }
     copy(&good, &state);
-    system.restart_key_server();
+    system.renew("keyserver");
     system.done(&["vm", "encrypt", "vm"]);
     system.is_encrypted(&content);
 }
@@ -152,17 +150,11 @@ fn a_key_that_is_not_at_the_server() {
     // A backup of the key server is the only thing that helps once the key is destroyed.
     let (state, backup) = (system.state().join("keyserver"), system.path("backup"));
     let copy = |from, to| run("cp", &["-a", "--", text(from), text(to)]);
-    system.up("stop", "keyserver");
+    system.stop("keyserver");
     copy(&state, &backup);
-    system.up("start", "keyserver");
-    eventually("the key server answers", || {
-        let shown: serde_json::Value = system.get(&["provider", "show", "kms"]);
-        (shown["live"]["state"] == "up").then_some(())
-    });
+    system.restart("keyserver");
     access.destroy(&id);
-    system.up("stop", "host-1");
-    system.up("start", "host-1");
-    system.hosts_answer();
+    system.renew("host-1");
     for verb in ["start", "decrypt"] {
         let problem = system.refused(&["vm", verb, "vm"], Code::KeyNotUsable);
         assert!(problem.why.contains(&id) && problem.why.contains("Destroyed"), "{problem:?}");
@@ -176,10 +168,10 @@ fn a_key_that_is_not_at_the_server() {
     system.refused(&["vm", "encrypt", "other", "--key-id", &id], Code::KeyNotUsable);
     assert_eq!(system.files("other"), set(["disk-0.raw", "vm.toml"]));
 
-    system.up("stop", "keyserver");
+    system.stop("keyserver");
     fs::remove_dir_all(&state).unwrap();
     copy(&backup, &state);
-    system.up("start", "keyserver");
+    system.restart("keyserver");
     system.done(&["vm", "decrypt", "vm"]);
     system.is_plain(&content);
 }
@@ -188,7 +180,7 @@ fn a_key_that_is_not_at_the_server() {
 fn a_host_that_is_down_during_the_push() {
     let (system, content) = with_vm(3);
     let absent = system.host("host-2");
-    system.up("stop", "host-2");
+    system.stop("host-2");
     system.done(&["vm", "encrypt", "vm"]);
     system.is_encrypted(&content);
     let keys = system.vm("vm").keys;
@@ -198,11 +190,13 @@ fn a_host_that_is_down_during_the_push() {
     for host in ["host-1", "host-3"] {
         system.has_keys(host, &keys);
     }
-    system.up("start", "host-2");
+    system.restart("host-2");
     system.has_keys("host-2", &keys);
     // And makes use of it, alone.
-    system.up("stop", "host-1");
-    system.up("stop", "host-3");
+    for host in ["host-1", "host-3"] {
+        system.stop(host);
+        eventually(&format!("{host} is missed"), || (system.host(host).state == HostState::Disconnected).then_some(()));
+    }
     system.done(&["vm", "decrypt", "vm"]);
     system.is_plain(&content);
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use ward_controller::api::types::TaskView;
-use ward_types::{EventKind, TaskKind};
+use ward_types::{Code, EventKind, TaskKind};
 
-use crate::support::{MIB, System, decipher, disk, set, text};
+use crate::support::{MIB, System, decipher, disk, problem_of, set, text};
 
 const SIZE: u64 = 2 * MIB;
 
@@ -41,12 +41,11 @@ impl Bench {
     fn points(&mut self, process: &str, verb: &str, prefixes: &[&str]) -> Vec<String> {
         let vm = self.vm(verb);
         let log = self.system.path("points");
-        self.system.up("stop", process);
+        self.system.stop(process);
         let own = self.system.own(process, &[("WARD_CRASH_LOG", text(&log))]);
         self.system.done(&["vm", verb, &vm]);
         drop(own);
-        self.system.up("start", process);
-        self.system.hosts_answer();
+        self.system.restart(process);
         let mut seen = BTreeSet::new();
         let reached = fs::read_to_string(log).unwrap();
         let ours = reached.lines().filter(|point| prefixes.iter().any(|prefix| point.starts_with(prefix)));
@@ -58,14 +57,13 @@ impl Bench {
         eprintln!("{process} at {point}");
         let vm = self.vm(verb);
         let system = &self.system;
-        system.up("stop", process);
+        system.stop(process);
         let mut own = system.own(process, &[("WARD_CRASH_AT", point)]);
         let mut client = system.ask_meanwhile(&["vm", verb, &vm, "--no-wait"]);
         own.is_killed();
         // Whatever it was answered, if anything.
         client.wait().unwrap();
-        system.up("start", process);
-        system.hosts_answer();
+        system.restart(process);
         let kind = if verb == "encrypt" { TaskKind::VmEncrypt } else { TaskKind::VmDecrypt };
         let tasks: Vec<TaskView> = system.get(&["task", "ls", "--limit", "1000"]);
         let of_vm = |task: &&TaskView| task.info.kind == kind && task.info.vm_name.as_str() == vm;
@@ -103,6 +101,10 @@ impl Bench {
             assert_eq!(created.iter().filter(|created| **created == key).count(), 1, "{key}");
         }
         assert_eq!(at_server.len(), self.vms, "one key for each VM");
+        if let Some(vm) = names.iter().find(|vm| self.system.vm(vm).encrypted) {
+            let (key, disk) = (self.system.key_id(vm), self.system.file(vm, "disk-0.luks"));
+            self.system.no_key_lies_about(&self.system.access(), &key, &disk);
+        }
         let homes = names.iter().cloned().collect();
         assert_eq!(self.system.names("."), homes, "something is left on the datastore");
     }
@@ -151,4 +153,29 @@ fn an_agent_killed_while_decrypting() {
         bench.kill("host-1", "decrypt", point);
     }
     bench.no_orphans();
+}
+
+/// The agent is killed in the middle, and when it is back its key is not to be had: the task fails and leaves nothing.
+#[test]
+fn an_agent_killed_while_the_key_server_goes() {
+    let mut bench = Bench::new();
+    for (verb, left) in [("encrypt", "disk-0.raw"), ("decrypt", "disk-0.luks")] {
+        let vm = bench.vm(verb);
+        let system = &bench.system;
+        system.stop("host-1");
+        let mut agent = system.own("host-1", &[("WARD_CRASH_AT", "crypt.converted")]);
+        let client = system.ask_meanwhile(&["vm", verb, &vm]);
+        agent.is_killed();
+        assert!(system.files(&vm).len() > 2, "{:?}", system.files(&vm));
+        system.stop("keyserver");
+        system.restart("host-1");
+        let output = client.wait_with_output().unwrap();
+        assert_eq!(problem_of(&output.status, &output.stderr).code, Code::KeyServerUnreachable);
+        assert_eq!(system.files(&vm), set([left, "vm.toml"]));
+        system.restart("keyserver");
+        system.done(&["vm", "start", &vm]);
+        system.done(&["vm", "stop", &vm, "--force"]);
+        system.done(&["vm", verb, &vm]);
+        bench.check(&vm, verb, "at last");
+    }
 }

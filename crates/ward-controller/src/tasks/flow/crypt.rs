@@ -6,7 +6,7 @@ use ward_types::{EventKind, KeyRef, Problem, VmConfig};
 use super::super::job::{forget, run_job};
 use super::super::run::{Run, Step};
 use super::super::{KeyMark, Work};
-use crate::keys::{self, KeyFault, Made};
+use crate::keys::{self, KeyFault, Made, NotMade};
 use crate::plan::{EncryptPlan, KeyChoice};
 use crate::store::vm;
 
@@ -85,7 +85,12 @@ async fn ready_key(run: &mut Run) -> Step<KeyRef> {
             let name = keys::name_of(run.info.id);
             let made = match keys::locate_or_make(&what, &client, &provider, &name, maybe_there).await {
                 Ok(made) => made,
-                Err(error) => return fault(run, error).await,
+                Err(NotMade { fault: error, maybe_there }) => {
+                    if !maybe_there && let Work::Encrypt { mark, .. } = &mut run.work {
+                        *mark = KeyMark::None;
+                    }
+                    return fault(run, *error).await;
+                }
             };
             crash_point::reach("task.key-made-unknown");
             let mark = KeyMark::Made { key: made.key.clone() };

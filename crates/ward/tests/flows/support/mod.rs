@@ -7,12 +7,13 @@ mod server;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use key_search::Report;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use ward_controller::api::types::{HostState, HostView, TaskView, VmView};
@@ -113,10 +114,20 @@ impl System {
         fs::write(self.state().join("up.json"), chosen.to_string()).unwrap();
     }
 
-    fn port(&self, pointer: &str) -> u64 {
+    /// Where a process answers.
+    fn port_of(&self, process: &str) -> u16 {
+        let pointer = match process {
+            "keyserver" => "/keyserver_port".to_owned(),
+            "controller" => "/api_port".to_owned(),
+            host => format!("/agent_ports/{}", host.strip_prefix("host-").unwrap().parse::<usize>().unwrap() - 1),
+        };
+        self.port(&pointer)
+    }
+
+    fn port(&self, pointer: &str) -> u16 {
         let chosen = fs::read(self.state().join("up.json")).unwrap();
         let chosen: serde_json::Value = serde_json::from_slice(&chosen).unwrap();
-        chosen.pointer(pointer).unwrap().as_u64().unwrap()
+        chosen.pointer(pointer).unwrap().as_u64().unwrap().try_into().unwrap()
     }
 
     /// Begins a command in which the datastore is a small file system that goes with its last process. Whoever may not
@@ -187,10 +198,24 @@ impl System {
         problem
     }
 
-    /// The state of a process is changed by the operator: `stop` or `start`.
-    pub(crate) fn up(&self, verb: &str, process: &str) {
-        let output = self.ask(&["up", verb, process, "--state", text(&self.state())]);
-        assert!(output.status.success(), "{verb} {process}: {}", lossy(&output.stderr));
+    /// An operator stops a process.
+    pub(crate) fn stop(&self, process: &str) {
+        let () = self.get(&["up", "stop", process, "--state", text(&self.state())]);
+    }
+
+    /// An operator starts it again; it answers when this returns.
+    pub(crate) fn restart(&self, process: &str) {
+        let () = self.get(&["up", "start", process, "--state", text(&self.state())]);
+        self.answers(process);
+    }
+
+    /// Waits until a process answers; the hosts too, where it is the controller.
+    fn answers(&self, process: &str) {
+        let port = self.port_of(process);
+        eventually(&format!("{process} answers"), || TcpStream::connect(("127.0.0.1", port)).ok());
+        if process == "controller" {
+            self.hosts_answer();
+        }
     }
 
     /// Makes a VM of images.
@@ -269,8 +294,20 @@ impl System {
                 ["keyserver", "issue-client", "ward-controller", "--state", text(&state), "--out", text(&out)];
             assert!(self.ask(&arguments).status.success());
         }
-        let address = format!("127.0.0.1:{}", self.port("/keyserver_port"));
+        let address = format!("127.0.0.1:{}", self.port_of("keyserver"));
         Access::new(address, out.join("ca.pem"), out.join("client.pem"), out.join("client.key"))
+    }
+
+    /// Searches everything that the system has written for the key of a VM, and for that of its disk.
+    pub(crate) fn no_key_lies_about(&self, access: &Access, key_id: &str, disk: &Path) -> Report {
+        let report = access.search(key_id, disk, &self.state());
+        assert!(report.findings.is_empty() && report.keys == 2, "{report:?}");
+        report
+    }
+
+    /// How many processes of the system there are.
+    pub(crate) fn processes(&self) -> usize {
+        processes::processes_in(self.dir.path()).len()
     }
 
     /// The ends of all logs, for what a failed test says.

@@ -28,23 +28,19 @@ impl System {
     /// Runs a process that the supervisor has stopped, with that in its environment, until it answers.
     pub(crate) fn own(&self, process: &str, environment: &[(&str, &str)]) -> Own {
         let mut command = self.among_the_others();
-        let local = |pointer: &str| format!("127.0.0.1:{}", self.port(pointer));
-        match process.strip_prefix("host-") {
-            None => {
-                command.args(["controller", "--listen-api", &local("/api_port")]);
-                command.args(["--listen-hosts", &local("/hosts_port")]);
-            }
-            Some(number) => {
-                let number: usize = number.parse().unwrap();
-                command.args(["host", "run", "--listen", &local(&format!("/agent_ports/{}", number - 1))]);
-            }
+        let at = format!("127.0.0.1:{}", self.port_of(process));
+        if process == "controller" {
+            let hosts = format!("127.0.0.1:{}", self.port("/hosts_port"));
+            command.args(["controller", "--listen-api", &at, "--listen-hosts", &hosts]);
+        } else {
+            command.args(["host", "run", "--listen", &at]);
         }
         let log = self.state().join(format!("logs/{process}.log"));
         let log = OpenOptions::new().append(true).open(log).unwrap();
         command.args(["--state", text(&self.state().join(process))]).envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let own = Own(command.spawn().unwrap());
-        self.hosts_answer();
+        self.answers(process);
         own
     }
 }
