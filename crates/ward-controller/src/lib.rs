@@ -4,6 +4,8 @@
 //! api, console   what users ask; everything typed and authenticated at the edge
 //! plan           what a request comes to: pure functions to a plan or a refusal
 //! tasks          long work, written down step by step, gone on with after a restart
+//! recryption     new keys for many VMs, and by the clock
+//! register       VMs taken into the inventory from their homes
 //! keys           the way of a key: made, activated, got, pushed, forgotten
 //! hosts          enrolment, and one supervisor for each host
 //! store          SQL: one code path for SQLite and PostgreSQL
@@ -26,6 +28,8 @@ mod init;
 mod keys;
 mod password;
 mod plan;
+mod recryption;
+mod register;
 mod root;
 mod server;
 mod store;

@@ -9,11 +9,11 @@ mod problem;
 mod task;
 mod vm;
 
-pub use crypto::{Component, CryptoPlan, CryptoSpec, CryptoStep, StepAction};
+pub use crypto::{Component, CryptoPlan, CryptoRequest, CryptoSpec, CryptoStep, KeyWish, StepAction};
 pub use event::{Event, EventKind, EventSubject, Severity};
 pub use ids::{ClusterId, DatastoreId, DiskId, HostId, IdError, TaskId, TokenId, UserId, VmId};
 pub use key::{KeyId, KeyLocator, KeyRef, KeyState, ProviderKind};
-pub use names::{FileName, Name, NameError, ProviderName};
+pub use names::{FileName, Name, NameError, PolicyName, ProviderName};
 pub use problem::{Code, Problem};
 pub use task::{Progress, ProgressUnit, TaskInfo, TaskKind, TaskState};
 pub use vm::{Boot, DiskConfig, DiskCrypto, HomeCrypto, PlainFormat, Power, VmConfig, WrappedHomeKey};

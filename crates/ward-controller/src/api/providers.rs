@@ -6,12 +6,12 @@ use ward_types::{Code, EventKind, EventSubject, Problem, ProviderKind, ProviderN
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body, not_found};
-use super::types::{AddProvider, Live, ProviderView};
+use super::types::{AddProvider, Live, ProviderView, SetRotation};
 use crate::controller::{Controller, Shared};
 use crate::keys::{self, probe};
 use crate::root;
 use crate::store::provider::{self, ProviderRow};
-use crate::store::{event, vm};
+use crate::store::{event, recryption, vm};
 
 async fn view(controller: &Controller, row: &ProviderRow) -> Result<ProviderView, Problem> {
     let mut vms: Vec<_> = vm::users_of_provider(&mut *controller.store.read().await?, &row.name)
@@ -26,6 +26,7 @@ async fn view(controller: &Controller, row: &ProviderRow) -> Result<ProviderView
         server: join_server(&row.server_host, row.server_port),
         default: row.is_default,
         vms,
+        rotate_days: recryption::rotations(&mut *controller.store.read().await?).await?.get(&row.name).copied(),
         live: None,
     })
 }
@@ -175,6 +176,34 @@ pub(super) async fn make_default(
     Ok(Json(view(&controller, &row).await?))
 }
 
+/// Sets at what age a key provider's keys are replaced, without anybody asking each time.
+#[utoipa::path(put, path = "/providers/{provider}/rotation", tag = "provider", request_body = SetRotation,
+    params(("provider" = String, Path, description = "name")),
+    responses((status = 200, body = ProviderView), (status = "4XX", body = Problem)))]
+pub(super) async fn set_rotation(
+    State(controller): State<Shared>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Body(rotation): Body<SetRotation>,
+) -> ApiResult<Json<ProviderView>> {
+    let row = load(&controller, &name).await?;
+    if rotation.days == Some(0) {
+        let what = format!("cannot set the rotation of key provider `{name}`");
+        return Err(Problem::new(Code::RequestInvalid, what, "0 days is no age", "give 1 day or more").into());
+    }
+    let mut tx = controller.store.write().await?;
+    recryption::set_rotation(&mut tx, &row.name, rotation.days).await?;
+    let subject =
+        EventSubject { provider: Some(row.name.clone()), user: Some(caller.user().clone()), ..EventSubject::default() };
+    let message = match rotation.days {
+        Some(days) => format!("keys of key provider `{name}` are replaced after {days} days"),
+        None => format!("keys of key provider `{name}` are not replaced for their age"),
+    };
+    event::record(&mut tx, EventKind::RotationSet, &subject, &message).await?;
+    tx.commit().await?;
+    Ok(Json(view(&controller, &row).await?))
+}
+
 /// Removes a key provider that no VM needs. Its keys stay at its server.
 #[utoipa::path(delete, path = "/providers/{provider}", tag = "provider",
     params(("provider" = String, Path, description = "name")),
@@ -191,9 +220,12 @@ pub(super) async fn remove(
     if !users.is_empty() {
         let users: Vec<_> = users.iter().map(|(vm, key)| format!("VM `{vm}` (key {key})")).collect();
         let why = format!("{} needs its keys", users.join(", "));
-        return Err(Problem::new(Code::InUse, what, why, "decrypt or delete these VMs first").into());
+        let remedy =
+            format!("give them other keys first: `ward recrypt run --provider {name} --to OTHER`; or decrypt them");
+        return Err(Problem::new(Code::InUse, what, why, remedy).into());
     }
     provider::remove(&mut tx, &row.name).await?;
+    recryption::set_rotation(&mut tx, &row.name, None).await?;
     let subject =
         EventSubject { provider: Some(row.name), user: Some(caller.user().clone()), ..EventSubject::default() };
     let message = format!("key provider `{name}` removed; its keys stay at its server");

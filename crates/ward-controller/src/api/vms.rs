@@ -1,19 +1,21 @@
 //! VMs. What takes long is answered with its task.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use axum::extract::{Json, Path, State};
 use ward_rpc::api::host::{KernelSource, ReadConsole};
-use ward_types::{Code, Problem, TaskInfo};
+use ward_types::{Code, Component, KeyRef, PolicyName, Problem, TaskInfo, VmId};
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body, Params, not_found};
-use super::types::{AddDisk, AddVm, ConsoleQuery, ConsoleView, Encrypt, Start, Stop, TaskView, VmView};
+use super::policies::built_in;
+use super::types::{AddDisk, AddVm, ComponentPolicy, ConsoleQuery, ConsoleView, Start, Stop, TaskView, VmView};
 use crate::controller::{Controller, Shared};
 use crate::plan::{NewDisk, NewVm};
 use crate::store::cluster::{self, DatastoreRow};
-use crate::store::task;
 use crate::store::vm::{self, VmRow};
+use crate::store::{policy, task};
 use crate::tasks::submit::Order;
 
 const MAX_WAIT_MS: u32 = 30_000;
@@ -22,9 +24,23 @@ const DEFAULT_MEMORY_MIB: u32 = 512;
 const DEFAULT_STOP_S: u32 = 60;
 const MAX_STOP_S: u32 = 3600;
 
-fn view(controller: &Controller, row: VmRow, datastores: &[DatastoreRow], open: &[TaskInfo]) -> Option<VmView> {
+type Assigned = BTreeMap<(VmId, Component), PolicyName>;
+
+fn view(
+    controller: &Controller,
+    row: VmRow,
+    datastores: &[DatastoreRow],
+    open: &[TaskInfo],
+    assigned: &Assigned,
+) -> Option<VmView> {
     let datastore = datastores.iter().find(|datastore| datastore.id == row.datastore)?;
     let home: PathBuf = datastore.directory.join(row.directory.as_str());
+    let components = row.config.as_ref().map(crate::plan::keys).unwrap_or_default();
+    let policy = |(component, key): (&Component, &Option<KeyRef>)| ComponentPolicy {
+        component: *component,
+        policy: assigned.get(&(row.id, *component)).cloned().unwrap_or_else(|| built_in(key.is_some())),
+    };
+    let policies = components.iter().map(policy).collect();
     let keys = row.config.as_ref().map_or_else(Vec::new, |config| config.keys().into_iter().cloned().collect());
     Some(VmView {
         id: row.id,
@@ -37,6 +53,9 @@ fn view(controller: &Controller, row: VmRow, datastores: &[DatastoreRow], open: 
         keys,
         config: row.config,
         task: open.iter().find(|task| task.vm == row.id).map(|task| task.id),
+        locked: row.locked,
+        template: row.template,
+        policies,
     })
 }
 
@@ -44,11 +63,12 @@ pub(crate) async fn all(controller: &Controller) -> Result<Vec<VmView>, Problem>
     let mut db = controller.store.read().await?;
     let datastores = cluster::datastores(&mut db).await?;
     let open = task::list(&mut db, true, i64::MAX).await?;
+    let assigned = policy::assigned(&mut db, None).await?;
     let rows = vm::list(&mut db).await?;
-    Ok(rows.into_iter().filter_map(|row| view(controller, row, &datastores, &open)).collect())
+    Ok(rows.into_iter().filter_map(|row| view(controller, row, &datastores, &open, &assigned)).collect())
 }
 
-fn task_view(controller: &Controller, info: TaskInfo) -> Json<TaskView> {
+pub(super) fn task_view(controller: &Controller, info: TaskInfo) -> Json<TaskView> {
     let (info, revision) = controller.board.merged(info);
     Json(TaskView { info, revision })
 }
@@ -68,11 +88,17 @@ pub(super) async fn show(
     _: Caller,
     Path(key): Path<String>,
 ) -> ApiResult<Json<VmView>> {
+    one(&controller, &key).await
+}
+
+/// One VM, by name or ID.
+pub(super) async fn one(controller: &Controller, key: &str) -> ApiResult<Json<VmView>> {
     let mut db = controller.store.read().await?;
     let datastores = cluster::datastores(&mut db).await?;
-    let row = vm::find(&mut db, &key).await?.ok_or_else(|| not_found("vm", &key))?;
+    let row = vm::find(&mut db, key).await?.ok_or_else(|| not_found("vm", key))?;
     let open: Vec<_> = task::open_of_vm(&mut db, row.id).await?.into_iter().collect();
-    let view = view(&controller, row, &datastores, &open).ok_or_else(|| not_found("vm", &key))?;
+    let assigned = policy::assigned(&mut db, Some(row.id)).await?;
+    let view = view(controller, row, &datastores, &open, &assigned).ok_or_else(|| not_found("vm", key))?;
     Ok(Json(view))
 }
 
@@ -146,35 +172,6 @@ pub(super) async fn stop(
     let wait_ms = how.wait_s.unwrap_or(DEFAULT_STOP_S).min(MAX_STOP_S) * 1000;
     let order = Order { controller: &controller, user: caller.user() };
     let info = order.stop(&key, how.force, wait_ms).await?;
-    Ok(task_view(&controller, info))
-}
-
-/// Encrypts a VM: its home and all its disks.
-#[utoipa::path(post, path = "/vms/{vm}/encrypt", tag = "vm", request_body = Encrypt,
-    params(("vm" = String, Path, description = "name or ID")),
-    responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
-pub(super) async fn encrypt(
-    State(controller): State<Shared>,
-    caller: Caller,
-    Path(key): Path<String>,
-    Body(how): Body<Encrypt>,
-) -> ApiResult<Json<TaskView>> {
-    let order = Order { controller: &controller, user: caller.user() };
-    let info = order.encrypt(&key, how.provider.as_ref(), how.key_id.as_ref()).await?;
-    Ok(task_view(&controller, info))
-}
-
-/// Decrypts a VM: its disks, then its home.
-#[utoipa::path(post, path = "/vms/{vm}/decrypt", tag = "vm",
-    params(("vm" = String, Path, description = "name or ID")),
-    responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
-pub(super) async fn decrypt(
-    State(controller): State<Shared>,
-    caller: Caller,
-    Path(key): Path<String>,
-) -> ApiResult<Json<TaskView>> {
-    let order = Order { controller: &controller, user: caller.user() };
-    let info = order.decrypt(&key).await?;
     Ok(task_view(&controller, info))
 }
 

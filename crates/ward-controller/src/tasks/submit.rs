@@ -1,14 +1,19 @@
 //! How a task comes to be: everything is checked, then the task is written down, then it runs.
 
-use ward_types::{ClusterId, Code, EventKind, KeyId, Name, Power, Problem, ProviderName, TaskInfo, TaskKind, VmId};
+use ward_types::{
+    ClusterId, Code, Component, CryptoRequest, EventKind, EventSubject, Name, PolicyName, Power, Problem, TaskInfo,
+    TaskKind, VmId,
+};
 
 use super::{KeyMark, Work, cannot, engine};
+use crate::api::types::SetPolicy;
 use crate::controller::Shared;
 use crate::hosts;
-use crate::plan::{self, NewVm, ProviderFacts, VmFacts};
+use crate::keys;
+use crate::plan::{self, CryptPlan, NewVm, ProviderFacts, Selection, Verb, VmFacts};
 use crate::store::task::TaskRow;
 use crate::store::vm::VmRow;
-use crate::store::{Tx, cluster, event, provider, task, vm};
+use crate::store::{Tx, cluster, event, policy, provider, task, vm};
 
 /// Who asks, for the log.
 pub(crate) struct Order<'a> {
@@ -32,6 +37,8 @@ impl Asked {
             power: self.row.power,
             host: self.host.as_ref(),
             busy: self.busy.as_ref(),
+            locked: self.row.locked.as_ref(),
+            template: self.row.template,
         }
     }
 }
@@ -70,6 +77,8 @@ impl Order<'_> {
             config: None,
             host: None,
             power: Power::Off,
+            locked: None,
+            template: false,
         };
         match vm::add(&mut tx, &row).await {
             Err(error) if error.is_conflict() => {
@@ -85,32 +94,55 @@ impl Order<'_> {
         self.begin(tx, plan.kind, (row.id, &row.name), Work::Make { spec: plan.spec, host: None }).await
     }
 
-    /// Encrypts all of a VM that is not encrypted.
-    pub(crate) async fn encrypt(
+    /// Encrypts, decrypts or recrypts the components of a VM that are named, or all that the verb applies to.
+    pub(crate) async fn crypt_whole(
         &self,
         key: &str,
-        provider: Option<&ProviderName>,
-        key_id: Option<&KeyId>,
+        kind: TaskKind,
+        selection: &Selection,
+        verb: Verb,
     ) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask(TaskKind::VmEncrypt, key).await?;
-        let providers = provider::list(&mut asked.tx).await?;
-        let providers: Vec<_> =
-            providers.into_iter().map(|row| ProviderFacts { name: row.name, is_default: row.is_default }).collect();
-        let plan = plan::encrypt(asked.facts(), provider, key_id, &providers)?;
-        self.check_place(TaskKind::VmEncrypt, &asked.row, true)?;
-        let work = Work::Encrypt { key: plan.key, components: plan.components, mark: KeyMark::None, host: None };
-        self.begin(asked.tx, TaskKind::VmEncrypt, (asked.row.id, &asked.row.name), work).await
+        let asked = self.ask(kind, key).await?;
+        let request = plan::whole(asked.facts(), selection, verb)?;
+        self.crypt_asked(asked, &request, Vec::new()).await
     }
 
-    /// Decrypts all of a VM that is encrypted.
-    pub(crate) async fn decrypt(&self, key: &str) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(TaskKind::VmDecrypt, key).await?;
-        let plan = plan::decrypt(asked.facts())?;
-        self.check_place(TaskKind::VmDecrypt, &asked.row, true)?;
-        let keys =
-            asked.row.config.as_ref().map_or_else(Vec::new, |config| config.keys().into_iter().cloned().collect());
-        let work = Work::Decrypt { plan, keys, host: None };
-        self.begin(asked.tx, TaskKind::VmDecrypt, (asked.row.id, &asked.row.name), work).await
+    /// Does what is asked of each component of a VM.
+    pub(crate) async fn crypt(&self, key: &str, request: &CryptoRequest) -> Result<TaskInfo, Problem> {
+        let asked = self.ask(plan::kind(request), key).await?;
+        self.crypt_asked(asked, request, Vec::new()).await
+    }
+
+    /// Puts components of a VM under storage policies, and makes them as these want.
+    pub(crate) async fn set_policy(&self, key: &str, wanted: &SetPolicy) -> Result<TaskInfo, Problem> {
+        let mut asked = self.ask(TaskKind::VmReconfigure, key).await?;
+        let rows = policy::list(&mut asked.tx).await?;
+        let (request, policies) = plan::set_policy(asked.facts(), wanted, &rows)?;
+        if request == CryptoRequest::default() {
+            // All is as the policies want it already; only their names change.
+            let (row, plan) = (asked.row, CryptPlan::default());
+            let work = Work::Crypt { plan, marks: Vec::new(), policies, host: None };
+            return self.begin(asked.tx, TaskKind::VmReconfigure, (row.id, &row.name), work).await;
+        }
+        self.crypt_asked(asked, &request, policies).await
+    }
+
+    async fn crypt_asked(
+        &self,
+        mut asked: Asked,
+        request: &CryptoRequest,
+        policies: Vec<(Component, PolicyName)>,
+    ) -> Result<TaskInfo, Problem> {
+        let providers = providers(&mut asked.tx).await?;
+        let plan = plan::crypt(asked.facts(), request, &providers)?;
+        let kind = plan::kind(request);
+        let hosts = self.controller.links.facts(asked.row.cluster);
+        let only = asked.row.host.filter(|_| asked.row.power == Power::On);
+        let needs = plan::Needs { rather: asked.row.host, only, keys: true, ..plan::Needs::default() };
+        plan::place(&cannot(kind, &asked.row.name), &hosts, needs)?;
+        let marks = vec![KeyMark::None; plan.keys.len()];
+        let work = Work::Crypt { plan, marks, policies, host: None };
+        self.begin(asked.tx, kind, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Starts a VM.
@@ -139,6 +171,34 @@ impl Order<'_> {
         self.begin(asked.tx, TaskKind::VmRemove, (asked.row.id, &asked.row.name), work).await
     }
 
+    /// Takes a VM out of the inventory. Its home stays as it is, and its keys stay at their key servers.
+    pub(crate) async fn unregister(&self, key: &str) -> Result<(), Problem> {
+        let mut asked = self.ask(TaskKind::VmRemove, key).await?;
+        let keys = plan::unregister(asked.facts())?;
+        let (id, name, cluster) = (asked.row.id, asked.row.name.clone(), asked.row.cluster);
+        let tx = &mut asked.tx;
+        vm::remove(tx, id).await?;
+        let subject = EventSubject { vm: Some(id), user: Some(self.user.clone()), ..EventSubject::default() };
+        let message = format!("VM `{name}` unregistered; its home stays");
+        event::record(tx, EventKind::VmUnregistered, &subject, &message).await?;
+        let unneeded = keys::retire(tx, &subject, keys).await?;
+        asked.tx.commit().await?;
+        keys::drop_from_hosts(self.controller, cluster, unneeded).await;
+        Ok(())
+    }
+
+    /// Makes a VM a template, or a template a VM.
+    pub(crate) async fn set_template(&self, key: &str, template: bool) -> Result<(), Problem> {
+        let mut asked = self.ask(TaskKind::VmReconfigure, key).await?;
+        plan::set_template(asked.facts())?;
+        let (id, name) = (asked.row.id, asked.row.name.clone());
+        vm::set_template(&mut asked.tx, id, template).await?;
+        let subject = EventSubject { vm: Some(id), user: Some(self.user.clone()), ..EventSubject::default() };
+        let message = format!("VM `{name}` is {} template", if template { "a" } else { "no" });
+        event::record(&mut asked.tx, EventKind::VmTemplate, &subject, &message).await?;
+        Ok(asked.tx.commit().await?)
+    }
+
     async fn ask(&self, kind: TaskKind, key: &str) -> Result<Asked, Problem> {
         let missing = || {
             let what = match key.parse() {
@@ -154,12 +214,6 @@ impl Order<'_> {
         let busy = task::open_of_vm(&mut tx, row.id).await?;
         let host = row.host.and_then(|host| self.controller.links.name(host));
         Ok(Asked { tx, row, busy, host })
-    }
-
-    fn check_place(&self, kind: TaskKind, row: &VmRow, keys: bool) -> Result<(), Problem> {
-        let hosts = self.controller.links.facts(row.cluster);
-        let needs = plan::Needs { rather: row.host, keys, ..plan::Needs::default() };
-        plan::place(&cannot(kind, &row.name), &hosts, needs).map(drop)
     }
 
     async fn begin(
@@ -185,6 +239,12 @@ impl Order<'_> {
         engine::spawn(self.controller, row);
         Ok(info)
     }
+}
+
+/// What is known of the key providers.
+pub(crate) async fn providers(tx: &mut Tx) -> Result<Vec<ProviderFacts>, Problem> {
+    let rows = provider::list(tx).await?;
+    Ok(rows.into_iter().map(|row| ProviderFacts { name: row.name, is_default: row.is_default }).collect())
 }
 
 /// The datastores' cluster, for callers that have only a name.

@@ -63,6 +63,10 @@ impl Api {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
+    pub(crate) async fn put<B: Serialize, R: DeserializeOwned>(&self, path: &str, body: &B) -> Result<R, Problem> {
+        self.send(self.request(Method::PUT, path).json(body)).await
+    }
+
     pub(crate) async fn delete<R: DeserializeOwned>(&self, path: &str) -> Result<R, Problem> {
         self.send(self.request(Method::DELETE, path)).await
     }
