@@ -1,13 +1,14 @@
 //! Which VMs are in the inventory, and as what.
 
 use axum::extract::{Json, Path, State};
-use ward_types::Problem;
+use ward_types::{KeyWish, Problem};
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body};
-use super::types::{Register, SetTemplate, VmView};
-use super::vms::one;
+use super::types::{CloneVm, Register, SetTemplate, TaskView, VmView};
+use super::vms::{one, task_view};
 use crate::controller::Shared;
+use crate::plan::CloneWish;
 use crate::register;
 use crate::tasks::submit::Order;
 
@@ -62,4 +63,25 @@ pub(super) async fn template(
     let order = Order { controller: &controller, user: caller.user() };
     order.set_template(&key, wanted.template).await?;
     one(&controller, &key).await
+}
+
+/// Makes a VM from another one, which is off: under the same keys, under new ones, encrypted or decrypted on the way.
+#[utoipa::path(post, path = "/vms/{vm}/clone", tag = "vm", request_body = CloneVm,
+    params(("vm" = String, Path, description = "name or ID")),
+    responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
+pub(super) async fn clone(
+    State(controller): State<Shared>,
+    caller: Caller,
+    Path(key): Path<String>,
+    Body(new): Body<CloneVm>,
+) -> ApiResult<Json<TaskView>> {
+    let wish = CloneWish {
+        keys: new.keys,
+        key: KeyWish { provider: new.provider, key_id: new.key_id },
+        crypto: new.crypto,
+        tpm: new.tpm.is_some(),
+    };
+    let order = Order { controller: &controller, user: caller.user() };
+    let info = order.clone_vm(&key, &new.name, new.datastore.as_deref(), &wish).await?;
+    Ok(task_view(&controller, info))
 }

@@ -127,7 +127,7 @@ pub(super) async fn add(
         disks: new.disks.into_iter().map(disk).collect(),
     };
     let order = Order { controller: &controller, user: caller.user() };
-    let info = order.make(vm, new.datastore.as_deref()).await?;
+    let info = order.make(vm, new.datastore.as_deref(), new.policies.as_ref()).await?;
     Ok(task_view(&controller, info))
 }
 

@@ -1,5 +1,6 @@
 //! How a task comes to be: everything is checked, then the task is written down, then it runs.
 
+use ward_rpc::api::host::HomeRef;
 use ward_types::{
     ClusterId, Code, Component, CryptoRequest, EventKind, EventSubject, Name, PolicyName, Power, Problem, TaskInfo,
     TaskKind, VmId,
@@ -11,6 +12,7 @@ use crate::controller::Shared;
 use crate::hosts;
 use crate::keys;
 use crate::plan::{self, CryptPlan, NewVm, ProviderFacts, Selection, Verb, VmFacts};
+use crate::store::cluster::DatastoreRow;
 use crate::store::task::TaskRow;
 use crate::store::vm::VmRow;
 use crate::store::{Tx, cluster, event, policy, provider, task, vm};
@@ -44,15 +46,20 @@ impl Asked {
 }
 
 impl Order<'_> {
-    /// Makes a VM on a datastore: the one named, or the cluster's only one.
-    pub(crate) async fn make(&self, new: NewVm, datastore: Option<&str>) -> Result<TaskInfo, Problem> {
+    /// Makes a VM on a datastore: the one named, or the cluster's only one. Under `policies` it is encrypted from its
+    /// beginning.
+    pub(crate) async fn make(
+        &self,
+        new: NewVm,
+        datastore: Option<&str>,
+        policies: Option<&SetPolicy>,
+    ) -> Result<TaskInfo, Problem> {
         let mut tx = self.controller.store.write().await?;
         let exists = vm::find(&mut tx, new.name.as_str()).await?.is_some();
         let plan = plan::create(new, exists)?;
         let what = cannot(plan.kind, &plan.spec.name);
         let datastores = cluster::datastores(&mut tx).await?;
         let place = match datastore {
-            Some(name) => datastores.into_iter().find(|row| row.name.as_str() == name || row.id.to_string() == name),
             None if datastores.len() == 1 => datastores.into_iter().next(),
             None => {
                 let (why, remedy) = if datastores.is_empty() {
@@ -62,36 +69,85 @@ impl Order<'_> {
                 };
                 return Err(Problem::new(Code::RequestInvalid, what, why, remedy));
             }
+            Some(name) => named(datastores, name),
         };
-        let place = place.ok_or_else(|| {
-            let why = format!("there is no datastore `{}`", datastore.unwrap_or_default());
-            Problem::new(Code::NotFound, what.clone(), why, "`ward datastore ls` lists them")
-        })?;
-        plan::place(&what, &self.controller.links.facts(place.cluster), plan::Needs::default())?;
-        let row = VmRow {
-            id: plan.spec.id,
-            name: plan.spec.name.clone(),
-            cluster: place.cluster,
-            datastore: place.id,
-            directory: plan.spec.name.clone(),
-            config: None,
-            host: None,
-            power: Power::Off,
-            locked: None,
-            template: false,
-        };
-        match vm::add(&mut tx, &row).await {
-            Err(error) if error.is_conflict() => {
-                return Err(Problem::new(
-                    Code::Exists,
-                    what,
-                    "there is a VM of that name, or one with a home in that directory, already",
-                    "choose another name",
-                ));
+        let place = place.ok_or_else(|| no_datastore(&what, datastore.unwrap_or_default()))?;
+        let work = match policies {
+            None => Work::Make { spec: plan.spec.clone(), host: None },
+            Some(wanted) => {
+                let rows = policy::list(&mut tx).await?;
+                let providers = providers(&mut tx).await?;
+                let (crypt, policies) = plan::create_under(plan.kind, &plan.spec, wanted, &rows, &providers)?;
+                let (spec, marks) = (plan.spec.clone(), vec![KeyMark::None; crypt.keys.len()]);
+                if crypt.steps.is_empty() {
+                    Work::Make { spec, host: None }
+                } else {
+                    Work::MakeEncrypted { spec, plan: crypt, marks, policies, host: None }
+                }
             }
-            added => added?,
+        };
+        let needs = plan::Needs { keys: work.keys().next().is_some(), ..plan::Needs::default() };
+        plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
+        let row = new_row(plan.spec.id, &plan.spec.name, &place);
+        self.add_row(&mut tx, &what, &row).await?;
+        self.begin(tx, plan.kind, (row.id, &row.name), work).await
+    }
+
+    /// Makes a VM from another one.
+    pub(crate) async fn clone_vm(
+        &self,
+        key: &str,
+        new: &Name,
+        datastore: Option<&str>,
+        wish: &plan::CloneWish,
+    ) -> Result<TaskInfo, Problem> {
+        let kind = TaskKind::VmClone;
+        let mut asked = self.ask(kind, key).await?;
+        let exists = vm::find(&mut asked.tx, new.as_str()).await?.is_some();
+        let providers = providers(&mut asked.tx).await?;
+        let plan = plan::clone(asked.facts(), wish, exists, new, &providers)?;
+        let what = cannot(kind, &asked.row.name);
+        let datastores = cluster::datastores(&mut asked.tx).await?;
+        let source = datastores.iter().find(|row| row.id == asked.row.datastore).cloned();
+        let source = source.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
+        let place = match datastore {
+            None => source.clone(),
+            Some(name) => named(datastores, name).ok_or_else(|| no_datastore(&what, name))?,
+        };
+        if place.cluster != asked.row.cluster {
+            let why = format!("datastore `{}` is another cluster's, whose hosts can't read the VM", place.name);
+            return Err(Problem::new(Code::RequestInvalid, what, why, "name a datastore of the VM's own cluster"));
         }
-        self.begin(tx, plan.kind, (row.id, &row.name), Work::Make { spec: plan.spec, host: None }).await
+        let keys: Vec<_> = asked.row.config.iter().flat_map(|config| config.keys().into_iter().cloned()).collect();
+        let encrypts = !keys.is_empty() || !plan.keys.is_empty();
+        let needs = plan::Needs { rather: asked.row.host, keys: encrypts, ..plan::Needs::default() };
+        plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
+        let assigned = policy::assigned(&mut asked.tx, Some(asked.row.id)).await?;
+        let policies = assigned.into_iter().map(|((_, component), name)| (component, name)).collect();
+        let row = new_row(VmId::new(), new, &place);
+        self.add_row(&mut asked.tx, &what, &row).await?;
+        let work = Work::Clone {
+            source: asked.row.name.clone(),
+            from: HomeRef { datastore: source.directory, directory: asked.row.directory.clone() },
+            keys,
+            marks: vec![KeyMark::None; plan.keys.len()],
+            plan,
+            policies,
+            host: None,
+        };
+        self.begin(asked.tx, kind, (row.id, &row.name), work).await
+    }
+
+    async fn add_row(&self, tx: &mut Tx, what: &str, row: &VmRow) -> Result<(), Problem> {
+        match vm::add(tx, row).await {
+            Err(error) if error.is_conflict() => Err(Problem::new(
+                Code::Exists,
+                what,
+                "there is a VM of that name, or one with a home in that directory, already",
+                "choose another name",
+            )),
+            added => Ok(added?),
+        }
     }
 
     /// Encrypts, decrypts or recrypts the components of a VM that are named, or all that the verb applies to.
@@ -239,6 +295,30 @@ impl Order<'_> {
         engine::spawn(self.controller, row);
         Ok(info)
     }
+}
+
+/// A VM whose home is about to be made.
+fn new_row(id: VmId, name: &Name, place: &DatastoreRow) -> VmRow {
+    VmRow {
+        id,
+        name: name.clone(),
+        cluster: place.cluster,
+        datastore: place.id,
+        directory: name.clone(),
+        config: None,
+        host: None,
+        power: Power::Off,
+        locked: None,
+        template: false,
+    }
+}
+
+fn named(datastores: Vec<DatastoreRow>, name: &str) -> Option<DatastoreRow> {
+    datastores.into_iter().find(|row| row.name.as_str() == name || row.id.to_string() == name)
+}
+
+fn no_datastore(what: &str, name: &str) -> Problem {
+    Problem::new(Code::NotFound, what, format!("there is no datastore `{name}`"), "`ward datastore ls` lists them")
 }
 
 /// What is known of the key providers.

@@ -71,6 +71,15 @@ impl CryptPlan {
         self.steps.iter().map(step).collect::<Option<_>>().map(CryptoPlan::new)
     }
 
+    /// The key under which a component is afterwards, if it is encrypted then.
+    pub(crate) fn key_of<'k>(&self, component: Component, keys: &'k [KeyRef]) -> Option<&'k KeyRef> {
+        let step = self.steps.iter().find(|step| step.component == component)?;
+        match step.action {
+            PlannedAction::Encrypt(n) | PlannedAction::ShallowRecrypt(n) | PlannedAction::DeepRecrypt(n) => keys.get(n),
+            PlannedAction::Decrypt => None,
+        }
+    }
+
     /// The place of a key among those that the plan takes.
     fn key(&mut self, choice: KeyChoice) -> usize {
         self.keys.iter().position(|known| *known == choice).unwrap_or_else(|| {
@@ -101,7 +110,16 @@ pub(crate) fn crypt(
     request: &CryptoRequest,
     providers: &[ProviderFacts],
 ) -> Result<CryptPlan, Problem> {
-    let kind = kind(request);
+    crypt_as(kind(request), vm, request, providers)
+}
+
+/// The same as part of another task.
+pub(super) fn crypt_as(
+    kind: TaskKind,
+    vm: VmFacts<'_>,
+    request: &CryptoRequest,
+    providers: &[ProviderFacts],
+) -> Result<CryptPlan, Problem> {
     let is_online =
         |spec: &CryptoSpec| matches!(spec, CryptoSpec::NoOp | CryptoSpec::Register | CryptoSpec::ShallowRecrypt(_));
     // A shallow recrypt touches nothing that a running VM uses.

@@ -1,5 +1,6 @@
 //! What each kind of task does, step by step.
 
+mod clone;
 mod crypt;
 mod key;
 mod make;
@@ -21,7 +22,8 @@ use crate::store::{StoreError, event, task, vm};
 /// Runs a task from the first step that is not behind it to its end.
 pub(crate) async fn run(run: &mut Run) -> Step {
     match &run.work {
-        Work::Make { .. } => make::run(run).await,
+        Work::Make { .. } | Work::MakeEncrypted { .. } => make::run(run).await,
+        Work::Clone { .. } => clone::run(run).await,
         Work::Crypt { .. } => crypt::run(run).await,
         Work::Start { .. } => power::start(run).await,
         Work::Stop { .. } => power::stop(run).await,
@@ -40,7 +42,7 @@ pub(crate) async fn give_up(
     let mut tx = controller.store.write().await?;
     let mut subject = about(info);
     subject.host = work.host();
-    if matches!(info.kind, TaskKind::VmCreate | TaskKind::VmImport) {
+    if matches!(info.kind, TaskKind::VmCreate | TaskKind::VmImport | TaskKind::VmClone) {
         vm::remove(&mut tx, info.vm).await?;
     }
     let vm = vm::get(&mut tx, info.vm).await?;
