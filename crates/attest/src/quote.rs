@@ -6,6 +6,7 @@ use aws_lc_rs::rand::fill;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
+use crate::binding::CertThumbprint;
 use crate::credential::{CredentialError, ResidentAk};
 use crate::hash::{Digest, HashAlg};
 use crate::tpm::{AlgId, ClockInfo, KeyParameters, MAX_PCR, Malformed, Name, PcrMask, PcrSelection, Quoted, Signature};
@@ -42,12 +43,16 @@ pub enum QuoteError {
     /// The signature is not the AK's over that message.
     #[error("the quote is not signed by the AK with the Name {0}")]
     Signature(Name),
-    /// The quote answers another nonce.
-    #[error("the quote answers another nonce: extraData is {}, expected {}", hex::encode(.found), hex::encode(.expected))]
+    /// The quote answers another nonce, or was made for another TLS certificate.
+    #[error(
+        "the quote answers another nonce, or is bound to another certificate: extraData is {}, expected {}",
+        hex::encode(.found),
+        hex::encode(.expected)
+    )]
     Nonce {
         /// extraData
         found: Vec<u8>,
-        /// What was sent.
+        /// What it should have been.
         expected: Vec<u8>,
     },
     /// Other banks or PCRs were quoted than asked for.
@@ -198,6 +203,7 @@ pub struct QuoteEvidence {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuoteRequest {
     nonce: Nonce,
+    bound_to: Option<CertThumbprint>,
     bank: HashAlg,
     pcrs: PcrMask,
 }
@@ -214,7 +220,16 @@ impl QuoteRequest {
         if pcrs.is_empty() {
             return Err(QuoteError::NoPcrs);
         }
-        Ok(Self { nonce, bank, pcrs })
+        Ok(Self { nonce, bound_to: None, bank, pcrs })
+    }
+
+    /// The same, but the TPM is to quote for the TLS session of this certificate too.
+    ///
+    /// An agent puts in no certificate but its own; so if what booted is good, and the agent with it, then the end of the
+    /// session is the machine that was quoted. Without it an attacker may pass a good machine's quote on as its own.
+    #[must_use]
+    pub fn bound_to(self, certificate: CertThumbprint) -> Self {
+        Self { bound_to: Some(certificate), ..self }
     }
 
     /// The nonce.
@@ -230,6 +245,17 @@ impl QuoteRequest {
     /// The PCRs.
     pub fn pcrs(&self) -> PcrMask {
         self.pcrs
+    }
+
+    /// qualifyingData of TPM2_Quote: the nonce, or, where a certificate is bound in, the SHA-256 of both.
+    pub fn qualifying_data(&self) -> Vec<u8> {
+        match &self.bound_to {
+            None => self.nonce.as_bytes().to_vec(),
+            Some(certificate) => {
+                let parts = [b"attest quote v1\0".as_slice(), certificate.as_bytes(), self.nonce.as_bytes()];
+                HashAlg::Sha256.digest(&parts).bytes().to_vec()
+            }
+        }
     }
 
     /// The bytes of the TPML_PCR_SELECTION that TPM2_Quote takes.
@@ -251,8 +277,9 @@ impl QuoteRequest {
         check_signature(ak, &signature, &evidence.message)?;
         // From here on the message is the TPM's own: a restricted key signs no other that starts as a TPMS_ATTEST does.
         let quoted = Quoted::from_bytes(&evidence.message)?;
-        if !bool::from(quoted.extra_data.ct_eq(self.nonce.as_bytes())) {
-            return Err(QuoteError::Nonce { found: quoted.extra_data, expected: self.nonce.as_bytes().to_vec() });
+        let expected = self.qualifying_data();
+        if !bool::from(quoted.extra_data.ct_eq(&expected)) {
+            return Err(QuoteError::Nonce { found: quoted.extra_data, expected });
         }
         let wanted = self.wanted();
         if quoted.single_selection() != Some(wanted) {
@@ -273,6 +300,7 @@ impl QuoteRequest {
         Ok(VerifiedQuote {
             ak: ak.name(),
             ek: ak.ek().clone(),
+            bound_to: self.bound_to,
             pcrs: evidence.pcrs.clone(),
             clock_info: quoted.clock_info,
             firmware_version: quoted.firmware_version,
@@ -299,13 +327,15 @@ fn check_signature(ak: &ResidentAk, signature: &Signature, message: &[u8]) -> Re
 
 /// PCR values that a trusted TPM holds: proof that [`QuoteRequest::verify`] accepted them.
 ///
-/// **What this does not prove:** that these values are good (see [`crate::policy`]), nor that they still are now: the
+/// **What this does not prove:** that these values are good (see [`crate::appraisal`]), nor that they still are now: the
 /// TPM said so after the nonce was sent, and a reboot may have followed. Nor who relays for whom: the TPM's machine need
-/// not be the peer one talks to, unless something measured binds the peer's key to it.
+/// not be the peer one talks to, unless the quote is [bound](QuoteRequest::bound_to) to the peer's certificate and the
+/// values are good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedQuote {
     ak: Name,
     ek: Name,
+    bound_to: Option<CertThumbprint>,
     pcrs: PcrValues,
     clock_info: ClockInfo,
     firmware_version: u64,
@@ -320,6 +350,11 @@ impl VerifiedQuote {
     /// The Name of the EK of the AK's TPM.
     pub fn ek(&self) -> &Name {
         &self.ek
+    }
+
+    /// The certificate of the TLS session that it was made for, if it was made for one.
+    pub fn bound_to(&self) -> Option<CertThumbprint> {
+        self.bound_to
     }
 
     /// The values, of the bank and PCRs that were asked for and no others.

@@ -10,6 +10,7 @@ use ward_secret::SealKey;
 use ward_types::{EventKind, EventSubject};
 
 use crate::api::auth::Guard;
+use crate::authz::Recent;
 use crate::hosts::Links;
 use crate::store::{self, Store};
 use crate::tasks::Board;
@@ -26,6 +27,7 @@ pub(crate) struct Controller {
     pub(crate) links: Links,
     pub(crate) board: Board,
     pub(crate) guard: Guard,
+    pub(crate) recent: Recent,
     pub(crate) shutdown: CancellationToken,
     /// All that runs beside requests.
     pub(crate) background: TaskTracker,

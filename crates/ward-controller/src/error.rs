@@ -46,6 +46,15 @@ pub enum Error {
         /// What was wrong.
         source: SecretError,
     },
+    /// The root key is gone, and the database holds what was sealed under it.
+    #[error(
+        "{path} is missing, the root key under which the controller's database was sealed; restore it from a backup, or \
+         name the state directory that it lies in", path = path.display()
+    )]
+    RootKeyMissing {
+        /// Where it should be.
+        path: PathBuf,
+    },
     /// A secret could not be made.
     #[error(transparent)]
     Secret(#[from] SecretError),

@@ -6,9 +6,10 @@ use std::path::Path;
 use uuid::Uuid;
 use ward_rpc::{Authority, Credentials, Role};
 use ward_secret::{SealKey, Zeroizing};
-use ward_types::Name;
+use ward_types::{Name, Object};
 
-use crate::store::{Store, cluster, setting, user};
+use crate::store::permission::{self, SubjectId};
+use crate::store::{Store, StoreError, cluster, setting, user};
 use crate::{Config, Error, files, password, root};
 
 /// The name of the file in the state directory with the first user's password.
@@ -18,6 +19,9 @@ pub const CA_FILE: &str = "ca.pem";
 
 const ADMIN: &str = "admin";
 const DEFAULT_CLUSTER: &str = "default";
+/// The groups that there are from the start, with the role that each has on the root.
+const FIRST_GROUPS: [(&str, &str); 2] =
+    [("administrators", "administrator"), ("trust-administrators", "trust-administrator")];
 
 /// Who the controller is.
 pub(crate) struct Identity {
@@ -44,10 +48,11 @@ pub(crate) async fn init(config: &Config, store: &Store) -> Result<(Identity, Se
 
 async fn controller_id(store: &Store) -> Result<Uuid, Error> {
     let mut tx = store.write().await?;
-    if let Some(id) = setting::get(&mut tx, "controller-id").await?
-        && let Ok(id) = Uuid::parse_str(&id)
-    {
-        return Ok(id);
+    if let Some(id) = setting::get(&mut tx, "controller-id").await? {
+        // Another one would be a stranger to the hosts that know this one.
+        let corrupt =
+            |error: uuid::Error| StoreError::Corrupt { column: "controller-id".into(), why: error.to_string() };
+        return Ok(Uuid::parse_str(&id).map_err(corrupt)?);
     }
     let id = Uuid::new_v4();
     setting::put(&mut tx, "controller-id", &id.to_string()).await?;
@@ -109,7 +114,8 @@ async fn default_cluster(store: &Store) -> Result<(), Error> {
 async fn first_user(config: &Config, store: &Store) -> Result<(), Error> {
     let failed = |why: String| Error::FirstUser(why);
     if user::find(&mut *store.read().await?, ADMIN).await?.is_some() {
-        return Ok(());
+        // A controller from before there were permissions.
+        return first_permissions(store).await;
     }
     let name: Name = ADMIN.parse().map_err(|error: ward_types::NameError| failed(error.to_string()))?;
     let password = match &config.admin_password_file {
@@ -133,6 +139,25 @@ async fn first_user(config: &Config, store: &Store) -> Result<(), Error> {
         .map_err(failed)?;
     let mut tx = store.write().await?;
     user::add(&mut tx, &name, &hash).await?;
+    tx.commit().await?;
+    first_permissions(store).await
+}
+
+/// Makes the first user a member of two groups: those who administer the controller, and those who administer the trust
+/// authority. Whoever wants the two apart takes it out of one. Done once, while nobody has any permission.
+async fn first_permissions(store: &Store) -> Result<(), Error> {
+    let failed = |error: ward_types::NameError| Error::FirstUser(error.to_string());
+    let mut tx = store.write().await?;
+    if !permission::list(&mut tx).await?.is_empty() {
+        return Ok(());
+    }
+    let Some(admin) = user::find(&mut tx, ADMIN).await? else { return Ok(()) };
+    for (group, role) in FIRST_GROUPS {
+        let group = user::add_group(&mut tx, &group.parse().map_err(failed)?).await?;
+        user::join(&mut tx, group, admin.id).await?;
+        let role = role.parse().map_err(failed)?;
+        permission::give(&mut tx, SubjectId::Group(group), &Object::Root, &role, true).await?;
+    }
     tx.commit().await?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! api, console   what users ask; everything typed and authenticated at the edge
+//! authz          who may do what, decided in one place
 //! plan           what a request comes to: pure functions to a plan or a refusal
 //! tasks          long work, written down step by step, gone on with after a restart
 //! recryption     new keys for many VMs, and by the clock
@@ -18,6 +19,8 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod audit;
+mod authz;
 mod config;
 mod console;
 mod controller;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use ward_rpc::api::host::{HomeRef, ReadHome};
 use ward_types::{Code, EventKind, EventSubject, KeyRef, Name, Power, Problem, VmConfig, VmId};
 
+use crate::authz::Granted;
+use crate::authz::operations::{RegisterVm, UnlockVm};
 use crate::controller::Shared;
 use crate::hosts::Link;
 use crate::keys::{Supply, supply};
@@ -71,18 +73,12 @@ impl Place {
 /// Takes a VM into the inventory. Where its keys are not to be had, it is locked until they are.
 pub(crate) async fn register(
     controller: &Shared,
-    user: &Name,
-    datastore: &str,
+    granted: &Granted<RegisterVm>,
     directory: &Name,
 ) -> Result<VmId, Problem> {
-    let what = format!("cannot register the VM in `{directory}` on datastore `{datastore}`");
-    let rows = cluster::datastores(&mut *controller.store.read().await?).await?;
-    let found = rows.into_iter().find(|row| row.name.as_str() == datastore || row.id.to_string() == datastore);
-    let datastore = found.ok_or_else(|| {
-        let why = format!("there is no datastore `{datastore}`");
-        Problem::new(Code::NotFound, what.clone(), why, "`ward datastore ls` lists them")
-    })?;
-    let place = Place::new(controller, user, what.clone(), &datastore, directory)?;
+    let (user, datastore) = (granted.user(), granted.on());
+    let what = format!("cannot register the VM in `{directory}` on datastore `{}`", datastore.name);
+    let place = Place::new(controller, user, what.clone(), datastore, directory)?;
     let config = place.read().await?;
     check_new(&mut *controller.store.read().await?, &what, &config).await?;
     let (config, locked) = place.unlock(controller, config).await?;
@@ -146,35 +142,27 @@ async fn set_locked(tx: &mut Tx, user: &Name, row: &VmRow, locked: Option<&Probl
 }
 
 /// Tries again to get the keys of a VM that is locked.
-pub(crate) async fn unlock(controller: &Shared, user: &Name, key: &str) -> Result<VmId, Problem> {
-    let what = format!("cannot unlock VM `{key}`");
-    let (row, datastore) = {
-        let mut db = controller.store.read().await?;
-        let row = vm::find(&mut db, key).await?.ok_or_else(|| missing(&what, key))?;
-        let datastores = cluster::datastores(&mut db).await?;
-        let datastore = datastores.into_iter().find(|datastore| datastore.id == row.datastore);
-        (row, datastore.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?)
-    };
+pub(crate) async fn unlock(controller: &Shared, granted: &Granted<UnlockVm>) -> Result<(), Problem> {
+    let (user, row) = (granted.user(), granted.on());
+    let what = format!("cannot unlock VM `{}`", row.name);
+    let datastores = cluster::datastores(&mut *controller.store.read().await?).await?;
+    let datastore = datastores.into_iter().find(|datastore| datastore.id == row.datastore);
+    let datastore = datastore.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
     if row.locked.is_none() {
-        return Ok(row.id);
+        return Ok(());
     }
     let place = Place::new(controller, user, what, &datastore, &row.directory)?;
     let config = place.read().await?;
     let (config, locked) = place.unlock(controller, config).await?;
     let mut tx = controller.store.write().await?;
     if let Some(problem) = locked {
-        set_locked(&mut tx, user, &row, Some(&problem)).await?;
+        set_locked(&mut tx, user, row, Some(&problem)).await?;
         tx.commit().await?;
         return Err(problem);
     }
     vm::set_config(&mut tx, row.id, &config).await?;
     policy::follow(&mut tx, row.id, &crate::plan::keys(&config)).await?;
     vm::set_locked(&mut tx, row.id, None).await?;
-    record(&mut tx, user, &row, EventKind::VmUnlocked, &format!("VM `{}` is unlocked", row.name)).await?;
-    tx.commit().await?;
-    Ok(row.id)
-}
-
-pub(crate) fn missing(what: &str, key: &str) -> Problem {
-    Problem::new(Code::NotFound, what, format!("there is no VM `{key}`"), "`ward vm ls` lists the VMs")
+    record(&mut tx, user, row, EventKind::VmUnlocked, &format!("VM `{}` is unlocked", row.name)).await?;
+    Ok(tx.commit().await?)
 }

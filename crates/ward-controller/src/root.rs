@@ -16,7 +16,10 @@ pub(crate) fn load(state_dir: &Path, may_make: bool) -> Result<SealKey, Error> {
     let path = state_dir.join(FILE);
     let mut bytes = match std::fs::read(&path) {
         Ok(bytes) => Zeroizing::new(bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && may_make => {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if !may_make {
+                return Err(Error::RootKeyMissing { path });
+            }
             let key = SealKey::generate()?;
             files::write_private(&path, key.expose())?;
             return Ok(key);

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use ward_rpc::{Role, ServerKind, client_config, serve, server_config};
 
 use crate::api::auth::Guard;
+use crate::authz::Recent;
 use crate::controller::{Controller, Shared};
 use crate::hosts::Links;
 use crate::store::Store;
@@ -63,10 +64,17 @@ impl Server {
             links: Links::new(host_tls),
             board: Board::default(),
             guard: Guard::default(),
+            recent: Recent::default(),
             shutdown,
             background: TaskTracker::new(),
         });
         Ok(Self { controller, api, hosts, api_tls, hosts_tls, api_address, hosts_address, _lock: lock })
+    }
+
+    /// What answers.
+    #[cfg(test)]
+    pub(crate) fn controller(&self) -> Shared {
+        Arc::clone(&self.controller)
     }
 
     /// Where it answers users.

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::Hello;
 use ward_rpc::api::host::{
-    CancelJob, DropKeys, ForgetJob, HomeRef, HostStatus, ReadConsole, ReadHome, StartJob, StartVm, Status, StopVm,
-    VmPower, WatchJob,
+    AbandonJob, CancelJob, DropKeys, ForgetJob, HomeRef, HostStatus, ReadConsole, ReadHome, StartJob, StartVm, Status,
+    StopVm, VmPower, WatchJob,
 };
 use ward_rpc::{Answer, Call, Credentials, KeyPush, PUSH_KEYS_PATH, Peer, PushReply, ServerKind};
 use ward_secret::{Kek, Zeroize as _};
@@ -207,6 +207,7 @@ fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
         s.agent.jobs.watch(call.job, call.seen, wait(call.wait_ms), &s.shutdown).await
     });
     router = bind(router, |s, call: CancelJob| async move { s.agent.jobs.cancel(call.job) });
+    router = bind(router, |s, call: AbandonJob| async move { s.agent.jobs.abandon(call).await });
     router = bind(router, |s, call: ForgetJob| async move { s.agent.jobs.forget(call.job) });
     router = bind(router, |s, call: StartVm| async move { s.agent.vms.start(call.vm, call.home).await });
     router = bind(router, |s, call: StopVm| async move {

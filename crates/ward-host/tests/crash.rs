@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use common::*;
-use ward_rpc::api::host::{CloneVm, DiskSource, HomeRef, JobOutcome, JobSpec};
+use ward_rpc::api::host::{
+    AbandonJob, CloneVm, DiskSource, HomeRef, JobOutcome, JobSpec, ReadHome, StartVm, StopVm,
+};
 use ward_types::{Component, CryptoPlan, CryptoStep, DiskId, PlainFormat, StepAction, TaskId, VmId};
 
 const SIZE: u64 = 3 * MIB;
@@ -272,5 +274,41 @@ async fn another_job_settles_what_was_left() {
             check_plain(&host, &model, point);
         }
         host.kill();
+    }
+}
+
+/// A job that was interrupted and is given up: the host settles it, at once or with the next start of the VM.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_given_up_leaves_nothing() {
+    let (mut host, model) = host(false).await;
+    run("cp", &["-a", "--sparse=always", text(&host.store()), text(&host.path("saved"))]);
+    for (point, forward) in [("crypt.converted", false), ("crypt.committed", true)] {
+        for by_start in [false, true] {
+            restore(&host);
+            host.start_agent(&[("WARD_CRASH_AT", point)]).await;
+            host.push(&[1]).await;
+            let (job, home) = (TaskId::new(), host.home("vm"));
+            assert!(host.try_job(job, home.clone(), encrypt(1, &[0, 1])).await.is_none(), "{point}");
+            host.start_agent(&[]).await;
+            host.push(&[1]).await;
+            let other = AbandonJob { job: TaskId::new(), home: home.clone() };
+            assert_eq!(host.call(other).await.unwrap().config, None, "{point}: it is another job's");
+            assert!(host.files("vm").contains(&"job.json".to_owned()), "{point}");
+            if by_start {
+                let vm = host.call(ReadHome { home: home.clone() }).await.unwrap().id;
+                host.call(StartVm { vm, home: home.clone() }).await.unwrap();
+                host.call(StopVm { vm, force: true, wait_ms: 0 }).await.unwrap();
+            } else {
+                let config = host.call(AbandonJob { job, home: home.clone() }).await.unwrap().config.unwrap();
+                assert_eq!(config.is_encrypted(), forward, "{point}");
+            }
+            if forward {
+                check_encrypted(&host, &model, point);
+            } else {
+                check_plain(&host, &model, point);
+            }
+            assert_eq!(host.call(AbandonJob { job, home }).await.unwrap().config, None, "{point}: once is enough");
+            host.kill();
+        }
     }
 }

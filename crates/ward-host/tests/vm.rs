@@ -331,9 +331,9 @@ async fn what_keeps_a_vm_from_starting_is_said() {
     assert_eq!(vm.start().await.unwrap(), []);
     vm.stop(true, 0).await.unwrap();
 
-    // The interrupted job of another agent.
+    // The record of a job that makes no sense: nobody knows what it was at.
     fs::write(host.store().join("vm/job.json"), "{}").unwrap();
-    assert_eq!(vm.start().await.unwrap_err().code, Code::Busy);
+    assert_eq!(vm.start().await.unwrap_err().code, Code::HomeInvalid);
     fs::remove_file(host.store().join("vm/job.json")).unwrap();
 
     // QEMU itself: it can't have that much memory.

@@ -11,6 +11,7 @@ use axum::extract::{Extension, Json};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
@@ -19,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
-use ward_types::Problem;
+use ward_types::{Problem, ProblemDocument};
 
 use crate::{Call, Peer};
 
@@ -113,9 +114,10 @@ pub fn answer<T: serde::Serialize>(answer: Answer<T>) -> Response {
     }
 }
 
-/// The response that carries a problem.
+/// The response that carries a problem: a problem document (RFC 9457).
 #[must_use]
 pub fn problem_response(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, Json(problem)).into_response()
+    let media_type = [(CONTENT_TYPE, ProblemDocument::MEDIA_TYPE)];
+    (status, media_type, Json(ProblemDocument::from(problem.clone()))).into_response()
 }

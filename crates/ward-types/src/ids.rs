@@ -76,6 +76,10 @@ uuid_id! {
     TokenId
     /// A user of the controller.
     UserId
+    /// A group of users.
+    GroupId
+    /// A permission: a role for a user or group on an object.
+    PermissionId
 }
 
 /// A disk of one VM: 0 is the first. It keeps its number when others are removed.

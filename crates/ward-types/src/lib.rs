@@ -1,5 +1,7 @@
 //! Ward's vocabulary: what the processes say to one another and to their users. No I/O, no async, no key bytes.
 
+mod audit;
+mod authz;
 mod crypto;
 mod event;
 mod ids;
@@ -9,11 +11,13 @@ mod problem;
 mod task;
 mod vm;
 
+pub use audit::{AuditEntry, AuditOutcome, AuditRecord};
+pub use authz::{Object, ObjectKind, Privilege, PrivilegeSet, Role, RoleKind, Subject, builtin_roles};
 pub use crypto::{Component, CryptoPlan, CryptoRequest, CryptoSpec, CryptoStep, KeyWish, StepAction};
 pub use event::{Event, EventKind, EventSubject, Severity};
-pub use ids::{ClusterId, DatastoreId, DiskId, HostId, IdError, TaskId, TokenId, UserId, VmId};
+pub use ids::{ClusterId, DatastoreId, DiskId, GroupId, HostId, IdError, PermissionId, TaskId, TokenId, UserId, VmId};
 pub use key::{KeyId, KeyLocator, KeyRef, KeyState, ProviderKind};
-pub use names::{FileName, Name, NameError, PolicyName, ProviderName};
-pub use problem::{Code, Problem};
+pub use names::{FileName, Name, NameError, PolicyName, ProviderName, RoleName};
+pub use problem::{Code, Problem, ProblemDocument};
 pub use task::{Progress, ProgressUnit, TaskInfo, TaskKind, TaskState};
 pub use vm::{Boot, DiskConfig, DiskCrypto, HomeCrypto, PlainFormat, Power, VmConfig, WrappedHomeKey};

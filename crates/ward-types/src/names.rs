@@ -83,11 +83,13 @@ macro_rules! name {
 }
 
 name! {
-    /// The name of a VM, host, cluster, datastore or user. It is safe as the name of a file.
+    /// The name of a VM, host, cluster, datastore, user or group. It is safe as the name of a file.
     Name
     /// The name of a key provider. It is the provider's identity: a rebuilt controller that knows a provider of the
     /// same name, with the same keys behind it, can open what was encrypted before.
     ProviderName
+    /// The name of a role.
+    RoleName
     /// The name of a file directly in a VM home; never hidden, never a path.
     FileName
 }

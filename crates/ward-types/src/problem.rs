@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 macro_rules! codes {
-    ($($(#[$meta:meta])* $variant:ident = $text:literal, $status:literal, $exit:literal;)*) => {
+    ($(#[doc = $doc:literal] $variant:ident = $text:literal, $status:literal, $exit:literal;)*) => {
         /// What kind of error it is. The text form is stable: scripts may depend on it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
         #[non_exhaustive]
         pub enum Code {
-            $($(#[$meta])* #[serde(rename = $text)] $variant,)*
+            $(#[doc = $doc] #[serde(rename = $text)] $variant,)*
             /// A code that this program is too old to know.
             #[serde(other, rename = "unknown")]
             Unknown,
@@ -25,6 +25,12 @@ macro_rules! codes {
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* Self::Unknown => "unknown" }
+            }
+
+            /// What kind of error it is, for people.
+            #[must_use]
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$variant => $doc.trim(),)* Self::Unknown => "Something went wrong." }
             }
 
             /// The HTTP status under which the code travels.
@@ -46,10 +52,20 @@ macro_rules! codes {
 codes! {
     /// The request makes no sense.
     RequestInvalid = "request.invalid", 400, 2;
+    /// The path answers other methods only.
+    RequestMethod = "request.method", 405, 2;
+    /// The request is too large.
+    RequestTooLarge = "request.too-large", 413, 2;
+    /// The body is not JSON, or does not say so.
+    RequestMediaType = "request.media-type", 415, 2;
+    /// An idempotency key was used before, for another request.
+    RequestKeyReused = "request.key-reused", 422, 2;
     /// Nobody is logged in.
     AuthRequired = "auth.required", 401, 3;
     /// The user may not do that.
     AuthDenied = "auth.denied", 403, 3;
+    /// There were too many failures.
+    AuthThrottled = "auth.throttled", 429, 3;
     /// There is no such object.
     NotFound = "object.not-found", 404, 4;
     /// There is one already.
@@ -114,6 +130,18 @@ codes! {
     HostNone = "host.none", 409, 7;
     /// The enrolment token is wrong, used or expired.
     EnrolmentRefused = "host.enrolment-refused", 403, 3;
+    /// The host is not what the attestation policy asks for.
+    AttestationFailed = "attestation.failed", 403, 7;
+    /// No administrator of the trust authority has let the host in.
+    HostNotAdmitted = "attestation.host-not-admitted", 403, 7;
+    /// The host shows no attestation token that is good for this session.
+    TokenRefused = "attestation.token-refused", 403, 7;
+    /// The key provider is not for hosts that were attested under this policy.
+    ProviderNotAllowed = "provider.not-allowed", 403, 6;
+    /// Nobody would be left who may manage users and permissions.
+    LastAdministrator = "user.last-administrator", 409, 5;
+    /// The audit log is not whole.
+    AuditBroken = "audit.broken", 409, 8;
     /// The work was cancelled.
     Cancelled = "task.cancelled", 409, 5;
     /// It is encrypted under that very key already.
@@ -150,6 +178,42 @@ pub struct Problem {
     pub remedy: String,
 }
 
+/// A problem as it travels over HTTP: a problem document (RFC 9457), with Ward's own members as extensions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProblemDocument {
+    /// What kind of problem it is: the place in the controller's list of codes that tells of it.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The same for people.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What failed and why, in one sentence.
+    pub detail: String,
+    /// The problem itself.
+    #[serde(flatten)]
+    pub problem: Problem,
+}
+
+impl ProblemDocument {
+    /// The media type of problem documents.
+    pub const MEDIA_TYPE: &'static str = "application/problem+json";
+    /// Where the controller lists all codes.
+    pub const CODES: &'static str = "/api/v1/problems";
+}
+
+impl From<Problem> for ProblemDocument {
+    fn from(problem: Problem) -> Self {
+        Self {
+            kind: format!("{}#{}", Self::CODES, problem.code),
+            title: problem.code.title().to_owned(),
+            status: problem.code.http_status(),
+            detail: format!("{}: {}", problem.what, problem.why),
+            problem,
+        }
+    }
+}
+
 impl Problem {
     /// A problem with its three sentences.
     pub fn new(code: Code, what: impl Into<String>, why: impl Into<String>, remedy: impl Into<String>) -> Self {
@@ -180,5 +244,15 @@ mod tests {
             assert_eq!(serde_json::from_str::<Code>(&json).unwrap(), *code);
         }
         assert_eq!(serde_json::from_str::<Code>("\"from.the.future\"").unwrap(), Code::Unknown);
+    }
+    #[test]
+    fn a_problem_document_is_a_problem_too() {
+        let problem = Problem::new(Code::VmRunning, "cannot encrypt VM `a`", "it is running", "stop it");
+        let json = serde_json::to_value(ProblemDocument::from(problem.clone())).unwrap();
+        assert_eq!(json["type"], "/api/v1/problems#vm.running");
+        assert_eq!(json["title"], "The VM runs, and must not.");
+        assert_eq!(json["status"], 409);
+        assert_eq!(json["detail"], "cannot encrypt VM `a`: it is running");
+        assert_eq!(serde_json::from_value::<Problem>(json).unwrap(), problem);
     }
 }

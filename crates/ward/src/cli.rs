@@ -3,7 +3,9 @@
 use clap::{Parser, Subcommand};
 
 use crate::bench::Bench;
-use crate::commands::{cluster, completion, datastore, event, host, login, policy, provider, recrypt, task, vm};
+use crate::commands::{
+    audit, cluster, completion, datastore, event, host, login, policy, provider, recrypt, role, session, task, user, vm,
+};
 use crate::output::Output;
 use crate::process::{controller, keyserver};
 use crate::up;
@@ -60,6 +62,26 @@ pub(crate) enum Command {
     /// Events: what happened.
     #[command(subcommand)]
     Event(event::Event),
+    /// Users.
+    #[command(subcommand)]
+    User(user::User),
+    /// Groups of users.
+    #[command(subcommand)]
+    Group(user::Group),
+    /// Roles: bundles of privileges.
+    #[command(subcommand)]
+    Role(role::Role),
+    /// Permissions: who has which role on what.
+    #[command(subcommand)]
+    Permission(role::Permission),
+    /// The audit log: who was allowed or refused what.
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// Sessions: who is logged in.
+    #[command(subcommand)]
+    Session(session::Session),
+    /// Change your own password.
+    Password(user::Password),
     /// Connect to a controller and log in.
     Login(login::Login),
     /// Log out.

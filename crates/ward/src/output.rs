@@ -29,6 +29,11 @@ impl Output {
         }
     }
 
+    /// Says that something was done of which there is nothing to tell.
+    pub(crate) fn note(self, text: &str) -> Result<(), Problem> {
+        self.show(&(), || text.to_owned())
+    }
+
     /// Prints an error.
     pub(crate) fn problem(self, problem: &Problem) {
         let text = match self {

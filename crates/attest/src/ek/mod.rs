@@ -94,7 +94,7 @@ pub enum EkError {
 #[serde(tag = "by", rename_all = "snake_case")]
 pub enum EkProof {
     /// A certificate that leads to a trusted TPM CA.
-    Certificate(EkCertificate),
+    Certificate(Box<EkCertificate>),
     /// Somebody who may do so imported the key itself.
     Pinned {
         /// What it was imported as.
@@ -145,7 +145,7 @@ impl TrustedEk {
 pub fn verify_certificate(cas: &TpmCas, certificate: &[u8], ek: Public, now: Timestamp) -> Result<TrustedEk, EkError> {
     check_key(&ek)?;
     let certificate = certificate::verify(cas, certificate, &ek, now)?;
-    Ok(TrustedEk { public: ek, proof: EkProof::Certificate(certificate) })
+    Ok(TrustedEk { public: ek, proof: EkProof::Certificate(Box::new(certificate)) })
 }
 
 /// Endorsement keys that were imported one by one, for TPMs without a certificate. Serialised as a map from Name to

@@ -40,6 +40,12 @@ impl PcrMask {
         Self(self.0 & !other.0)
     }
 
+    /// What this one or the other holds.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Whether it holds none.
     pub fn is_empty(self) -> bool {
         self.0 == 0

@@ -23,6 +23,11 @@ impl Malformed {
     pub fn field(&self) -> &'static str {
         self.field
     }
+
+    /// Whether the bytes ended before the structure did.
+    pub(crate) fn is_cut_short(&self) -> bool {
+        matches!(self.problem, Problem::Truncated { .. })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +71,11 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(crate) fn new(structure: &'static str, endian: Endian, bytes: &'a [u8]) -> Self {
         Self { structure, endian, rest: bytes }
+    }
+
+    /// Goes on with another structure behind this one.
+    pub(crate) fn for_structure(self, structure: &'static str) -> Self {
+        Self { structure, ..self }
     }
 
     pub(crate) fn error(&self, field: &'static str, problem: Problem) -> Malformed {

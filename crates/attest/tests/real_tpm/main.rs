@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod appraisal;
+#[path = "../common/mod.rs"]
+mod common;
 mod credential;
 mod ek;
 mod quote;
+mod token;
 mod tpm;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,10 +12,13 @@ use attest::ak::RestrictedAk;
 use attest::credential::{Challenge, CredentialBlob, ResidentAk};
 use attest::ek::{PinnedEks, TrustedEk};
 use attest::hash::{Digest, HashAlg};
+use attest::log::EventType;
 use attest::quote::{PcrValues, QuoteEvidence, QuoteRequest};
 use attest::tpm::{AlgId, Public};
 use jiff::Timestamp;
 use tempfile::TempDir;
+
+use crate::common::Log;
 
 /// When the tests take place.
 pub(crate) fn now() -> Timestamp {
@@ -92,6 +96,15 @@ impl Tpm {
     }
 
     pub(crate) fn certified_by(ca: &Ca) -> Self {
+        Self::make(ca, None)
+    }
+
+    /// One that the firmware started from that locality.
+    pub(crate) fn started_from(locality: u8) -> Self {
+        Self::make(&Ca::new(), Some(locality))
+    }
+
+    fn make(ca: &Ca, locality: Option<u8>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         fs::create_dir(&state).unwrap();
@@ -102,18 +115,20 @@ impl Tpm {
             .arg("--config")
             .arg(ca.0.path().join("setup.conf")))
         .unwrap();
-        let (process, port) = (0..20).find_map(|_| Self::start(&state)).expect("no swtpm came up on any port");
+        let (process, port) =
+            (0..20).find_map(|_| Self::start(&state, locality)).expect("no swtpm came up on any port");
         Self { dir, process, port }
     }
 
     /// The tools take the control channel to be at the port above.
-    fn start(state: &Path) -> Option<(Child, u16)> {
+    fn start(state: &Path, locality: Option<u8>) -> Option<(Child, u16)> {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         let above = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
         drop((free, above));
+        let flags = if locality.is_none() { "not-need-init,startup-clear" } else { "not-need-init" };
         let mut process = Command::new("swtpm")
-            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .args(["socket", "--tpm2", "--flags", flags])
             .args(["--server", &format!("type=tcp,bindaddr=127.0.0.1,port={port}")])
             .args(["--ctrl", &format!("type=tcp,bindaddr=127.0.0.1,port={}", port + 1)])
             .args(["--tpmstate", &format!("dir={}", state.display())])
@@ -130,7 +145,28 @@ impl Tpm {
             assert!(Instant::now() < deadline, "swtpm does not listen after 20 seconds");
             std::thread::yield_now();
         }
+        if let Some(locality) = locality {
+            Self::start_up(port, locality);
+        }
         Some((process, port))
+    }
+
+    /// TPM2_Startup(CLEAR) from that locality, which the tools have no way to ask for.
+    fn start_up(port: u16, locality: u8) {
+        const STARTUP: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x44, 0, 0];
+        const SUCCESS: [u8; 10] = [0x80, 0x01, 0, 0, 0, 10, 0, 0, 0, 0];
+        let set = |locality: u8| {
+            let control = format!("127.0.0.1:{}", port + 1);
+            run(Command::new("swtpm_ioctl").args(["--tcp", &control, "-l", &locality.to_string()])).unwrap()
+        };
+        set(locality);
+        let mut tpm = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        tpm.write_all(&STARTUP).unwrap();
+        let mut answer = [0; 10];
+        tpm.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, SUCCESS);
+        drop(tpm);
+        set(0);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -215,7 +251,7 @@ impl Tpm {
     /// TPM2_Quote, as the host would answer.
     pub(crate) fn quote(&self, ak: &str, request: &QuoteRequest) -> QuoteEvidence {
         let selection = format!("{}:{}", request.bank(), request.pcrs());
-        self.quote_of(ak, &selection, &hex::encode(request.nonce().as_bytes()), request)
+        self.quote_of(ak, &selection, &hex::encode(request.qualifying_data()), request)
     }
 
     pub(crate) fn quote_of(&self, ak: &str, selection: &str, nonce: &str, request: &QuoteRequest) -> QuoteEvidence {
@@ -240,6 +276,20 @@ impl Tpm {
         let values = self.read("pcrs");
         let digests = values.chunks(bank.len()).map(|value| Digest::new(bank, value).unwrap());
         indices.into_iter().zip(digests).collect()
+    }
+
+    /// Extends what a recorded boot measured, in one go.
+    pub(crate) fn boot(&self, log: &Log) {
+        let extends: Vec<_> = log
+            .events
+            .iter()
+            .filter(|event| event.event_type != EventType::NO_ACTION)
+            .map(|event| {
+                let digests = event.digests.iter().map(|digest| digest.to_string().replace(':', "="));
+                format!("{}:{}", event.pcr, digests.collect::<Vec<_>>().join(","))
+            })
+            .collect();
+        self.run("tpm2_pcrextend", &extends.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
     pub(crate) fn extend(&self, pcr: u8, digests: &[&Digest]) {

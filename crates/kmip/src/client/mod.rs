@@ -1,24 +1,36 @@
-//! A client: mutual TLS, one connection, one request at a time.
+//! Clients: [`Client`] for one server over one connection, [`Replicas`] for several servers of the same keys.
 
 mod config;
 mod connection;
 mod error;
 mod fetch;
+mod identity;
+mod reach;
+mod replicas;
+mod roster;
 mod tls_fault;
+mod trust;
+
+use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Mutex;
 
 pub use config::{ClientConfig, ConfigError, DEFAULT_PORT};
 pub use error::{ClientError, Phase};
-pub use fetch::fetch_server_certificates;
+pub use fetch::{ShownCertificate, fetch_server_certificates, show_server_certificates};
+pub use identity::{ClientIdentity, IdentityError, PendingIdentity, Subject};
+pub use replicas::{Located, Replicas, ReplicasError, ServerStatus};
+pub use roster::BackOff;
 pub use tls_fault::TlsFault;
+pub use trust::ServerTrust;
 
 use connection::Connection;
 
 use crate::attribute::{Attribute, AttributeName, AttributeValue, RevocationReason, UsageMask};
 use crate::message::{RequestHeader, RequestItem, RequestMessage, ResponseItem, ResponseMessage};
 use crate::names::{CryptographicAlgorithm, ObjectType, Operation, QueryFunction, ResultReason, ResultStatus, State};
-use crate::object::ManagedObject;
+use crate::object::{KeyBlock, ManagedObject};
 use crate::operation::*;
 use crate::secret::SecretBytes;
 use crate::version::ProtocolVersion;
@@ -27,6 +39,11 @@ use crate::version::ProtocolVersion;
 ///
 /// Cheap to share behind an `Arc`; requests queue for the one connection.
 pub struct Client {
+    shared: Arc<Shared>,
+    deadline: Option<Instant>,
+}
+
+struct Shared {
     config: ClientConfig,
     connection: Mutex<Option<Connection>>,
 }
@@ -38,6 +55,15 @@ pub struct Created {
     pub id: String,
     /// The custom attributes that were asked for and that the key doesn't have, since the server won't take them.
     pub refused_attributes: Vec<AttributeName>,
+    /// The server (`host:port`) that may hold a second key of the same name, since it failed before it answered. Only
+    /// where several servers were asked ([`Replicas`]).
+    pub maybe_also_at: Option<String>,
+}
+
+impl Created {
+    fn new(id: String, refused_attributes: Vec<AttributeName>) -> Self {
+        Self { id, refused_attributes, maybe_also_at: None }
+    }
 }
 
 /// What a server says of itself.
@@ -78,7 +104,10 @@ impl Filter {
 fn only_reads(operation: Operation) -> bool {
     matches!(
         operation,
-        Operation::DISCOVER_VERSIONS
+        Operation::CHECK
+            | Operation::DECRYPT
+            | Operation::DISCOVER_VERSIONS
+            | Operation::ENCRYPT
             | Operation::GET
             | Operation::GET_ATTRIBUTES
             | Operation::GET_ATTRIBUTE_LIST
@@ -91,7 +120,23 @@ impl Client {
     /// A client that will connect when first asked.
     #[must_use]
     pub fn new(config: ClientConfig) -> Self {
-        Self { config, connection: Mutex::new(None) }
+        Self { shared: Arc::new(Shared { config, connection: Mutex::new(None) }), deadline: None }
+    }
+
+    /// The same client, over the same connection, for requests that have to be answered by `deadline`. The time-outs of
+    /// its configuration hold too.
+    #[must_use]
+    pub fn until(&self, deadline: Instant) -> Self {
+        Self { shared: Arc::clone(&self.shared), deadline: Some(deadline) }
+    }
+
+    /// Another handle on the same connection, without a deadline.
+    fn another(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), deadline: None }
+    }
+
+    fn config(&self) -> &ClientConfig {
+        &self.shared.config
     }
 
     /// Connects if need be, and tells the protocol version that was agreed on.
@@ -99,7 +144,7 @@ impl Client {
     /// # Errors
     /// If no connection or no common version is to be had.
     pub async fn version(&self) -> Result<ProtocolVersion, ClientError> {
-        let mut slot = self.connection.lock().await;
+        let mut slot = self.slot(Operation::DISCOVER_VERSIONS).await?;
         let (connection, _) = self.usable(slot.take()).await?;
         let version = connection.version;
         *slot = Some(connection);
@@ -147,7 +192,7 @@ impl Client {
     /// If no key was made, or none that we heard of ([`ClientError::may_have_taken_effect`]).
     pub async fn create_aes256(&self, attributes: &[Attribute]) -> Result<Created, ClientError> {
         let error = match self.create(attributes.to_vec()).await {
-            Ok(id) => return Ok(Created { id, refused_attributes: vec![] }),
+            Ok(id) => return Ok(Created::new(id, vec![])),
             Err(error) => error,
         };
         let (custom, standard): (Vec<_>, Vec<_>) =
@@ -172,7 +217,7 @@ impl Client {
                 refused_attributes.push(name);
             }
         }
-        Ok(Created { id, refused_attributes })
+        Ok(Created::new(id, refused_attributes))
     }
 
     async fn create(&self, attributes: Vec<Attribute>) -> Result<String, ClientError> {
@@ -208,18 +253,17 @@ impl Client {
             ResponsePayload::Get(response) => response,
             other => return Err(self.unexpected(Operation::GET, &other)),
         };
-        let what = if response.unique_identifier != id {
-            "the object has another identifier"
-        } else {
-            match response.object {
-                ManagedObject::SymmetricKey(block) => match block.into_bytes() {
-                    Some(bytes) => return Ok(bytes),
-                    None => "the key is wrapped, or not there",
-                },
-                ManagedObject::Other(_) => "the object is no symmetric key",
-            }
+        if response.unique_identifier != id {
+            return Err(self.answered_wrongly(Operation::GET, "the object has another identifier"));
+        }
+        let what = match response.object {
+            ManagedObject::SymmetricKey(block) => match block.into_bytes() {
+                Some(bytes) => return Ok(bytes),
+                None => "it is wrapped, or its bytes are not there",
+            },
+            ManagedObject::Other(_) => "it is no symmetric key",
         };
-        Err(self.answered_wrongly(Operation::GET, what))
+        Err(ClientError::NotAKey { address: self.config().address(), id: id.to_owned(), what })
     }
 
     /// Attributes of an object: those named, or all (KMIP 1.4 section 4.12).
@@ -264,9 +308,11 @@ impl Client {
     /// # Errors
     /// If the server refuses or can't be asked.
     pub async fn add_attribute(&self, id: &str, attribute: Attribute) -> Result<Attribute, ClientError> {
+        let sent = attribute.clone();
         let request = AddAttributeRequest { unique_identifier: Some(id.to_owned()), attribute };
         match self.request(RequestPayload::AddAttribute(request)).await? {
-            ResponsePayload::AddAttribute(response) => Ok(response.attribute),
+            // KMIP 2 doesn't tell it, nor does it number instances.
+            ResponsePayload::AddAttribute(response) => Ok(response.attribute.unwrap_or(sent)),
             other => Err(self.unexpected(Operation::ADD_ATTRIBUTE, &other)),
         }
     }
@@ -313,6 +359,87 @@ impl Client {
     pub async fn destroy(&self, id: &str) -> Result<(), ClientError> {
         let request = DestroyRequest { unique_identifier: Some(id.to_owned()) };
         self.request(RequestPayload::Destroy(request)).await.map(drop)
+    }
+
+    /// Changes an attribute of an object (KMIP 1.4 section 4.15). KMIP 1.x finds the instance by the index of `attribute`,
+    /// KMIP 2 by `current`, where it may have several.
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn modify_attribute(
+        &self,
+        id: &str,
+        current: Option<Attribute>,
+        attribute: Attribute,
+    ) -> Result<(), ClientError> {
+        let current = match self.version().await? {
+            version if version.is_2() => current,
+            _ => None,
+        };
+        let request = ModifyAttributeRequest { unique_identifier: Some(id.to_owned()), current, attribute };
+        self.request(RequestPayload::ModifyAttribute(request)).await.map(drop)
+    }
+
+    /// Takes an attribute away from an object (KMIP 1.4 section 4.16): of several instances the first in KMIP 1.x, all in
+    /// KMIP 2.
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn delete_attribute(&self, id: &str, name: AttributeName) -> Result<(), ClientError> {
+        let unique_identifier = Some(id.to_owned());
+        let request = DeleteAttributeRequest { unique_identifier, name, index: None, current: None };
+        self.request(RequestPayload::DeleteAttribute(request)).await.map(drop)
+    }
+
+    /// Makes a new key in the place of one, and tells its identifier (KMIP 1.4 section 4.4).
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn rekey(&self, id: &str) -> Result<String, ClientError> {
+        let request = RekeyRequest { unique_identifier: Some(id.to_owned()), ..RekeyRequest::default() };
+        match self.request(RequestPayload::Rekey(request)).await? {
+            ResponsePayload::Rekey(response) => Ok(response.unique_identifier),
+            other => Err(self.unexpected(Operation::REKEY, &other)),
+        }
+    }
+
+    /// Keeps a key that was made elsewhere at the server, and tells its identifier (KMIP 1.4 section 4.3).
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn register_key(&self, key: KeyBlock, attributes: Vec<Attribute>) -> Result<String, ClientError> {
+        let request = RegisterRequest {
+            object_type: ObjectType::SYMMETRIC_KEY,
+            templates: vec![],
+            attributes,
+            object: Some(ManagedObject::SymmetricKey(key)),
+        };
+        match self.request(RequestPayload::Register(request)).await? {
+            ResponsePayload::Register(response) => Ok(response.unique_identifier),
+            other => Err(self.unexpected(Operation::REGISTER, &other)),
+        }
+    }
+
+    /// Encrypts with a key that stays at the server (KMIP 1.4 section 4.29).
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn encrypt(&self, request: EncryptRequest) -> Result<EncryptResponse, ClientError> {
+        match self.request(RequestPayload::Encrypt(request)).await? {
+            ResponsePayload::Encrypt(response) => Ok(response),
+            other => Err(self.unexpected(Operation::ENCRYPT, &other)),
+        }
+    }
+
+    /// Decrypts with a key that stays at the server (KMIP 1.4 section 4.30).
+    ///
+    /// # Errors
+    /// If the server refuses or can't be asked.
+    pub async fn decrypt(&self, request: DecryptRequest) -> Result<DecryptResponse, ClientError> {
+        match self.request(RequestPayload::Decrypt(request)).await? {
+            ResponsePayload::Decrypt(response) => Ok(response),
+            other => Err(self.unexpected(Operation::DECRYPT, &other)),
+        }
     }
 
     /// Asks one thing.
@@ -375,7 +502,7 @@ impl Client {
         payloads: Vec<RequestPayload>,
         operation: Operation,
     ) -> Result<ResponseMessage, ClientError> {
-        let mut slot = self.connection.lock().await;
+        let mut slot = self.slot(operation).await?;
         // Taken out while in use: if our caller gives up waiting, an answer that nobody read is left on the connection,
         // and it must not be used again.
         let (mut connection, mut reused) = self.usable(slot.take()).await?;
@@ -395,14 +522,14 @@ impl Client {
         loop {
             message.header.protocol_version = connection.version;
             let bytes =
-                message.encode().map_err(|source| ClientError::Encode { address: self.config.address(), source })?;
-            match connection.exchange(&self.config, &bytes, operation).await {
+                message.encode().map_err(|source| ClientError::Encode { address: self.config().address(), source })?;
+            match connection.exchange(self.config(), &bytes, operation, self.deadline).await {
                 Ok(response) => {
                     *slot = Some(connection);
                     return Ok(response);
                 }
                 Err(ClientError::Interrupted { .. }) if reused && only_reads(operation) => {
-                    connection = Connection::open(&self.config).await?;
+                    connection = Connection::open(self.config(), self.deadline).await?;
                     reused = false;
                 }
                 Err(error) => return Err(error),
@@ -410,14 +537,30 @@ impl Client {
         }
     }
 
+    /// The place of the connection, once nobody else uses it.
+    async fn slot(&self, operation: Operation) -> Result<tokio::sync::MutexGuard<'_, Option<Connection>>, ClientError> {
+        let turn = self.shared.connection.lock();
+        match self.deadline {
+            None => Ok(turn.await),
+            Some(deadline) => {
+                let start = Instant::now();
+                tokio::time::timeout_at(deadline.into(), turn).await.map_err(|_| ClientError::Timeout {
+                    address: self.config().address(),
+                    during: Phase::Waiting(operation),
+                    after: start.elapsed(),
+                })
+            }
+        }
+    }
+
     /// The connection there is, or a new one, and whether it's the one there was.
     async fn usable(&self, connection: Option<Connection>) -> Result<(Connection, bool), ClientError> {
         if let Some(mut connection) = connection
-            && !connection.is_stale(&self.config).await
+            && !connection.is_stale(self.config()).await
         {
             return Ok((connection, true));
         }
-        Ok((Connection::open(&self.config).await?, false))
+        Ok((Connection::open(self.config(), self.deadline).await?, false))
     }
 
     fn refusal(&self, operation: Operation, item: ResponseItem) -> ClientError {
@@ -425,7 +568,7 @@ impl Client {
             return self.answered_wrongly(operation, &item.result_status.to_string());
         }
         ClientError::Server {
-            address: self.config.address(),
+            address: self.config().address(),
             operation,
             reason: item.result_reason.unwrap_or(ResultReason::GENERAL_FAILURE),
             message: item.result_message.unwrap_or_default(),
@@ -437,7 +580,7 @@ impl Client {
     }
 
     fn answered_wrongly(&self, operation: Operation, what: &str) -> ClientError {
-        ClientError::UnexpectedAnswer { address: self.config.address(), operation, what: what.to_owned() }
+        ClientError::UnexpectedAnswer { address: self.config().address(), operation, what: what.to_owned() }
     }
 }
 

@@ -6,17 +6,22 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use http::header::{AUTHORIZATION, COOKIE};
 use http::request::Parts;
 use jiff::{Timestamp, ToSpan as _};
 use tokio::sync::Semaphore;
 use ward_secret::Zeroizing;
-use ward_types::{Code, EventKind, EventSubject, Name, Problem, TokenId};
+use ward_types::{AuditOutcome, Code, EventKind, EventSubject, Name, Object, PrivilegeSet, Problem, TokenId, UserId};
 
 use super::edge::ApiError;
+use super::repeat::{self, Examined};
+use super::tasks::task_view;
 use crate::controller::{Controller, Shared};
 use crate::password;
+use crate::store::audit::{self, Draft};
+use crate::store::request::RequestKey;
+use crate::store::user::UserRow;
 use crate::store::{event, user};
 
 /// How many failures in a row a name may have before it must wait.
@@ -25,6 +30,9 @@ const MAX_FAILURES: u32 = 5;
 const LOCK_OUT: Duration = Duration::from_secs(30);
 /// How many names are remembered.
 const MAX_NAMES: usize = 10_000;
+/// How many characters a password has.
+const MIN_PASSWORD: usize = 8;
+const MAX_PASSWORD: usize = 256;
 /// How long a session is good.
 const SESSION_HOURS: i64 = 24;
 /// The cookie of the console.
@@ -33,13 +41,28 @@ pub(crate) const COOKIE_NAME: &str = "ward_session";
 /// A user who has proved who it is. Only this module makes one, from a session that is good.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
+    id: UserId,
     user: Name,
     session: TokenId,
+    request: Option<RequestKey>,
 }
 
 impl Caller {
+    pub(crate) const fn id(&self) -> UserId {
+        self.id
+    }
+
     pub(crate) const fn user(&self) -> &Name {
         &self.user
+    }
+
+    pub(crate) const fn session(&self) -> TokenId {
+        self.session
+    }
+
+    /// The key by which a repetition of the request is known.
+    pub(crate) const fn request(&self) -> Option<&RequestKey> {
+        self.request.as_ref()
     }
 }
 
@@ -60,15 +83,31 @@ fn nobody() -> Problem {
     )
 }
 
+fn throttled(what: &str, wait: Duration) -> Problem {
+    Problem::new(
+        Code::AuthThrottled,
+        what,
+        format!("there were {MAX_FAILURES} failures in a row"),
+        format!("wait {} seconds, then try again", wait.as_secs() + 1),
+    )
+}
+
 /// Lets a request pass whose token is good, and says whose it is.
 pub(crate) async fn authenticate(
     State(controller): State<Shared>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = token.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(nobody)?;
-    let caller = caller(&controller, token).await?.ok_or_else(nobody)?;
+    let mut caller = caller(&controller, token).await?.ok_or_else(nobody)?;
+    let mut request = match repeat::examine(&controller, &caller, request).await? {
+        Examined::New(request, key) => {
+            caller.request = key;
+            request
+        }
+        Examined::Repeated(task) => return Ok(task_view(&controller, task).into_response()),
+    };
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }
@@ -77,7 +116,7 @@ pub(crate) async fn authenticate(
 pub(crate) async fn caller(controller: &Controller, token: &str) -> Result<Option<Caller>, Problem> {
     let mut db = controller.store.read().await?;
     let session = user::session(&mut db, &password::digest_secret(token)).await?;
-    Ok(session.map(|(session, user)| Caller { user, session }))
+    Ok(session.map(|row| Caller { id: row.user_id, user: row.user, session: row.id, request: None }))
 }
 
 /// Who the console's cookie stands for.
@@ -117,6 +156,10 @@ impl Guard {
     }
 
     fn failed(&self, name: &str) {
+        // Nobody can have that name, so nobody needs to be kept from it; and it may be of any length.
+        if name.parse::<Name>().is_err() {
+            return;
+        }
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.retain(|_, (_, last)| last.elapsed() < LOCK_OUT * 4);
         if failures.len() < MAX_NAMES || failures.contains_key(name) {
@@ -138,16 +181,16 @@ pub(crate) async fn log_in(
 ) -> Result<(Zeroizing<String>, Timestamp), Problem> {
     let what = "cannot log in";
     let guard = &controller.guard;
-    if let Some(wait) = guard.waits(name) {
-        return Err(Problem::new(
-            Code::AuthDenied,
-            what,
-            format!("there were {MAX_FAILURES} failures in a row"),
-            format!("wait {} seconds, then try again", wait.as_secs() + 1),
-        ));
-    }
-    let found = user::find(&mut *controller.store.read().await?, name).await?;
     let permit = guard.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
+    // Asked by whoever holds a permit: else those who wait for one would all have been let past.
+    if let Some(wait) = guard.waits(name) {
+        return Err(throttled(what, wait));
+    }
+    // What can't be a name is nobody's.
+    let found = match name.parse::<Name>() {
+        Ok(name) => user::find(&mut *controller.store.read().await?, name.as_str()).await?,
+        Err(_) => None,
+    };
     let known = found.clone();
     let good = tokio::task::spawn_blocking(move || match known {
         Some(user) => password::verify(&password, &user.password_hash),
@@ -159,9 +202,18 @@ pub(crate) async fn log_in(
     })
     .await
     .map_err(|error| Problem::internal(what, error))?;
-    drop(permit);
+    if let Some(user) = &found {
+        let outcome = if good && !user.disabled { AuditOutcome::Granted } else { AuditOutcome::Refused };
+        let detail = if good && user.disabled { "the user is disabled" } else { "" };
+        note(controller, user, "session.begin", outcome, detail).await?;
+    }
+    if good && found.as_ref().is_some_and(|user| user.disabled) {
+        let why = format!("user `{name}` is disabled");
+        return Err(Problem::new(Code::AuthDenied, what, why, "ask an administrator: `ward user enable` lifts that"));
+    }
     let Some(user) = found.filter(|_| good) else {
         guard.failed(name);
+        drop(permit);
         let shown: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
         let message = format!("somebody failed to log in as `{shown}`");
         let subject = EventSubject { user: shown.parse().ok(), ..EventSubject::default() };
@@ -174,6 +226,7 @@ pub(crate) async fn log_in(
         ));
     };
     guard.succeeded(name);
+    drop(permit);
     let token = password::random_secret().map_err(|error| Problem::internal(what, error))?;
     let expires =
         Timestamp::now().checked_add(SESSION_HOURS.hours()).map_err(|error| Problem::internal(what, error))?;
@@ -183,6 +236,82 @@ pub(crate) async fn log_in(
     event::record(&mut tx, EventKind::UserLogin, &subject, &format!("user `{}` logged in", user.name)).await?;
     tx.commit().await?;
     Ok((token, expires))
+}
+
+/// Writes to the audit log what a user did about its own sessions and password.
+async fn note(
+    controller: &Controller,
+    user: &UserRow,
+    operation: &'static str,
+    outcome: AuditOutcome,
+    detail: &str,
+) -> Result<(), Problem> {
+    let mut tx = controller.store.write().await?;
+    let draft = Draft {
+        user: user.name.as_str(),
+        operation,
+        outcome,
+        object: Object::Root,
+        object_name: "root".to_owned(),
+        privileges: PrivilegeSet::NONE,
+        keys: Vec::new(),
+        task: None,
+        detail: detail.to_owned(),
+    };
+    audit::record(&mut tx, draft).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Changes the caller's own password, which it must know. Its other sessions end.
+pub(crate) async fn change_password(
+    controller: &Controller,
+    caller: &Caller,
+    current: Zeroizing<String>,
+    new: Zeroizing<String>,
+) -> Result<(), Problem> {
+    const OPERATION: &str = "session.password";
+    let what = "cannot change the password";
+    let guard = &controller.guard;
+    let name = caller.user().as_str();
+    if let Some(wait) = guard.waits(name) {
+        return Err(throttled(what, wait));
+    }
+    let user = user::find(&mut *controller.store.read().await?, name).await?.ok_or_else(nobody)?;
+    let hash = new_hash(controller, what, new).await?;
+    let permit = guard.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
+    let known = user.password_hash.clone();
+    let good = tokio::task::spawn_blocking(move || password::verify(&current, &known))
+        .await
+        .map_err(|error| Problem::internal(what, error))?;
+    drop(permit);
+    if !good {
+        guard.failed(name);
+        note(controller, &user, OPERATION, AuditOutcome::Refused, "the current password was wrong").await?;
+        return Err(Problem::new(Code::AuthDenied, what, "the current password is wrong", "try again"));
+    }
+    guard.succeeded(name);
+    note(controller, &user, OPERATION, AuditOutcome::Granted, "").await?;
+    let mut tx = controller.store.write().await?;
+    user::set_password(&mut tx, user.id, &hash, Some(caller.session())).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// The hash of a password that is to be somebody's.
+pub(crate) async fn new_hash(
+    controller: &Controller,
+    what: &str,
+    password: Zeroizing<String>,
+) -> Result<String, Problem> {
+    if !(MIN_PASSWORD..=MAX_PASSWORD).contains(&password.chars().count()) {
+        let why = format!("a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters");
+        return Err(Problem::new(Code::RequestInvalid, what, why, "choose another; several words make a good one"));
+    }
+    let permit = controller.guard.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
+    let hash = tokio::task::spawn_blocking(move || password::hash(&password)).await;
+    drop(permit);
+    hash.map_err(|error| Problem::internal(what, error))?.map_err(|error| Problem::internal(what, error))
 }
 
 /// Ends the caller's session.

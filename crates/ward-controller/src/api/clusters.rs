@@ -1,24 +1,30 @@
 //! Clusters and datastores.
 
 use axum::extract::{Json, State};
-use ward_types::{Code, Name, Problem};
+use ward_types::{Code, Problem};
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body};
-use super::types::{AddDatastore, ClusterView, DatastoreView};
+use super::page::{Listed, Page};
+use super::types::{AddCluster, AddDatastore, ClusterView, DatastoreView, PageQuery};
+use crate::authz::{Granted, Root, Sight, grant, operations};
 use crate::controller::Shared;
 use crate::store::{cluster, host, vm};
 use crate::tasks::submit::cluster_named;
 
 /// Lists clusters.
-#[utoipa::path(get, path = "/clusters", tag = "cluster",
+#[utoipa::path(get, path = "/clusters", tag = "cluster", params(PageQuery),
     responses((status = 200, body = [ClusterView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list(State(controller): State<Shared>, _: Caller) -> ApiResult<Json<Vec<ClusterView>>> {
+pub(super) async fn list(State(controller): State<Shared>, sight: Sight, page: Page) -> ApiResult<Listed<ClusterView>> {
     let mut db = controller.store.read().await?;
-    let clusters = cluster::list(&mut db).await?;
-    let datastores = cluster::datastores(&mut db).await?;
-    let hosts = host::list(&mut db).await?;
-    let vms = vm::list(&mut db).await?;
+    let mut clusters = cluster::list(&mut db).await?;
+    let mut datastores = cluster::datastores(&mut db).await?;
+    let mut hosts = host::list(&mut db).await?;
+    let mut vms = vm::list(&mut db).await?;
+    clusters.retain(|row| sight.sees(row));
+    datastores.retain(|row| sight.sees(row));
+    hosts.retain(|row| sight.sees(row));
+    vms.retain(|row| sight.sees(row));
     let view = |row: cluster::ClusterRow| ClusterView {
         id: row.id,
         hosts: hosts.iter().filter(|host| host.cluster == row.id).map(|host| host.name.clone()).collect(),
@@ -26,21 +32,49 @@ pub(super) async fn list(State(controller): State<Shared>, _: Caller) -> ApiResu
         vms: vms.iter().filter(|vm| vm.cluster == row.id).count(),
         name: row.name,
     };
-    Ok(Json(clusters.into_iter().map(view).collect()))
+    Ok(page.cut(clusters.into_iter().map(view).collect(), |view: &ClusterView| view.name.to_string()))
+}
+
+/// Adds a cluster.
+#[utoipa::path(post, path = "/clusters", tag = "cluster", request_body = AddCluster,
+    responses((status = 200, body = ClusterView), (status = "4XX", body = Problem)))]
+pub(super) async fn add(
+    State(controller): State<Shared>,
+    caller: Caller,
+    Body(new): Body<AddCluster>,
+) -> ApiResult<Json<ClusterView>> {
+    let note = format!("add cluster `{}`", new.name);
+    let _: Granted<operations::AddCluster> = grant(&controller, &caller, Root, note.into()).await?;
+    let mut tx = controller.store.write().await?;
+    let id = match cluster::add(&mut tx, &new.name).await {
+        Err(error) if error.is_conflict() => {
+            let what = format!("cannot add cluster `{}`", new.name);
+            let why = "there is one of that name already";
+            return Err(Problem::new(Code::Exists, what, why, "`ward cluster ls` lists them").into());
+        }
+        added => added?,
+    };
+    tx.commit().await?;
+    Ok(Json(ClusterView { id, name: new.name, hosts: Vec::new(), datastores: Vec::new(), vms: 0 }))
 }
 
 /// Lists datastores.
-#[utoipa::path(get, path = "/datastores", tag = "datastore",
+#[utoipa::path(get, path = "/datastores", tag = "datastore", params(PageQuery),
     responses((status = 200, body = [DatastoreView]), (status = "4XX", body = Problem)))]
-pub(super) async fn datastores(State(controller): State<Shared>, _: Caller) -> ApiResult<Json<Vec<DatastoreView>>> {
+pub(super) async fn datastores(
+    State(controller): State<Shared>,
+    sight: Sight,
+    page: Page,
+) -> ApiResult<Listed<DatastoreView>> {
     let mut db = controller.store.read().await?;
     let clusters = cluster::list(&mut db).await?;
-    let rows = cluster::datastores(&mut db).await?;
+    let mut rows = cluster::datastores(&mut db).await?;
+    rows.retain(|row| sight.sees(row));
     let view = |row: cluster::DatastoreRow| {
         let cluster = clusters.iter().find(|cluster| cluster.id == row.cluster)?.name.clone();
         Some(DatastoreView { id: row.id, name: row.name, cluster, directory: row.directory })
     };
-    Ok(Json(rows.into_iter().filter_map(view).collect()))
+    Ok(page.cut(rows.into_iter().filter_map(view).collect(), |view: &DatastoreView| view.name.to_string()))
 }
 
 /// Adds a datastore.
@@ -48,30 +82,30 @@ pub(super) async fn datastores(State(controller): State<Shared>, _: Caller) -> A
     responses((status = 200, body = DatastoreView), (status = "4XX", body = Problem)))]
 pub(super) async fn add_datastore(
     State(controller): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Body(new): Body<AddDatastore>,
 ) -> ApiResult<Json<DatastoreView>> {
     let what = format!("cannot add datastore `{}`", new.name);
     let directory = match new.directory.to_str() {
-        Some(directory) if new.directory.is_absolute() => directory,
+        Some(directory) if new.directory.is_absolute() && !directory.contains('\0') => directory.to_owned(),
         _ => {
             let why = format!("`{}` is not an absolute path in UTF-8", new.directory.display());
             let remedy = "give the path under which all hosts of the cluster find it";
             return Err(Problem::new(Code::RequestInvalid, what, why, remedy).into());
         }
     };
-    let id = cluster_named(&controller, &what, new.cluster.as_deref()).await?;
+    let target = cluster_named(&controller, &what, new.cluster.as_deref()).await?;
+    let note = format!("add datastore `{}` at {directory}", new.name);
+    let granted: Granted<operations::AddDatastore> = grant(&controller, &caller, target, note.into()).await?;
+    let (id, cluster) = (granted.on().id, granted.on().name.clone());
     let mut tx = controller.store.write().await?;
-    let datastore = match cluster::add_datastore(&mut tx, id, &new.name, directory).await {
+    let datastore = match cluster::add_datastore(&mut tx, id, &new.name, &directory).await {
         Err(error) if error.is_conflict() => {
             let why = "there is one of that name or directory already";
             return Err(Problem::new(Code::Exists, what, why, "`ward datastore ls` lists them").into());
         }
         added => added?,
     };
-    let clusters = cluster::list(&mut tx).await?;
     tx.commit().await?;
-    let cluster: Option<Name> = clusters.into_iter().find(|cluster| cluster.id == id).map(|cluster| cluster.name);
-    let cluster = cluster.ok_or_else(|| Problem::internal(what, "its cluster is gone"))?;
     Ok(Json(DatastoreView { id: datastore, name: new.name, cluster, directory: new.directory }))
 }

@@ -2,9 +2,10 @@
 
 use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Json, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Json, Query, RawPathParams, Request};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
+use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use ward_types::{Code, Problem};
 
@@ -35,9 +36,13 @@ impl From<StoreError> for ApiError {
     }
 }
 
-fn invalid(why: String) -> ApiError {
+fn bad(code: Code, why: String) -> ApiError {
     let remedy = "see /api/openapi.json for what a request is made of";
-    ApiError(Problem::new(Code::RequestInvalid, "cannot understand the request", why, remedy))
+    ApiError(Problem::new(code, "cannot understand the request", why, remedy))
+}
+
+pub(super) fn invalid(why: String) -> ApiError {
+    bad(Code::RequestInvalid, why)
 }
 
 /// A JSON body.
@@ -47,9 +52,29 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let Json(body) =
-            Json::from_request(request, state).await.map_err(|error: JsonRejection| invalid(error.body_text()))?;
-        Ok(Self(body))
+        let refused = |error: JsonRejection| {
+            let code = match error.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => Code::RequestTooLarge,
+                StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::RequestMediaType,
+                _ => Code::RequestInvalid,
+            };
+            bad(code, error.body_text())
+        };
+        let Json(body): Json<serde_json::Value> = Json::from_request(request, state).await.map_err(refused)?;
+        // No text of ours holds NUL, and PostgreSQL can't store it.
+        if has_nul(&body) {
+            return Err(invalid("a text in it holds the character NUL".to_owned()));
+        }
+        serde_json::from_value(body).map(Self).map_err(|error| invalid(error.to_string()))
+    }
+}
+
+fn has_nul(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::String(text) => text.contains('\0'),
+        serde_json::Value::Array(items) => items.iter().any(has_nul),
+        serde_json::Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        _ => false,
     }
 }
 
@@ -82,12 +107,52 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
+/// The answer to a method that a path does not have.
+pub(crate) async fn no_such_method(method: Method) -> ApiError {
+    invalid(format!("the path has no method {method}"))
+}
+
+/// The parameters of the path, in order; one that can't be a name is empty.
+pub(crate) struct Keys(Vec<String>);
+
+impl Keys {
+    /// The last one.
+    pub(crate) fn last(&self) -> &str {
+        self.0.last().map_or("", String::as_str)
+    }
+
+    /// The first one.
+    pub(crate) fn first(&self) -> &str {
+        self.0.first().map_or("", String::as_str)
+    }
+
+    /// The one of that name in a request's path.
+    pub(crate) async fn named<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> String {
+        let params = RawPathParams::from_request_parts(parts, state).await;
+        let found = params.iter().flatten().find(|(known, _)| *known == name);
+        found.map(|(_, value)| clean(value)).unwrap_or_default()
+    }
+}
+
+fn clean(text: &str) -> String {
+    if text.contains('\0') { String::new() } else { text.to_owned() }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Keys {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let params = RawPathParams::from_request_parts(parts, state).await;
+        Ok(Self(params.iter().flatten().map(|(_, value)| clean(value)).collect()))
+    }
+}
+
 /// A problem for what is not there.
 pub(crate) fn not_found(noun: &str, key: &str) -> Problem {
     Problem::new(
         Code::NotFound,
         format!("cannot find {noun} `{key}`"),
-        format!("there is no {noun} of that name or ID"),
+        format!("there is no {noun} of that name or ID, or you may not see it"),
         format!("`ward {noun} ls` lists them"),
     )
 }

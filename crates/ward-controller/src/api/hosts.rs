@@ -1,11 +1,14 @@
 //! Hosts.
 
-use axum::extract::{Json, Path, State};
+use axum::extract::{Json, State};
 use ward_types::{Name, Problem};
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body, not_found};
-use super::types::{AddHost, HostState, HostToken, HostView};
+use super::page::{Listed, Page};
+use super::types::{AddHost, HostState, HostToken, HostView, PageQuery};
+use crate::authz::operations::ReadHost;
+use crate::authz::{Granted, Sight, grant};
 use crate::controller::{Controller, Shared};
 use crate::hosts::{Reach, make_token};
 use crate::store::cluster::{self, ClusterRow};
@@ -41,31 +44,29 @@ pub(crate) fn view(controller: &Controller, row: HostRow, clusters: &[ClusterRow
 }
 
 /// Lists hosts.
-#[utoipa::path(get, path = "/hosts", tag = "host",
+#[utoipa::path(get, path = "/hosts", tag = "host", params(PageQuery),
     responses((status = 200, body = [HostView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list(State(controller): State<Shared>, _: Caller) -> ApiResult<Json<Vec<HostView>>> {
-    Ok(Json(all(&controller).await?))
+pub(super) async fn list(State(controller): State<Shared>, sight: Sight, page: Page) -> ApiResult<Listed<HostView>> {
+    Ok(page.cut(all(&controller, &sight).await?, |view: &HostView| view.name.to_string()))
 }
 
-pub(crate) async fn all(controller: &Controller) -> Result<Vec<HostView>, Problem> {
+/// All hosts that are to be shown.
+pub(crate) async fn all(controller: &Controller, sight: &Sight) -> Result<Vec<HostView>, Problem> {
     let mut db = controller.store.read().await?;
     let clusters = cluster::list(&mut db).await?;
-    let rows = host::list(&mut db).await?;
+    let mut rows = host::list(&mut db).await?;
+    rows.retain(|row| sight.sees(row));
     Ok(rows.into_iter().filter_map(|row| view(controller, row, &clusters)).collect())
 }
 
 /// Shows a host.
 #[utoipa::path(get, path = "/hosts/{host}", tag = "host", params(("host" = String, Path, description = "name or ID")),
     responses((status = 200, body = HostView), (status = "4XX", body = Problem)))]
-pub(super) async fn show(
-    State(controller): State<Shared>,
-    _: Caller,
-    Path(key): Path<String>,
-) -> ApiResult<Json<HostView>> {
-    let mut db = controller.store.read().await?;
-    let clusters = cluster::list(&mut db).await?;
-    let row = host::find(&mut db, &key).await?.ok_or_else(|| not_found("host", &key))?;
-    let view = view(&controller, row, &clusters).ok_or_else(|| not_found("host", &key))?;
+pub(super) async fn show(State(controller): State<Shared>, granted: Granted<ReadHost>) -> ApiResult<Json<HostView>> {
+    let clusters = cluster::list(&mut *controller.store.read().await?).await?;
+    let row = granted.on().clone();
+    let name = row.name.clone();
+    let view = view(&controller, row, &clusters).ok_or_else(|| not_found("host", name.as_str()))?;
     Ok(Json(view))
 }
 
@@ -74,12 +75,14 @@ pub(super) async fn show(
     responses((status = 200, body = HostToken), (status = "4XX", body = Problem)))]
 pub(super) async fn add(
     State(controller): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Body(new): Body<AddHost>,
 ) -> ApiResult<Json<HostToken>> {
     let what = "cannot make an enrolment token";
     let cluster = cluster_named(&controller, what, new.cluster.as_deref()).await?;
     let minutes = new.minutes.unwrap_or(60).clamp(1, MAX_MINUTES);
-    let (token, expires) = make_token(&controller, cluster, minutes).await?;
+    let note = format!("an enrolment token, good for {minutes} minutes");
+    let granted = grant(&controller, &caller, cluster, note.into()).await?;
+    let (token, expires) = make_token(&controller, &granted, minutes).await?;
     Ok(Json(HostToken { token: token.to_string(), expires }))
 }

@@ -1,16 +1,23 @@
 //! The REST API for users: resources under `/api/v1`, its own description at `/api/openapi.json`.
 
+mod audit;
 pub(crate) mod auth;
 mod clusters;
+mod describe;
 pub(crate) mod edge;
-mod events;
+pub(crate) mod events;
 pub(crate) mod hosts;
+mod page;
 mod policies;
 mod providers;
 mod recryptions;
+mod reform;
+pub(crate) mod repeat;
+mod roles;
 mod session;
 pub(crate) mod tasks;
 pub mod types;
+mod users;
 mod vm_crypto;
 mod vm_inventory;
 pub(crate) mod vms;
@@ -25,9 +32,17 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use ward_types::{Code, Problem};
 
-use self::edge::ApiError;
+#[cfg(test)]
+mod tests;
+
+pub use self::page::MAX_LIMIT;
+
+use self::edge::{ApiError, no_such_method};
 use crate::console;
 use crate::controller::Shared;
+
+/// What all paths of the API begin with.
+const PREFIX: &str = "/api/v1";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -49,7 +64,25 @@ impl Modify for Bearer {
 fn documented() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(session::show, session::end))
-        .routes(routes!(clusters::list))
+        .routes(routes!(session::privileges))
+        .routes(routes!(session::password))
+        .routes(routes!(session::list))
+        .routes(routes!(session::revoke))
+        .routes(routes!(users::list, users::add))
+        .routes(routes!(users::show, users::remove))
+        .routes(routes!(users::password))
+        .routes(routes!(users::disable))
+        .routes(routes!(users::enable))
+        .routes(routes!(users::groups, users::add_group))
+        .routes(routes!(users::remove_group))
+        .routes(routes!(users::join, users::leave))
+        .routes(routes!(roles::privileges))
+        .routes(routes!(roles::list, roles::add))
+        .routes(routes!(roles::set, roles::remove))
+        .routes(routes!(roles::permissions, roles::give))
+        .routes(routes!(roles::take))
+        .routes(routes!(audit::list))
+        .routes(routes!(clusters::list, clusters::add))
         .routes(routes!(clusters::datastores, clusters::add_datastore))
         .routes(routes!(hosts::list, hosts::add))
         .routes(routes!(hosts::show))
@@ -86,11 +119,17 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(recryptions::cancel))
 }
 
-fn parts(controller: &Shared) -> (Router<Shared>, utoipa::openapi::OpenApi) {
+fn parts(controller: &Shared) -> (Router<Shared>, serde_json::Value) {
     // Laid over everything but the login: a new endpoint is closed unless somebody opens it.
     let closed = documented().layer(from_fn_with_state(controller.clone(), auth::authenticate));
-    let open = OpenApiRouter::new().routes(routes!(session::begin));
-    OpenApiRouter::with_openapi(Description::openapi()).nest("/api/v1", closed.merge(open)).split_for_parts()
+    let open = OpenApiRouter::new().routes(routes!(session::begin)).routes(routes!(audit::problems));
+    let all = OpenApiRouter::with_openapi(Description::openapi()).nest(PREFIX, closed.merge(open));
+    let (router, description) = all.split_for_parts();
+    let description = describe::complete(&description).unwrap_or_else(|error| {
+        tracing::error!(%error, "cannot describe the API");
+        serde_json::Value::Null
+    });
+    (router, description)
 }
 
 /// All that the controller answers to users.
@@ -99,12 +138,21 @@ pub(crate) fn router(controller: Shared) -> Router {
     router
         .route("/api/openapi.json", get(move || async move { Json(description) }))
         .merge(console::router())
+        .method_not_allowed_fallback(no_such_method)
         .fallback(|| async {
             ApiError(Problem::new(
                 Code::NotFound,
                 "cannot find what is asked for",
                 "there is nothing under that path",
                 "see /api/openapi.json for what there is",
+            ))
+        })
+        .method_not_allowed_fallback(|| async {
+            ApiError(Problem::new(
+                Code::RequestMethod,
+                "cannot do what is asked for",
+                "what is under that path does not know the method",
+                "see /api/openapi.json for the methods that it knows",
             ))
         })
         .with_state(controller)

@@ -1,21 +1,26 @@
 //! Storage policies.
 
-use axum::extract::{Json, Path, State};
+use axum::extract::{Json, State};
 use ward_types::{Code, EventKind, EventSubject, Name, PolicyName, Problem};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, not_found};
-use super::types::{AddPolicy, PolicyView};
+use super::edge::{ApiResult, Body, Keys, not_found};
+use super::page::{Listed, Page};
+use super::types::{AddPolicy, PageQuery, PolicyView};
+use crate::authz::operations::ChangePolicies;
+use crate::authz::{Granted, Root, Sight, grant};
 use crate::controller::{Controller, Shared};
 use crate::plan;
 use crate::store::policy::{self, PolicyRow};
 use crate::store::vm::{self, VmRow};
 use crate::store::{event, provider};
 
-async fn views(controller: &Controller, rows: Vec<PolicyRow>) -> Result<Vec<PolicyView>, Problem> {
+/// The policies, each with those of its VMs that are to be shown.
+async fn views(controller: &Controller, sight: &Sight, rows: Vec<PolicyRow>) -> Result<Vec<PolicyView>, Problem> {
     let mut db = controller.store.read().await?;
     let assigned = policy::assigned(&mut db, None).await?;
-    let vms = vm::list(&mut db).await?;
+    let mut vms = vm::list(&mut db).await?;
+    vms.retain(|vm| sight.sees(vm));
     let uses = |row: &VmRow, name: &PolicyName| {
         let keys = row.config.as_ref().map(plan::keys).unwrap_or_default();
         keys.iter().any(|(component, key)| {
@@ -51,18 +56,22 @@ async fn load(controller: &Controller, name: &str) -> Result<PolicyRow, Problem>
     found.ok_or_else(|| not_found("policy", name))
 }
 
-async fn one(controller: &Controller, row: PolicyRow) -> ApiResult<Json<PolicyView>> {
+async fn one(controller: &Controller, sight: &Sight, row: PolicyRow) -> ApiResult<Json<PolicyView>> {
     let name = row.name.clone();
-    let view = views(controller, vec![row]).await?.pop();
+    let view = views(controller, sight, vec![row]).await?.pop();
     Ok(Json(view.ok_or_else(|| not_found("policy", name.as_str()))?))
 }
 
 /// Lists storage policies.
-#[utoipa::path(get, path = "/policies", tag = "policy",
+#[utoipa::path(get, path = "/policies", tag = "policy", params(PageQuery),
     responses((status = 200, body = [PolicyView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list(State(controller): State<Shared>, _: Caller) -> ApiResult<Json<Vec<PolicyView>>> {
+pub(super) async fn list(
+    State(controller): State<Shared>,
+    sight: Sight,
+    page: Page,
+) -> ApiResult<Listed<PolicyView>> {
     let rows = policy::list(&mut *controller.store.read().await?).await?;
-    Ok(Json(views(&controller, rows).await?))
+    Ok(page.cut(views(&controller, &sight, rows).await?, |view: &PolicyView| view.name.to_string()))
 }
 
 /// Shows a storage policy.
@@ -70,11 +79,11 @@ pub(super) async fn list(State(controller): State<Shared>, _: Caller) -> ApiResu
     responses((status = 200, body = PolicyView), (status = "4XX", body = Problem)))]
 pub(super) async fn show(
     State(controller): State<Shared>,
-    _: Caller,
-    Path(name): Path<String>,
+    sight: Sight,
+    keys: Keys,
 ) -> ApiResult<Json<PolicyView>> {
-    let row = load(&controller, &name).await?;
-    one(&controller, row).await
+    let row = load(&controller, keys.first()).await?;
+    one(&controller, &sight, row).await
 }
 
 /// Makes a storage policy, from nothing or as a copy of another one.
@@ -82,9 +91,12 @@ pub(super) async fn show(
     responses((status = 200, body = PolicyView), (status = "4XX", body = Problem)))]
 pub(super) async fn add(
     State(controller): State<Shared>,
-    caller: Caller,
+    sight: Sight,
     Body(new): Body<AddPolicy>,
 ) -> ApiResult<Json<PolicyView>> {
+    let caller = sight.caller();
+    let note = format!("make storage policy `{}`", new.name);
+    let _: Granted<ChangePolicies> = grant(&controller, caller, Root, note.into()).await?;
     let what = format!("cannot make storage policy `{}`", new.name);
     let from = match &new.from {
         None => None,
@@ -121,9 +133,9 @@ pub(super) async fn add(
         }
         added => added?,
     }
-    record(&mut tx, &caller, EventKind::PolicyCreated, &format!("storage policy `{}` made", row.name)).await?;
+    record(&mut tx, caller, EventKind::PolicyCreated, &format!("storage policy `{}` made", row.name)).await?;
     tx.commit().await?;
-    one(&controller, row).await
+    one(&controller, &sight, row).await
 }
 
 /// Removes a storage policy under which nothing is.
@@ -133,9 +145,12 @@ pub(super) async fn add(
 pub(super) async fn remove(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(name): Path<String>,
+    keys: Keys,
 ) -> ApiResult<Json<()>> {
-    let row = load(&controller, &name).await?;
+    let name = keys.first();
+    let note = format!("remove storage policy `{name}`");
+    let _: Granted<ChangePolicies> = grant(&controller, &caller, Root, note.into()).await?;
+    let row = load(&controller, name).await?;
     let what = format!("cannot remove storage policy `{name}`");
     if row.built_in {
         let (why, remedy) = ("it is built in", "clone it and change the copy: `ward policy clone`");

@@ -1,17 +1,20 @@
 //! Key providers.
 
-use axum::extract::{Json, Path, State};
+use axum::extract::{Json, State};
 use ward_secret::Zeroizing;
-use ward_types::{Code, EventKind, EventSubject, Problem, ProviderKind, ProviderName};
+use ward_types::{Code, EventKind, EventSubject, Problem, ProviderKind};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, not_found};
-use super::types::{AddProvider, Live, ProviderView, SetRotation};
+use super::edge::{ApiResult, Body, Keys};
+use super::page::{Listed, Page};
+use super::types::{AddProvider, Live, PageQuery, ProviderView, SetRotation};
+use crate::authz::operations::{self, ReadProvider, RemoveProvider, SetDefaultProvider, SetRotationOf};
+use crate::authz::{Granted, Root, Sight, grant, grant_named};
 use crate::controller::{Controller, Shared};
 use crate::keys::{self, probe};
 use crate::root;
 use crate::store::provider::{self, ProviderRow};
-use crate::store::{event, recryption, vm};
+use crate::store::{event, recryption, task, vm};
 
 async fn view(controller: &Controller, row: &ProviderRow) -> Result<ProviderView, Problem> {
     let mut vms: Vec<_> = vm::users_of_provider(&mut *controller.store.read().await?, &row.name)
@@ -55,24 +58,21 @@ fn split_server(text: &str) -> Option<(String, u16)> {
     (!host.is_empty() && port != 0).then(|| (host.to_owned(), port))
 }
 
-async fn load(controller: &Controller, name: &str) -> Result<ProviderRow, Problem> {
-    let found = match name.parse::<ProviderName>() {
-        Ok(name) => provider::get(&mut *controller.store.read().await?, &name).await?,
-        Err(_) => None,
-    };
-    found.ok_or_else(|| not_found("provider", name))
-}
-
 /// Lists key providers.
-#[utoipa::path(get, path = "/providers", tag = "provider",
+#[utoipa::path(get, path = "/providers", tag = "provider", params(PageQuery),
     responses((status = 200, body = [ProviderView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list(State(controller): State<Shared>, _: Caller) -> ApiResult<Json<Vec<ProviderView>>> {
-    let rows = provider::list(&mut *controller.store.read().await?).await?;
+pub(super) async fn list(
+    State(controller): State<Shared>,
+    sight: Sight,
+    page: Page,
+) -> ApiResult<Listed<ProviderView>> {
+    let mut rows = provider::list(&mut *controller.store.read().await?).await?;
+    rows.retain(|row| sight.sees(row));
     let mut views = Vec::new();
     for row in &rows {
         views.push(view(&controller, row).await?);
     }
-    Ok(Json(views))
+    Ok(page.cut(views, |view: &ProviderView| view.name.to_string()))
 }
 
 /// Shows a key provider, and asks its server how it is.
@@ -81,16 +81,15 @@ pub(super) async fn list(State(controller): State<Shared>, _: Caller) -> ApiResu
     responses((status = 200, body = ProviderView), (status = "4XX", body = Problem)))]
 pub(super) async fn show(
     State(controller): State<Shared>,
-    _: Caller,
-    Path(name): Path<String>,
+    granted: Granted<ReadProvider>,
 ) -> ApiResult<Json<ProviderView>> {
-    let row = load(&controller, &name).await?;
-    let what = format!("cannot reach key provider `{name}`");
-    let live = match keys::client_of(&controller, &what, &row) {
-        Ok(client) => probe(&what, &row.name, &client).await.map_err(|fault| fault.problem),
+    let row = granted.on();
+    let what = format!("cannot reach key provider `{}`", row.name);
+    let live = match keys::client_of(&controller, &what, row) {
+        Ok(client) => probe(&what, &row.name, &client).await.map_err(|fault| *fault.problem),
         Err(problem) => Err(problem),
     };
-    let mut view = view(&controller, &row).await?;
+    let mut view = view(&controller, row).await?;
     view.live = Some(live.unwrap_or_else(|problem| Live::Down { problem }));
     Ok(Json(view))
 }
@@ -105,6 +104,8 @@ pub(super) async fn add(
 ) -> ApiResult<Json<ProviderView>> {
     let key = Zeroizing::new(new.key);
     let what = format!("cannot add key provider `{}`", new.name);
+    let note = format!("add key provider `{}` with server {}", new.name, new.server);
+    let _: Granted<operations::AddProvider> = grant(&controller, &caller, Root, note.into()).await?;
     let (host, port) = split_server(&new.server).ok_or_else(|| {
         let why = format!("`{}` is no server", new.server);
         Problem::new(Code::RequestInvalid, what.clone(), why, "give it as HOST:PORT")
@@ -161,18 +162,17 @@ fn exists(what: String) -> Problem {
     responses((status = 200, body = ProviderView), (status = "4XX", body = Problem)))]
 pub(super) async fn make_default(
     State(controller): State<Shared>,
-    caller: Caller,
-    Path(name): Path<String>,
+    granted: Granted<SetDefaultProvider>,
 ) -> ApiResult<Json<ProviderView>> {
-    let row = load(&controller, &name).await?;
+    let name = granted.on().name.clone();
     let mut tx = controller.store.write().await?;
-    provider::set_default(&mut tx, &row.name).await?;
-    let subject =
-        EventSubject { provider: Some(row.name), user: Some(caller.user().clone()), ..EventSubject::default() };
+    provider::set_default(&mut tx, &name).await?;
+    let user = Some(granted.user().clone());
+    let subject = EventSubject { provider: Some(name.clone()), user, ..EventSubject::default() };
     let message = format!("key provider `{name}` is the default one");
     event::record(&mut tx, EventKind::ProviderDefault, &subject, &message).await?;
     tx.commit().await?;
-    let row = load(&controller, &name).await?;
+    let row = ProviderRow { is_default: true, ..granted.on().clone() };
     Ok(Json(view(&controller, &row).await?))
 }
 
@@ -183,51 +183,53 @@ pub(super) async fn make_default(
 pub(super) async fn set_rotation(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(name): Path<String>,
+    keys: Keys,
     Body(rotation): Body<SetRotation>,
 ) -> ApiResult<Json<ProviderView>> {
-    let row = load(&controller, &name).await?;
+    let note = rotation.days.map_or_else(|| "never".to_owned(), |days| format!("after {days} days"));
+    let granted: Granted<SetRotationOf> = grant_named(&controller, &caller, keys.first(), note.into()).await?;
+    let name = granted.on().name.clone();
     if rotation.days == Some(0) {
         let what = format!("cannot set the rotation of key provider `{name}`");
         return Err(Problem::new(Code::RequestInvalid, what, "0 days is no age", "give 1 day or more").into());
     }
     let mut tx = controller.store.write().await?;
-    recryption::set_rotation(&mut tx, &row.name, rotation.days).await?;
-    let subject =
-        EventSubject { provider: Some(row.name.clone()), user: Some(caller.user().clone()), ..EventSubject::default() };
+    recryption::set_rotation(&mut tx, &name, rotation.days).await?;
+    let user = Some(granted.user().clone());
+    let subject = EventSubject { provider: Some(name.clone()), user, ..EventSubject::default() };
     let message = match rotation.days {
         Some(days) => format!("keys of key provider `{name}` are replaced after {days} days"),
         None => format!("keys of key provider `{name}` are not replaced for their age"),
     };
     event::record(&mut tx, EventKind::RotationSet, &subject, &message).await?;
     tx.commit().await?;
-    Ok(Json(view(&controller, &row).await?))
+    Ok(Json(view(&controller, granted.on()).await?))
 }
 
 /// Removes a key provider that no VM needs. Its keys stay at its server.
 #[utoipa::path(delete, path = "/providers/{provider}", tag = "provider",
     params(("provider" = String, Path, description = "name")),
     responses((status = 200), (status = "4XX", body = Problem)))]
-pub(super) async fn remove(
-    State(controller): State<Shared>,
-    caller: Caller,
-    Path(name): Path<String>,
-) -> ApiResult<Json<()>> {
-    let row = load(&controller, &name).await?;
+pub(super) async fn remove(State(controller): State<Shared>, granted: Granted<RemoveProvider>) -> ApiResult<Json<()>> {
+    let name = granted.on().name.clone();
     let what = format!("cannot remove key provider `{name}`");
     let mut tx = controller.store.write().await?;
-    let users = vm::users_of_provider(&mut tx, &row.name).await?;
+    let vms = vm::users_of_provider(&mut tx, &name).await?;
+    let vms = vms.iter().map(|(vm, key)| format!("VM `{vm}` (key {key})"));
+    // A VM that is being encrypted will need its key, though its row does not say so yet.
+    let tasks = task::open(&mut tx).await?.into_iter().filter(|task| task.work.providers().any(|used| *used == name));
+    let tasks = tasks.map(|task| format!("VM `{}` (task {}, {})", task.info.vm_name, task.info.id, task.info.kind));
+    let users: Vec<_> = vms.chain(tasks).collect();
     if !users.is_empty() {
-        let users: Vec<_> = users.iter().map(|(vm, key)| format!("VM `{vm}` (key {key})")).collect();
         let why = format!("{} needs its keys", users.join(", "));
         let remedy =
             format!("give them other keys first: `ward recrypt run --provider {name} --to OTHER`; or decrypt them");
         return Err(Problem::new(Code::InUse, what, why, remedy).into());
     }
-    provider::remove(&mut tx, &row.name).await?;
-    recryption::set_rotation(&mut tx, &row.name, None).await?;
-    let subject =
-        EventSubject { provider: Some(row.name), user: Some(caller.user().clone()), ..EventSubject::default() };
+    provider::remove(&mut tx, &name).await?;
+    recryption::set_rotation(&mut tx, &name, None).await?;
+    let user = Some(granted.user().clone());
+    let subject = EventSubject { provider: Some(name.clone()), user, ..EventSubject::default() };
     let message = format!("key provider `{name}` removed; its keys stay at its server");
     event::record(&mut tx, EventKind::ProviderRemoved, &subject, &message).await?;
     tx.commit().await?;

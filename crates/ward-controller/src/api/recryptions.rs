@@ -1,11 +1,14 @@
 //! The recryption of many VMs.
 
-use axum::extract::{Json, Path, State};
+use axum::extract::{Json, State};
 use ward_types::{Problem, TaskId};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, not_found};
-use super::types::{RecryptionPlan, RecryptionRequest, RecryptionState, RecryptionView};
+use super::edge::{ApiResult, Body, Keys, not_found};
+use super::page::{Listed, Page};
+use super::types::{PageQuery, RecryptionPlan, RecryptionRequest, RecryptionState, RecryptionView};
+use crate::authz::operations::{PlanRecryptions, ReadRecryptions, RecryptMany};
+use crate::authz::{Granted, Root, grant};
 use crate::controller::{Controller, Shared};
 use crate::recryption;
 
@@ -23,17 +26,21 @@ fn id(key: &str) -> Result<TaskId, Problem> {
     responses((status = 200, body = RecryptionPlan), (status = "4XX", body = Problem)))]
 pub(super) async fn plan(
     State(controller): State<Shared>,
-    _: Caller,
+    _: Granted<PlanRecryptions>,
     Body(request): Body<RecryptionRequest>,
 ) -> ApiResult<Json<RecryptionPlan>> {
     Ok(Json(RecryptionPlan { vms: recryption::plan(&controller, &request).await? }))
 }
 
 /// Lists recryptions, the newest first.
-#[utoipa::path(get, path = "/recryptions", tag = "recryption",
+#[utoipa::path(get, path = "/recryptions", tag = "recryption", params(PageQuery),
     responses((status = 200, body = [RecryptionView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list(State(controller): State<Shared>, _: Caller) -> ApiResult<Json<Vec<RecryptionView>>> {
-    Ok(Json(recryption::all(&controller).await?))
+pub(super) async fn list(
+    State(controller): State<Shared>,
+    _: Granted<ReadRecryptions>,
+    page: Page,
+) -> ApiResult<Listed<RecryptionView>> {
+    Ok(page.cut(recryption::all(&controller).await?, |view: &RecryptionView| view.id.to_string()))
 }
 
 /// Gives many VMs new keys, so many at a time.
@@ -44,7 +51,9 @@ pub(super) async fn add(
     caller: Caller,
     Body(request): Body<RecryptionRequest>,
 ) -> ApiResult<Json<RecryptionView>> {
-    let id = recryption::begin(&controller, caller.user(), request).await?;
+    let note = serde_json::to_string(&request).unwrap_or_default();
+    let granted: Granted<RecryptMany> = grant(&controller, &caller, Root, note.into()).await?;
+    let id = recryption::begin(&controller, &granted, request).await?;
     view(&controller, &id.to_string(), id).await
 }
 
@@ -54,10 +63,10 @@ pub(super) async fn add(
     responses((status = 200, body = RecryptionView), (status = "4XX", body = Problem)))]
 pub(super) async fn show(
     State(controller): State<Shared>,
-    _: Caller,
-    Path(key): Path<String>,
+    _: Granted<ReadRecryptions>,
+    keys: Keys,
 ) -> ApiResult<Json<RecryptionView>> {
-    view(&controller, &key, id(&key)?).await
+    view(&controller, keys.first(), id(keys.first())?).await
 }
 
 /// Begins no more VMs until it is resumed.
@@ -67,9 +76,9 @@ pub(super) async fn show(
 pub(super) async fn pause(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    keys: Keys,
 ) -> ApiResult<Json<RecryptionView>> {
-    change(&controller, &caller, &key, RecryptionState::Paused).await
+    change(&controller, &caller, keys.first(), RecryptionState::Paused).await
 }
 
 /// Goes on where it was paused.
@@ -79,9 +88,9 @@ pub(super) async fn pause(
 pub(super) async fn resume(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    keys: Keys,
 ) -> ApiResult<Json<RecryptionView>> {
-    change(&controller, &caller, &key, RecryptionState::Running).await
+    change(&controller, &caller, keys.first(), RecryptionState::Running).await
 }
 
 /// Begins no more VMs; those that were begun are finished.
@@ -91,9 +100,9 @@ pub(super) async fn resume(
 pub(super) async fn cancel(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    keys: Keys,
 ) -> ApiResult<Json<RecryptionView>> {
-    change(&controller, &caller, &key, RecryptionState::Cancelling).await
+    change(&controller, &caller, keys.first(), RecryptionState::Cancelling).await
 }
 
 async fn change(
@@ -102,7 +111,9 @@ async fn change(
     key: &str,
     state: RecryptionState,
 ) -> ApiResult<Json<RecryptionView>> {
+    let note = format!("recryption {key}: {state}");
+    let granted: Granted<RecryptMany> = grant(controller, caller, Root, note.into()).await?;
     let id = id(key)?;
-    recryption::change(controller, caller.user(), id, state).await?;
+    recryption::change(controller, &granted, id, state).await?;
     view(controller, key, id).await
 }

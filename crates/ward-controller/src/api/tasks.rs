@@ -1,28 +1,57 @@
 //! Tasks.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use axum::extract::{Json, Path, State};
-use ward_types::{Problem, TaskId};
+use axum::extract::{Json, State};
+use ward_types::{Problem, TaskInfo};
 
-use super::auth::Caller;
 use super::edge::{ApiResult, Params, not_found};
+use super::page::{Listed, Page};
 use super::types::{TaskQuery, TaskView, WatchQuery};
+use crate::authz::operations::{CancelTask, ReadTask};
+use crate::authz::{Granted, Sight, TaskTarget};
 use crate::controller::{Controller, Shared};
-use crate::store::task;
+use crate::store::{task, vm};
 use crate::tasks;
 
 const MAX_WAIT_MS: u32 = 30_000;
-const DEFAULT_LIMIT: u32 = 50;
-const MAX_LIMIT: u32 = 1000;
+/// How many tasks are read at a time.
+const BATCH: i64 = 200;
 
-pub(crate) async fn newest(controller: &Controller, open: bool, limit: u32) -> Result<Vec<TaskView>, Problem> {
-    let rows = task::list(&mut *controller.store.read().await?, open, i64::from(limit)).await?;
-    let view = |info| {
-        let (info, revision) = controller.board.merged(info);
-        TaskView { info, revision }
-    };
-    Ok(rows.into_iter().map(view).collect())
+/// The newest tasks that are to be shown, at most `limit`, and whether there are more.
+pub(crate) async fn newest(
+    controller: &Controller,
+    sight: &Sight,
+    query: &TaskQuery,
+    limit: usize,
+) -> Result<(Vec<TaskView>, bool), Problem> {
+    let mut db = controller.store.read().await?;
+    let vms: HashMap<_, _> = vm::list(&mut db).await?.into_iter().map(|row| (row.id, row)).collect();
+    let mut views = Vec::new();
+    let mut before = query.after;
+    loop {
+        let rows = task::list(&mut db, query.open, before, BATCH).await?;
+        let Some(last) = rows.last() else { return Ok((views, false)) };
+        before = Some(last.id);
+        for info in rows {
+            let vm = vms.get(&info.vm).cloned();
+            let target = TaskTarget::new(info, vm);
+            if !sight.sees(&target) {
+                continue;
+            }
+            if views.len() == limit {
+                return Ok((views, true));
+            }
+            views.push(task_view(controller, target.info).0);
+        }
+    }
+}
+
+/// A task as it is shown.
+pub(crate) fn task_view(controller: &Controller, info: TaskInfo) -> Json<TaskView> {
+    let (info, revision) = controller.board.merged(info);
+    Json(TaskView { info, revision })
 }
 
 /// Lists tasks, the newest first.
@@ -30,11 +59,13 @@ pub(crate) async fn newest(controller: &Controller, open: bool, limit: u32) -> R
     responses((status = 200, body = [TaskView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list(
     State(controller): State<Shared>,
-    _: Caller,
+    sight: Sight,
     Params(query): Params<TaskQuery>,
-) -> ApiResult<Json<Vec<TaskView>>> {
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
-    Ok(Json(newest(&controller, query.open, limit).await?))
+    page: Page,
+) -> ApiResult<Listed<TaskView>> {
+    let (views, more) = newest(&controller, &sight, &query, page.limit).await?;
+    let last = views.last().filter(|_| more).map(|view| view.info.id.to_string());
+    Ok(page.page(views, last))
 }
 
 /// Shows a task; waits for a change where that is asked.
@@ -43,28 +74,20 @@ pub(super) async fn list(
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
 pub(super) async fn show(
     State(controller): State<Shared>,
-    _: Caller,
-    Path(key): Path<String>,
+    granted: Granted<ReadTask>,
     Params(query): Params<WatchQuery>,
 ) -> ApiResult<Json<TaskView>> {
-    let id: TaskId = key.parse().map_err(|_| not_found("task", &key))?;
+    let id = granted.on().info.id;
     let wait = Duration::from_millis(query.wait_ms.min(MAX_WAIT_MS).into());
     let found = controller.board.watch(&controller.store, id, query.seen, wait).await?;
-    let (info, revision) = found.ok_or_else(|| not_found("task", &key))?;
+    let (info, revision) = found.ok_or_else(|| not_found("task", &id.to_string()))?;
     Ok(Json(TaskView { info, revision }))
 }
 
 /// Asks a task to stop: possible while a host works on it. What was done is undone.
 #[utoipa::path(post, path = "/tasks/{task}/cancel", tag = "task", params(("task" = String, Path, description = "ID")),
     responses((status = 200), (status = "4XX", body = Problem)))]
-pub(super) async fn cancel(
-    State(controller): State<Shared>,
-    _: Caller,
-    Path(key): Path<String>,
-) -> ApiResult<Json<()>> {
-    let id: TaskId = key.parse().map_err(|_| not_found("task", &key))?;
-    let info = task::get(&mut *controller.store.read().await?, id).await?;
-    let info = info.ok_or_else(|| not_found("task", &key))?;
-    tasks::cancel(&controller, &info).await?;
+pub(super) async fn cancel(State(controller): State<Shared>, granted: Granted<CancelTask>) -> ApiResult<Json<()>> {
+    tasks::cancel(&controller, &granted).await?;
     Ok(Json(()))
 }

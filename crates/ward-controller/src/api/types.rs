@@ -1,5 +1,10 @@
 //! What requests and answers of the REST API are made of. The command-line client speaks these types too.
 
+mod access;
+
+pub use self::access::*;
+pub use super::page::PageQuery;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -14,6 +19,7 @@ use ward_types::{
 
 /// Who wants to log in.
 #[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Login {
     /// The user's name.
     pub user: String,
@@ -83,6 +89,7 @@ pub struct DatastoreView {
 
 /// A datastore that is to be known.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddDatastore {
     /// Its name.
     pub name: Name,
@@ -96,6 +103,7 @@ pub struct AddDatastore {
 
 /// A host that is to join.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddHost {
     /// The cluster; none means `default`.
     #[serde(default)]
@@ -219,6 +227,7 @@ pub enum Live {
 
 /// A key provider that is to be known.
 #[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddProvider {
     /// Its name, which is its identity.
     pub name: ProviderName,
@@ -281,6 +290,7 @@ pub struct VmView {
 
 /// A VM that is to be made.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddVm {
     /// Its name.
     pub name: Name,
@@ -306,6 +316,7 @@ pub struct AddVm {
 
 /// A kernel to boot directly. The files are copied into the VM home.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddKernel {
     /// The kernel's path on the hosts.
     #[schema(value_type = String)]
@@ -321,7 +332,7 @@ pub struct AddKernel {
 
 /// A disk that is to be made.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "source", rename_all = "kebab-case")]
+#[serde(tag = "source", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum AddDisk {
     /// A blank one.
     Blank {
@@ -340,6 +351,7 @@ pub enum AddDisk {
 
 /// How a VM is to be encrypted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Encrypt {
     /// The key provider; none means the default one.
     #[serde(default)]
@@ -347,13 +359,17 @@ pub struct Encrypt {
     /// A key that exists; none means that a new one is made.
     #[serde(default)]
     pub key_id: Option<KeyId>,
-    /// What of it; none means all that is not encrypted.
-    #[serde(flatten)]
-    pub components: Components,
+    /// Whether its home is named; where neither that nor a disk is, all is meant that is not encrypted.
+    #[serde(default)]
+    pub home: bool,
+    /// The disks that are named, by number.
+    #[serde(default)]
+    pub disks: Vec<DiskId>,
 }
 
 /// Where a VM is to be started.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Start {
     /// The host; none means where it ran last, or where most room is.
     #[serde(default)]
@@ -362,6 +378,7 @@ pub struct Start {
 
 /// How a VM is to be stopped.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Stop {
     /// Whether to pull the plug at once.
     #[serde(default)]
@@ -423,9 +440,13 @@ pub struct TaskQuery {
     /// Only those that have not ended.
     #[serde(default)]
     pub open: bool,
-    /// At most so many, the newest; none means 50.
-    #[serde(default)]
+    /// At most so many, the newest; none means 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u32>,
+    /// Those begun before this one; as the `Link` of the page before says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<TaskId>,
 }
 
 /// Which events.
@@ -433,20 +454,22 @@ pub struct TaskQuery {
 #[into_params(parameter_in = Query)]
 pub struct EventQuery {
     /// Those after this number; none means the last ones.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<i64>,
     /// At most so many; none means 100.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u32>,
     /// How many milliseconds to wait where there are none; at most 30000.
     #[serde(default)]
     pub wait_ms: u32,
 }
 
-/// Which components of a VM; none named means all to which the request applies.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Components {
-    /// Whether the VM home is named.
+/// How a VM is to be decrypted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Decrypt {
+    /// Whether its home is named; where neither that nor a disk is, all is meant that is encrypted.
     #[serde(default)]
     pub home: bool,
     /// The disks that are named, by number.
@@ -454,16 +477,9 @@ pub struct Components {
     pub disks: Vec<DiskId>,
 }
 
-/// How a VM is to be decrypted.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-pub struct Decrypt {
-    /// What of it; none means all that is encrypted.
-    #[serde(flatten)]
-    pub components: Components,
-}
-
 /// How a VM is to get new keys.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Recrypt {
     /// Whether to make new DEKs too, and write everything anew.
     #[serde(default)]
@@ -474,13 +490,17 @@ pub struct Recrypt {
     /// A key that exists; none means that a new one is made.
     #[serde(default)]
     pub key_id: Option<KeyId>,
-    /// What of it; none means all that is encrypted.
-    #[serde(flatten)]
-    pub components: Components,
+    /// Whether its home is named; where neither that nor a disk is, all is meant that is encrypted.
+    #[serde(default)]
+    pub home: bool,
+    /// The disks that are named, by number.
+    #[serde(default)]
+    pub disks: Vec<DiskId>,
 }
 
 /// Under which storage policies a VM is to be. What is not named stays under its own.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SetPolicy {
     /// That of the home.
     #[serde(default)]
@@ -523,6 +543,7 @@ pub struct PolicyView {
 
 /// A storage policy that is to be made.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddPolicy {
     /// Its name.
     pub name: PolicyName,
@@ -565,6 +586,7 @@ pub enum TpmClone {
 
 /// A VM that is to be made from another one.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CloneVm {
     /// Its name.
     pub name: Name,
@@ -590,6 +612,7 @@ pub struct CloneVm {
 
 /// At what age a provider's keys are to be replaced.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SetRotation {
     /// After so many days; none means never.
     #[serde(default)]
@@ -598,6 +621,7 @@ pub struct SetRotation {
 
 /// A VM home that is to be taken into the inventory.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Register {
     /// The datastore.
     pub datastore: String,
@@ -607,6 +631,7 @@ pub struct Register {
 
 /// Whether a VM is to be a template.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SetTemplate {
     /// Whether it is one.
     pub template: bool,
@@ -614,6 +639,7 @@ pub struct SetTemplate {
 
 /// Which keys of which VMs are to be replaced.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RecryptionRequest {
     /// Only keys of this provider; none means of any.
     #[serde(default)]

@@ -1,27 +1,43 @@
 //! What changes the encryption of VMs.
 
-use axum::extract::{Json, Path, State};
-use ward_types::{CryptoRequest, KeyWish, Problem, TaskKind};
+use axum::extract::{Json, State};
+use ward_types::{CryptoRequest, CryptoSpec, KeyWish, Power, Problem};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, OptionalBody};
-use super::types::{Components, Decrypt, Encrypt, Recrypt, SetPolicy, TaskView};
-use super::vms::task_view;
+use super::edge::{ApiResult, Body, Keys, OptionalBody};
+use super::tasks::task_view;
+use super::types::{Decrypt, Encrypt, Recrypt, SetPolicy, TaskView};
+use crate::authz::operations::SetPolicyOfVm;
+use crate::authz::{Granted, Note, grant, named};
 use crate::controller::Shared;
-use crate::plan::{Selection, Verb};
+use crate::plan::{self, Selection, Verb, VmFacts};
+use crate::store::policy;
+use crate::store::vm::VmRow;
+use crate::tasks::may::MayCrypt;
 use crate::tasks::submit::Order;
 
 async fn whole(
     controller: &Shared,
     caller: &Caller,
-    (key, kind): (&str, TaskKind),
-    components: Components,
+    key: &str,
+    selection: &Selection,
     verb: Verb,
 ) -> ApiResult<Json<TaskView>> {
-    let selection = Selection { home: components.home, disks: components.disks };
-    let order = Order { controller, user: caller.user() };
-    let info = order.crypt_whole(key, kind, &selection, verb).await?;
+    let vm: VmRow = named(controller, key).await?;
+    let spec = verb.clone().spec();
+    let may = MayCrypt::of(controller, caller, &vm, &[&spec], &note(&spec)).await?;
+    let info = Order { controller }.crypt_whole(&may, &vm, verb.kind(), selection, verb).await?;
     Ok(task_view(controller, info))
+}
+
+/// With which key, for the audit log.
+pub(super) fn note(spec: &CryptoSpec) -> String {
+    let (CryptoSpec::Encrypt(wish) | CryptoSpec::ShallowRecrypt(wish) | CryptoSpec::DeepRecrypt(wish)) = spec else {
+        return String::new();
+    };
+    let key = wish.key_id.as_ref().map_or_else(|| "a new key".to_owned(), |id| format!("key {id}"));
+    let provider = wish.provider.as_ref().map_or_else(|| "the default provider".to_owned(), ToString::to_string);
+    format!("{key} of {provider}")
 }
 
 /// Encrypts a VM: its home and all its disks, or those parts that are named.
@@ -31,11 +47,11 @@ async fn whole(
 pub(super) async fn encrypt(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    keys: Keys,
     Body(how): Body<Encrypt>,
 ) -> ApiResult<Json<TaskView>> {
     let verb = Verb::Encrypt(KeyWish { provider: how.provider, key_id: how.key_id });
-    whole(&controller, &caller, (&key, TaskKind::VmEncrypt), how.components, verb).await
+    whole(&controller, &caller, keys.first(), &Selection { home: how.home, disks: how.disks }, verb).await
 }
 
 /// Decrypts a VM: its disks, then its home; or those parts that are named.
@@ -45,10 +61,11 @@ pub(super) async fn encrypt(
 pub(super) async fn decrypt(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    keys: Keys,
     OptionalBody(how): OptionalBody<Decrypt>,
 ) -> ApiResult<Json<TaskView>> {
-    whole(&controller, &caller, (&key, TaskKind::VmDecrypt), how.components, Verb::Decrypt).await
+    let selection = Selection { home: how.home, disks: how.disks };
+    whole(&controller, &caller, keys.first(), &selection, Verb::Decrypt).await
 }
 
 /// Gives a VM new keys. A shallow recrypt puts a new KEK in the place of the old one, while the VM runs if it does: the
@@ -60,11 +77,11 @@ pub(super) async fn decrypt(
 pub(super) async fn recrypt(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    keys: Keys,
     OptionalBody(how): OptionalBody<Recrypt>,
 ) -> ApiResult<Json<TaskView>> {
     let verb = Verb::Recrypt { deep: how.deep, key: KeyWish { provider: how.provider, key_id: how.key_id } };
-    whole(&controller, &caller, (&key, TaskKind::VmRecrypt), how.components, verb).await
+    whole(&controller, &caller, keys.first(), &Selection { home: how.home, disks: how.disks }, verb).await
 }
 
 /// Does what is asked of each component of a VM, all in one task.
@@ -74,11 +91,14 @@ pub(super) async fn recrypt(
 pub(super) async fn crypto(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    keys: Keys,
     Body(request): Body<CryptoRequest>,
 ) -> ApiResult<Json<TaskView>> {
-    let order = Order { controller: &controller, user: caller.user() };
-    let info = order.crypt(&key, &request).await?;
+    let vm: VmRow = named(&controller, keys.first()).await?;
+    let specs: Vec<_> = request.specs().map(|(_, spec)| spec).collect();
+    let notes: Vec<_> = specs.iter().map(|spec| note(spec)).filter(|note| !note.is_empty()).collect();
+    let may = MayCrypt::of(&controller, &caller, &vm, &specs, &notes.join(", ")).await?;
+    let info = Order { controller: &controller }.crypt(&may, &vm, &request).await?;
     Ok(task_view(&controller, info))
 }
 
@@ -89,10 +109,32 @@ pub(super) async fn crypto(
 pub(super) async fn set_policy(
     State(controller): State<Shared>,
     caller: Caller,
-    Path(key): Path<String>,
+    keys: Keys,
     Body(wanted): Body<SetPolicy>,
 ) -> ApiResult<Json<TaskView>> {
-    let order = Order { controller: &controller, user: caller.user() };
-    let info = order.set_policy(&key, &wanted).await?;
+    let vm: VmRow = named(&controller, keys.first()).await?;
+    let names = wanted.home.iter().chain(&wanted.all_disks).chain(wanted.disks.values());
+    let said: Vec<_> = names.map(ToString::to_string).collect();
+    let note = Note::from(said.join(", "));
+    let granted: Granted<SetPolicyOfVm> = grant(&controller, &caller, vm.clone(), note.clone()).await?;
+    let rows = policy::list(&mut *controller.store.read().await?).await?;
+    // Where that refuses, the order below does too, and says why.
+    let request = plan::set_policy(facts(&vm), &wanted, &rows).map_or_else(|_| CryptoRequest::default(), |it| it.0);
+    let specs: Vec<_> = request.specs().map(|(_, spec)| spec).collect();
+    let may = MayCrypt::of(&controller, &caller, &vm, &specs, &note.detail).await?;
+    let info = Order { controller: &controller }.set_policy(granted, &may, &wanted).await?;
     Ok(task_view(&controller, info))
+}
+
+/// What is known of a VM without asking anybody else.
+fn facts(row: &VmRow) -> VmFacts<'_> {
+    VmFacts {
+        name: &row.name,
+        config: row.config.as_ref(),
+        power: Power::Off,
+        host: None,
+        busy: None,
+        locked: row.locked.as_ref(),
+        template: row.template,
+    }
 }

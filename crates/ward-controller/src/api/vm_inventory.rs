@@ -1,15 +1,22 @@
 //! Which VMs are in the inventory, and as what.
 
-use axum::extract::{Json, Path, State};
-use ward_types::{KeyWish, Problem};
+use axum::extract::{Json, State};
+use ward_types::{CryptoSpec, KeyWish, Problem};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body};
-use super::types::{CloneVm, Register, SetTemplate, TaskView, VmView};
-use super::vms::{one, task_view};
+use super::edge::{ApiResult, Body, Keys, not_found};
+use super::tasks::task_view;
+use super::types::{CloneKeys, CloneVm, Register, SetTemplate, TaskView, VmView};
+use super::vm_crypto::note;
+use super::vms::one;
+use crate::authz::operations::{self, SetTemplate as MaySetTemplate, UnlockVm, UnregisterVm};
+use crate::authz::{Granted, Sight, grant, grant_named, named};
 use crate::controller::Shared;
 use crate::plan::CloneWish;
 use crate::register;
+use crate::store::cluster::{self, DatastoreRow};
+use crate::store::vm::VmRow;
+use crate::tasks::may::MayCrypt;
 use crate::tasks::submit::Order;
 
 /// Takes a VM into the inventory from its home. Where a key that it needs is not to be had, it is locked.
@@ -20,8 +27,9 @@ pub(super) async fn register(
     caller: Caller,
     Body(home): Body<Register>,
 ) -> ApiResult<Json<VmView>> {
-    let id = register::register(&controller, caller.user(), &home.datastore, &home.directory).await?;
-    one(&controller, &id.to_string()).await
+    let note = format!("register the VM in `{}`", home.directory);
+    let granted = grant_named(&controller, &caller, &home.datastore, note.into()).await?;
+    one(&controller, register::register(&controller, &granted, &home.directory).await?).await
 }
 
 /// Takes a VM out of the inventory. Its home stays as it is.
@@ -30,24 +38,18 @@ pub(super) async fn register(
     responses((status = 200), (status = "4XX", body = Problem)))]
 pub(super) async fn unregister(
     State(controller): State<Shared>,
-    caller: Caller,
-    Path(key): Path<String>,
+    granted: Granted<UnregisterVm>,
 ) -> ApiResult<Json<()>> {
-    let order = Order { controller: &controller, user: caller.user() };
-    order.unregister(&key).await?;
+    Order { controller: &controller }.unregister(granted).await?;
     Ok(Json(()))
 }
 
 /// Tries again to get the keys of a VM that is locked.
 #[utoipa::path(post, path = "/vms/{vm}/unlock", tag = "vm", params(("vm" = String, Path, description = "name or ID")),
     responses((status = 200, body = VmView), (status = "4XX", body = Problem)))]
-pub(super) async fn unlock(
-    State(controller): State<Shared>,
-    caller: Caller,
-    Path(key): Path<String>,
-) -> ApiResult<Json<VmView>> {
-    let id = register::unlock(&controller, caller.user(), &key).await?;
-    one(&controller, &id.to_string()).await
+pub(super) async fn unlock(State(controller): State<Shared>, granted: Granted<UnlockVm>) -> ApiResult<Json<VmView>> {
+    register::unlock(&controller, &granted).await?;
+    one(&controller, granted.on().id).await
 }
 
 /// Makes a VM a template, which is never started, or a template a VM.
@@ -56,13 +58,11 @@ pub(super) async fn unlock(
     responses((status = 200, body = VmView), (status = "4XX", body = Problem)))]
 pub(super) async fn template(
     State(controller): State<Shared>,
-    caller: Caller,
-    Path(key): Path<String>,
+    granted: Granted<MaySetTemplate>,
     Body(wanted): Body<SetTemplate>,
 ) -> ApiResult<Json<VmView>> {
-    let order = Order { controller: &controller, user: caller.user() };
-    order.set_template(&key, wanted.template).await?;
-    one(&controller, &key).await
+    Order { controller: &controller }.set_template(&granted, wanted.template).await?;
+    one(&controller, granted.on().id).await
 }
 
 /// Makes a VM from another one, which is off: under the same keys, under new ones, encrypted or decrypted on the way.
@@ -71,17 +71,41 @@ pub(super) async fn template(
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
 pub(super) async fn clone(
     State(controller): State<Shared>,
-    caller: Caller,
-    Path(key): Path<String>,
+    sight: Sight,
+    keys: Keys,
     Body(new): Body<CloneVm>,
 ) -> ApiResult<Json<TaskView>> {
-    let wish = CloneWish {
-        keys: new.keys,
-        key: KeyWish { provider: new.provider, key_id: new.key_id },
-        crypto: new.crypto,
-        tpm: new.tpm.is_some(),
+    let caller = sight.caller();
+    let vm: VmRow = named(&controller, keys.first()).await?;
+    let said = format!("clone it as VM `{}`", new.name);
+    let source: Granted<operations::CloneVm> = grant(&controller, caller, vm.clone(), said.clone().into()).await?;
+    let target = target(&controller, &sight, &vm, new.datastore.as_deref()).await?;
+    let target: Granted<operations::CreateVm> = grant(&controller, caller, target, said.into()).await?;
+    let key = KeyWish { provider: new.provider, key_id: new.key_id };
+    let of_all = match new.keys {
+        CloneKeys::Same => CryptoSpec::NoOp,
+        CloneKeys::NewKek => CryptoSpec::ShallowRecrypt(key.clone()),
+        CloneKeys::New => CryptoSpec::DeepRecrypt(key.clone()),
     };
-    let order = Order { controller: &controller, user: caller.user() };
-    let info = order.clone_vm(&key, &new.name, new.datastore.as_deref(), &wish).await?;
+    let specs: Vec<_> = new.crypto.specs().map(|(_, spec)| spec).chain([&of_all]).collect();
+    let notes: Vec<_> = specs.iter().map(|spec| note(spec)).filter(|note| !note.is_empty()).collect();
+    let may = MayCrypt::of(&controller, caller, &vm, &specs, &notes.join(", ")).await?;
+    let wish = CloneWish { keys: new.keys, key, crypto: new.crypto, tpm: new.tpm.is_some() };
+    let info = Order { controller: &controller }.clone_vm((source, target), &may, &new.name, &wish).await?;
     Ok(task_view(&controller, info))
+}
+
+/// The datastore for a clone: the one named, or that of the VM itself.
+async fn target(
+    controller: &Shared,
+    sight: &Sight,
+    vm: &VmRow,
+    key: Option<&str>,
+) -> Result<DatastoreRow, Problem> {
+    let rows = cluster::datastores(&mut *controller.store.read().await?).await?;
+    let is_meant = |row: &DatastoreRow| match key {
+        None => row.id == vm.datastore,
+        Some(key) => sight.sees(row) && (row.name.as_str() == key || row.id.to_string() == key),
+    };
+    rows.into_iter().find(is_meant).ok_or_else(|| not_found("datastore", key.unwrap_or_default()))
 }

@@ -3,20 +3,25 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use axum::extract::{Json, Path, State};
-use ward_rpc::api::host::{KernelSource, ReadConsole};
+use axum::extract::{Json, State};
+use ward_rpc::api::host::{self, KernelSource};
 use ward_types::{Code, Component, KeyRef, PolicyName, Problem, TaskInfo, VmId};
 
-use super::auth::Caller;
 use super::edge::{ApiResult, Body, Params, not_found};
+use super::page::{Listed, Page};
 use super::policies::built_in;
-use super::types::{AddDisk, AddVm, ComponentPolicy, ConsoleQuery, ConsoleView, Start, Stop, TaskView, VmView};
+use super::tasks::task_view;
+use super::types::{
+    AddDisk, AddVm, ComponentPolicy, ConsoleQuery, ConsoleView, PageQuery, Start, Stop, TaskView, VmView,
+};
+use crate::authz::operations::{ReadConsole, ReadVm, RemoveVm, StartVm, StopVm};
+use crate::authz::{Granted, Sight, grant};
 use crate::controller::{Controller, Shared};
 use crate::plan::{NewDisk, NewVm};
 use crate::store::cluster::{self, DatastoreRow};
-use crate::store::vm::{self, VmRow};
 use crate::store::{policy, task};
-use crate::tasks::submit::Order;
+use crate::store::vm::{self, VmRow};
+use crate::tasks::submit::{self, MayMake, Order};
 
 const MAX_WAIT_MS: u32 = 30_000;
 const DEFAULT_CPUS: u16 = 1;
@@ -59,46 +64,40 @@ fn view(
     })
 }
 
-pub(crate) async fn all(controller: &Controller) -> Result<Vec<VmView>, Problem> {
+/// All VMs that are to be shown.
+pub(crate) async fn all(controller: &Controller, sight: &Sight) -> Result<Vec<VmView>, Problem> {
     let mut db = controller.store.read().await?;
     let datastores = cluster::datastores(&mut db).await?;
-    let open = task::list(&mut db, true, i64::MAX).await?;
+    let open = task::list(&mut db, true, None, i64::MAX).await?;
     let assigned = policy::assigned(&mut db, None).await?;
-    let rows = vm::list(&mut db).await?;
+    let mut rows = vm::list(&mut db).await?;
+    rows.retain(|row| sight.sees(row));
     Ok(rows.into_iter().filter_map(|row| view(controller, row, &datastores, &open, &assigned)).collect())
 }
 
-pub(super) fn task_view(controller: &Controller, info: TaskInfo) -> Json<TaskView> {
-    let (info, revision) = controller.board.merged(info);
-    Json(TaskView { info, revision })
-}
-
 /// Lists VMs.
-#[utoipa::path(get, path = "/vms", tag = "vm",
+#[utoipa::path(get, path = "/vms", tag = "vm", params(PageQuery),
     responses((status = 200, body = [VmView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list(State(controller): State<Shared>, _: Caller) -> ApiResult<Json<Vec<VmView>>> {
-    Ok(Json(all(&controller).await?))
+pub(super) async fn list(State(controller): State<Shared>, sight: Sight, page: Page) -> ApiResult<Listed<VmView>> {
+    Ok(page.cut(all(&controller, &sight).await?, |view: &VmView| view.name.to_string()))
 }
 
 /// Shows a VM.
 #[utoipa::path(get, path = "/vms/{vm}", tag = "vm", params(("vm" = String, Path, description = "name or ID")),
     responses((status = 200, body = VmView), (status = "4XX", body = Problem)))]
-pub(super) async fn show(
-    State(controller): State<Shared>,
-    _: Caller,
-    Path(key): Path<String>,
-) -> ApiResult<Json<VmView>> {
-    one(&controller, &key).await
+pub(super) async fn show(State(controller): State<Shared>, granted: Granted<ReadVm>) -> ApiResult<Json<VmView>> {
+    one(&controller, granted.on().id).await
 }
 
-/// One VM, by name or ID.
-pub(super) async fn one(controller: &Controller, key: &str) -> ApiResult<Json<VmView>> {
+/// A VM as it is now.
+pub(super) async fn one(controller: &Controller, id: VmId) -> ApiResult<Json<VmView>> {
+    let key = id.to_string();
     let mut db = controller.store.read().await?;
     let datastores = cluster::datastores(&mut db).await?;
-    let row = vm::find(&mut db, key).await?.ok_or_else(|| not_found("vm", key))?;
-    let open: Vec<_> = task::open_of_vm(&mut db, row.id).await?.into_iter().collect();
-    let assigned = policy::assigned(&mut db, Some(row.id)).await?;
-    let view = view(controller, row, &datastores, &open, &assigned).ok_or_else(|| not_found("vm", key))?;
+    let row = vm::get(&mut db, id).await?.ok_or_else(|| not_found("vm", &key))?;
+    let open: Vec<_> = task::open_of_vm(&mut db, id).await?.into_iter().collect();
+    let assigned = policy::assigned(&mut db, Some(id)).await?;
+    let view = view(controller, row, &datastores, &open, &assigned).ok_or_else(|| not_found("vm", &key))?;
     Ok(Json(view))
 }
 
@@ -107,7 +106,7 @@ pub(super) async fn one(controller: &Controller, key: &str) -> ApiResult<Json<Vm
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
 pub(super) async fn add(
     State(controller): State<Shared>,
-    caller: Caller,
+    sight: Sight,
     Body(new): Body<AddVm>,
 ) -> ApiResult<Json<TaskView>> {
     let disk = |disk| match disk {
@@ -126,21 +125,29 @@ pub(super) async fn add(
         kernel,
         disks: new.disks.into_iter().map(disk).collect(),
     };
-    let order = Order { controller: &controller, user: caller.user() };
-    let info = order.make(vm, new.datastore.as_deref(), new.policies.as_ref()).await?;
+    let target = submit::datastore_for(&controller, &sight, &vm, new.datastore.as_deref()).await?;
+    let note = format!("make VM `{}`", vm.name);
+    let under = match new.policies {
+        None => None,
+        Some(policies) => {
+            let note = format!("make VM `{}` under storage policies", vm.name).into();
+            Some((grant(&controller, sight.caller(), target.clone(), note).await?, policies))
+        }
+    };
+    let may = if vm.reads_files() {
+        MayMake::FromFiles(grant(&controller, sight.caller(), target, note.into()).await?)
+    } else {
+        MayMake::Blank(grant(&controller, sight.caller(), target, note.into()).await?)
+    };
+    let info = Order { controller: &controller }.make(may, vm, under).await?;
     Ok(task_view(&controller, info))
 }
 
 /// Deletes a VM with its home.
 #[utoipa::path(delete, path = "/vms/{vm}", tag = "vm", params(("vm" = String, Path, description = "name or ID")),
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
-pub(super) async fn remove(
-    State(controller): State<Shared>,
-    caller: Caller,
-    Path(key): Path<String>,
-) -> ApiResult<Json<TaskView>> {
-    let order = Order { controller: &controller, user: caller.user() };
-    let info = order.remove(&key).await?;
+pub(super) async fn remove(State(controller): State<Shared>, granted: Granted<RemoveVm>) -> ApiResult<Json<TaskView>> {
+    let info = Order { controller: &controller }.remove(granted).await?;
     Ok(task_view(&controller, info))
 }
 
@@ -150,12 +157,10 @@ pub(super) async fn remove(
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
 pub(super) async fn start(
     State(controller): State<Shared>,
-    caller: Caller,
-    Path(key): Path<String>,
+    granted: Granted<StartVm>,
     Body(how): Body<Start>,
 ) -> ApiResult<Json<TaskView>> {
-    let order = Order { controller: &controller, user: caller.user() };
-    let info = order.start(&key, how.host).await?;
+    let info = Order { controller: &controller }.start(granted, how.host).await?;
     Ok(task_view(&controller, info))
 }
 
@@ -165,13 +170,11 @@ pub(super) async fn start(
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
 pub(super) async fn stop(
     State(controller): State<Shared>,
-    caller: Caller,
-    Path(key): Path<String>,
+    granted: Granted<StopVm>,
     Body(how): Body<Stop>,
 ) -> ApiResult<Json<TaskView>> {
     let wait_ms = how.wait_s.unwrap_or(DEFAULT_STOP_S).min(MAX_STOP_S) * 1000;
-    let order = Order { controller: &controller, user: caller.user() };
-    let info = order.stop(&key, how.force, wait_ms).await?;
+    let info = Order { controller: &controller }.stop(granted, how.force, wait_ms).await?;
     Ok(task_view(&controller, info))
 }
 
@@ -181,18 +184,17 @@ pub(super) async fn stop(
     responses((status = 200, body = ConsoleView), (status = "4XX", body = Problem)))]
 pub(super) async fn console(
     State(controller): State<Shared>,
-    _: Caller,
-    Path(key): Path<String>,
+    granted: Granted<ReadConsole>,
     Params(query): Params<ConsoleQuery>,
 ) -> ApiResult<Json<ConsoleView>> {
-    let row = vm::find(&mut *controller.store.read().await?, &key).await?.ok_or_else(|| not_found("vm", &key))?;
+    let row = granted.on();
     let what = format!("cannot read the console of VM `{}`", row.name);
     let link = row.host.and_then(|host| controller.links.get(host)).ok_or_else(|| {
         let remedy = format!("start it with `ward vm start {}`", row.name);
         Problem::new(Code::VmNotRunning, what.clone(), "it has never run", remedy)
     })?;
     let wait_ms = query.wait_ms.min(MAX_WAIT_MS);
-    let call = ReadConsole { vm: row.id, offset: query.offset, wait_ms };
+    let call = host::ReadConsole { vm: row.id, offset: query.offset, wait_ms };
     let timeout = std::time::Duration::from_millis(u64::from(wait_ms) + 10_000);
     let text = link.call_within(call, timeout).await.map_err(|error| error.into_problem(&what))?;
     Ok(Json(ConsoleView { end: text.end, text: text.text, power: text.power }))

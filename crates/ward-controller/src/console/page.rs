@@ -5,12 +5,13 @@ use maud::{DOCTYPE, Markup, html};
 use ward_types::{Event, Power, Problem, Severity, TaskState};
 
 use crate::api::auth::Caller;
+use crate::api::events;
 use crate::api::hosts;
 use crate::api::tasks;
-use crate::api::types::{HostState, HostView, TaskView, VmView};
+use crate::api::types::{HostState, HostView, TaskQuery, TaskView, VmView};
 use crate::api::vms;
+use crate::authz::Sight;
 use crate::controller::Controller;
-use crate::store::event;
 
 fn frame(refresh: bool, body: &Markup) -> Markup {
     html! {
@@ -57,10 +58,11 @@ pub(super) fn problem(problem: &Problem) -> Markup {
 }
 
 pub(super) async fn status(controller: &Controller, caller: &Caller) -> Result<Markup, Problem> {
-    let hosts = hosts::all(controller).await?;
-    let vms = vms::all(controller).await?;
-    let tasks = tasks::newest(controller, false, 10).await?;
-    let mut events = event::last(&mut *controller.store.read().await?, 30).await?;
+    let sight = Sight::of(controller, caller.clone()).await?;
+    let hosts = hosts::all(controller, &sight).await?;
+    let vms = vms::all(controller, &sight).await?;
+    let (tasks, _) = tasks::newest(controller, &sight, &TaskQuery::default(), 10).await?;
+    let mut events = events::newest(controller, &sight, 30).await?;
     events.reverse();
     Ok(frame(
         true,

@@ -7,9 +7,11 @@ use jiff::{Timestamp, ToSpan as _};
 use ward_rpc::api::controller::{Enrol, Enrolled, Hello};
 use ward_rpc::{Answer, EnrolmentToken, Peer, Role, route};
 use ward_secret::Zeroizing;
-use ward_types::{ClusterId, Code, EventKind, EventSubject, HostId, Problem, TokenId};
+use ward_types::{Code, EventKind, EventSubject, HostId, Problem, TokenId};
 
 use super::watch_over;
+use crate::authz::Granted;
+use crate::authz::operations::AddHost;
 use crate::controller::Shared;
 use crate::password;
 use crate::store::host::{self, HostRow};
@@ -26,7 +28,7 @@ pub(crate) fn router(controller: Shared) -> Router {
 /// Makes a token with which one host can join a cluster.
 pub(crate) async fn make_token(
     controller: &Shared,
-    cluster: ClusterId,
+    granted: &Granted<AddHost>,
     minutes: u32,
 ) -> Result<(Zeroizing<String>, Timestamp), Problem> {
     let failed = |why: String| Problem::internal("cannot make an enrolment token", why);
@@ -41,6 +43,7 @@ pub(crate) async fn make_token(
         ca: controller.authority.certificate().to_owned(),
     };
     let mut tx = controller.store.write().await?;
+    let cluster = granted.on().id;
     host::add_enrolment(&mut tx, token.id, cluster, &password::digest_secret(&secret), expires.as_microsecond())
         .await?;
     tx.commit().await?;

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 use ward_rpc::api::host::HostStatus;
 use ward_rpc::{Call, CallError, Client, KeyPush, PushReply, Role};
 use ward_types::{ClusterId, HostId, KeyRef, Name};
@@ -14,10 +15,15 @@ use ward_types::{ClusterId, HostId, KeyRef, Name};
 use crate::plan::HostFacts;
 use crate::store::host::HostRow;
 
+/// How long to wait for the first answer of a host, or for none. Longer than two tries take.
+const FIRST_ANSWER: Duration = Duration::from_secs(15);
+
 /// All links.
 pub(crate) struct Links {
     links: Mutex<HashMap<HostId, Arc<Link>>>,
     tls: Arc<rustls::ClientConfig>,
+    /// Told whenever a host was asked for the first time.
+    asked: watch::Sender<()>,
 }
 
 /// The link to one host.
@@ -27,6 +33,7 @@ pub(crate) struct Link {
     pub(crate) cluster: ClusterId,
     tls: Arc<rustls::ClientConfig>,
     state: Mutex<State>,
+    asked: watch::Sender<()>,
     /// Wakes the supervisor.
     pub(crate) poke: Notify,
 }
@@ -66,7 +73,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Links {
     /// No links yet; hosts will be spoken to with `tls`.
     pub(crate) fn new(tls: Arc<rustls::ClientConfig>) -> Self {
-        Self { links: Mutex::default(), tls }
+        Self { links: Mutex::default(), tls, asked: watch::Sender::new(()) }
     }
 
     pub(crate) fn add(&self, row: &HostRow) -> Arc<Link> {
@@ -82,6 +89,7 @@ impl Links {
                 status: None,
                 last_seen: None,
             }),
+            asked: self.asked.clone(),
             poke: Notify::new(),
         });
         lock(&self.links).insert(row.id, Arc::clone(&link));
@@ -102,6 +110,21 @@ impl Links {
     /// The name of a host.
     pub(crate) fn name(&self, id: HostId) -> Option<Name> {
         self.get(id).map(|link| link.name.clone())
+    }
+
+    /// Waits until every host was asked whether it answers: just after the controller's start, that nothing is known of
+    /// one does not mean that it is away.
+    pub(crate) async fn settled(&self) {
+        let mut asked = self.asked.subscribe();
+        let all_asked = async {
+            while lock(&self.links).values().any(|link| lock(&link.state).reach == Reach::Unknown) {
+                if asked.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // One that takes longer is taken for away.
+        let _ = timeout(FIRST_ANSWER, all_asked).await;
     }
 
     /// What planners need to know of a cluster's hosts.
@@ -148,7 +171,7 @@ impl Link {
         let mut state = lock(&self.state);
         state.status = Some(Arc::new(status));
         state.last_seen = Some(Timestamp::now());
-        std::mem::replace(&mut state.reach, Reach::Up) != Reach::Up
+        self.reached(&mut state, Reach::Up)
     }
 
     /// Notes that there is no answer. Tells whether that is new.
@@ -156,7 +179,15 @@ impl Link {
         let mut state = lock(&self.state);
         // The next try resolves the address anew.
         state.client = None;
-        std::mem::replace(&mut state.reach, Reach::Down) != Reach::Down
+        self.reached(&mut state, Reach::Down)
+    }
+
+    fn reached(&self, state: &mut State, reach: Reach) -> bool {
+        let before = std::mem::replace(&mut state.reach, reach);
+        if before == Reach::Unknown {
+            self.asked.send_replace(());
+        }
+        before != reach
     }
 
     /// Of `keys`, those that the host does not hold, as it says itself now.

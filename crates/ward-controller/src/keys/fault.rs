@@ -10,7 +10,7 @@ pub(crate) struct KeyFault {
     pub(crate) kind: EventKind,
     pub(crate) provider: ProviderName,
     pub(crate) key: Option<KeyRef>,
-    pub(crate) problem: Problem,
+    pub(crate) problem: Box<Problem>,
 }
 
 impl KeyFault {
@@ -21,13 +21,13 @@ impl KeyFault {
             kind: event_of(code),
             provider: provider.clone(),
             key: key.cloned(),
-            problem: Problem::new(code, what, format!("key provider `{provider}`: {error}"), remedy),
+            problem: Box::new(Problem::new(code, what, format!("key provider `{provider}`: {error}"), remedy)),
         }
     }
 
     /// A fault that is known by its problem.
     pub(crate) fn new(provider: &ProviderName, key: Option<&KeyRef>, problem: Problem) -> Self {
-        Self { kind: event_of(problem.code), provider: provider.clone(), key: key.cloned(), problem }
+        Self { kind: event_of(problem.code), provider: provider.clone(), key: key.cloned(), problem: Box::new(problem) }
     }
 }
 

@@ -28,6 +28,12 @@ pub(crate) struct Made {
     pub(crate) refused: Vec<AttributeName>,
 }
 
+/// Why there is no key that is known, and whether there may be one all the same.
+pub(crate) struct NotMade {
+    pub(crate) fault: Box<KeyFault>,
+    pub(crate) maybe_there: bool,
+}
+
 /// The key of that name: found, where an earlier request for it may have been answered to nobody, else made.
 pub(crate) async fn locate_or_make(
     what: &str,
@@ -35,10 +41,13 @@ pub(crate) async fn locate_or_make(
     provider: &ProviderName,
     name: &str,
     maybe_there: bool,
-) -> Result<Made, KeyFault> {
-    let fault = |error| KeyFault::of(what, provider, None, &error);
-    if maybe_there && let Some(id) = client.locate(Filter::by_name(name)).await.map_err(fault)?.into_iter().next() {
-        return Ok(Made { key: key_ref(what, provider, id)?, refused: Vec::new() });
+) -> Result<Made, NotMade> {
+    let failed =
+        |error, maybe_there| NotMade { fault: Box::new(KeyFault::of(what, provider, None, &error)), maybe_there };
+    let lost = |error| failed(error, true);
+    let found = |id| key_ref(what, provider, id).map(|key| Made { key, refused: Vec::new() });
+    if maybe_there && let Some(id) = client.locate(Filter::by_name(name)).await.map_err(lost)?.into_iter().next() {
+        return found(id);
     }
     let attributes = [
         Attribute::name(name),
@@ -50,20 +59,21 @@ pub(crate) async fn locate_or_make(
         Ok(created) => Ok(Made { key: key_ref(what, provider, created.id)?, refused: created.refused_attributes }),
         // The key may be there all the same: look for it before anybody asks for another.
         Err(error) if error.may_have_taken_effect() => {
-            match client.locate(Filter::by_name(name)).await.map_err(fault)?.into_iter().next() {
-                Some(id) => Ok(Made { key: key_ref(what, provider, id)?, refused: Vec::new() }),
-                None => Err(fault(error)),
+            match client.locate(Filter::by_name(name)).await.map_err(lost)?.into_iter().next() {
+                Some(id) => found(id),
+                // It may still be on its way to being made.
+                None => Err(lost(error)),
             }
         }
-        Err(error) => Err(fault(error)),
+        Err(error) => Err(failed(error, false)),
     }
 }
 
-fn key_ref(what: &str, provider: &ProviderName, id: String) -> Result<KeyRef, KeyFault> {
+fn key_ref(what: &str, provider: &ProviderName, id: String) -> Result<KeyRef, NotMade> {
     KeyId::try_from(id).map(|id| KeyRef::standard(provider.clone(), id)).map_err(|error| {
         let why = format!("key provider `{provider}` gave a key an ID that can't be kept: {error}");
         let problem = Problem::new(ward_types::Code::KeyServerRefused, what, why, "see the key server's log");
-        KeyFault::new(provider, None, problem)
+        NotMade { fault: Box::new(KeyFault::new(provider, None, problem)), maybe_there: true }
     })
 }
 

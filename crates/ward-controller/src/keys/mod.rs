@@ -10,7 +10,7 @@ mod server;
 mod supply;
 
 pub(crate) use fault::KeyFault;
-pub(crate) use make::{Made, adopt, locate_or_make, make_ready, name_of};
+pub(crate) use make::{Made, NotMade, adopt, locate_or_make, make_ready, name_of};
 pub(crate) use retire::{drop_from_hosts, retire};
 pub(crate) use server::{client, client_of, connect, probe, seal_purpose};
 pub(crate) use supply::{Supply, supply};
@@ -24,7 +24,7 @@ pub(crate) async fn report(controller: &Controller, subject: &EventSubject, faul
     let mut subject = subject.clone();
     subject.provider = Some(fault.provider);
     subject.key = fault.key.or(subject.key);
-    let problem = fault.problem;
+    let problem = *fault.problem;
     controller.record(fault.kind, &subject, &format!("{}: {}. {}", problem.what, problem.why, problem.remedy)).await;
     problem
 }

@@ -1,5 +1,6 @@
 //! Making VMs.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use ward_rpc::api::host::{CreateVm, DiskSource, KernelSource};
@@ -15,6 +16,13 @@ pub(crate) struct NewVm {
     pub(crate) memory_mib: u32,
     pub(crate) kernel: Option<KernelSource>,
     pub(crate) disks: Vec<NewDisk>,
+}
+
+impl NewVm {
+    /// Whether it is made of files that a host reads.
+    pub(crate) fn reads_files(&self) -> bool {
+        self.kernel.is_some() || self.disks.iter().any(|disk| matches!(disk, NewDisk::Copy { .. }))
+    }
 }
 
 /// One of its disks.
@@ -70,7 +78,8 @@ pub(crate) fn create(new: NewVm, exists: bool) -> Result<CreatePlan, Problem> {
             NewDisk::Blank { .. } => None,
         }),
     );
-    if let Some(path) = paths.find(|path| !path.is_absolute()) {
+    let is_path = |path: &PathBuf| path.is_absolute() && !path.as_os_str().as_bytes().contains(&0);
+    if let Some(path) = paths.find(|path| !is_path(path)) {
         return invalid(
             format!("`{}` is not an absolute path", path.display()),
             "name files by the path under which the hosts find them",

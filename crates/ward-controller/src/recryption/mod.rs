@@ -15,10 +15,13 @@ use ward_types::{Code, EventKind, EventSubject, Name, Problem, TaskId, TaskState
 use crate::api::types::{
     RecryptionPlanVm, RecryptionRequest, RecryptionState, RecryptionView, RecryptionVm, RecryptionVmState,
 };
+use crate::authz::Granted;
+use crate::authz::operations::RecryptMany;
 use crate::controller::{Controller, Shared};
 use crate::plan;
 use crate::store::recryption::{self, RecryptionRow};
 use crate::store::{StoreError, event, policy, provider, task, vm};
+use crate::tasks::may::MayCrypt;
 use crate::tasks::submit::Order;
 pub(crate) use schedule::schedule;
 use select::{Fleet, FleetComponent, FleetVm, request_of};
@@ -38,7 +41,16 @@ pub(crate) async fn plan(
 }
 
 /// Begins it.
-pub(crate) async fn begin(controller: &Shared, user: &Name, request: RecryptionRequest) -> Result<TaskId, Problem> {
+pub(crate) async fn begin(
+    controller: &Shared,
+    granted: &Granted<RecryptMany>,
+    request: RecryptionRequest,
+) -> Result<TaskId, Problem> {
+    begin_as(controller, granted.user(), request).await
+}
+
+/// The same, for whom nobody but the scheduler below can be.
+async fn begin_as(controller: &Shared, user: &Name, request: RecryptionRequest) -> Result<TaskId, Problem> {
     check(controller, &request).await?;
     let row = RecryptionRow {
         id: TaskId::new(),
@@ -145,7 +157,7 @@ fn summary(row: RecryptionRow, vms: Vec<RecryptionVm>) -> RecryptionView {
 /// Pauses it, lets it go on, or cancels it.
 pub(crate) async fn change(
     controller: &Controller,
-    user: &Name,
+    granted: &Granted<RecryptMany>,
     id: TaskId,
     state: RecryptionState,
 ) -> Result<(), Problem> {
@@ -161,7 +173,7 @@ pub(crate) async fn change(
         let what = format!("cannot change recryption {id}");
         return Err(Problem::new(Code::Cancelled, what, why, "begin another with `ward recrypt run`"));
     }
-    let subject = EventSubject { user: Some(user.clone()), ..about(&row) };
+    let subject = EventSubject { user: Some(granted.user().clone()), ..about(&row) };
     event::record(&mut tx, EventKind::RecryptionChanged, &subject, &format!("recryption {id} is {state}")).await?;
     Ok(tx.commit().await?)
 }
@@ -258,8 +270,12 @@ async fn start(
         // A task of ours, of which a crash kept us from taking note, did it; or somebody else did.
         return set(controller, row.id, item, RecryptionVmState::Skipped, None, None).await;
     };
-    let order = Order { controller, user: &row.user };
-    match order.crypt(&item.vm.to_string(), &request_of(left)).await {
+    let Some(vm) = vm::get(&mut *controller.store.read().await?, item.vm).await? else {
+        return set(controller, row.id, item, RecryptionVmState::Skipped, None, None).await;
+    };
+    // That the row is there is the proof: it was written for who may recrypt any VM, or for the scheduler.
+    let may = MayCrypt::in_course_of(row);
+    match (Order { controller }).crypt(&may, &vm, &request_of(left)).await {
         Ok(task) => {
             crash_point::reach("recryption.begun");
             set(controller, row.id, item, RecryptionVmState::Running, Some(task.id), None).await

@@ -41,7 +41,7 @@ async fn look(controller: &Shared) -> Result<(), Problem> {
         return Ok(());
     }
     let user: Name = USER.parse().map_err(|error| Problem::internal("cannot replace old keys", error))?;
-    let id = super::begin(controller, &user, request).await?;
+    let id = super::begin_as(controller, &user, request).await?;
     tracing::info!(recryption = %id, "keys that are too old are replaced");
     Ok(())
 }

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::Row as _;
 use sqlx::any::AnyRow;
+use sqlx::{Any, Decode, Row as _, Type};
 
 use super::{Result, StoreError};
 
@@ -15,16 +15,23 @@ use super::{Result, StoreError};
 pub(crate) struct Cells<'r>(pub(crate) &'r AnyRow);
 
 impl Cells<'_> {
+    fn get<'r, T: Decode<'r, Any> + Type<Any>>(&'r self, column: &str) -> Result<T> {
+        self.0.try_get(column).map_err(|error| match error {
+            sqlx::Error::ColumnDecode { source, .. } => corrupt(column, source),
+            error => error.into(),
+        })
+    }
+
     pub(crate) fn text(&self, column: &str) -> Result<String> {
-        Ok(self.0.try_get(column)?)
+        self.get(column)
     }
 
     pub(crate) fn text_or_null(&self, column: &str) -> Result<Option<String>> {
-        Ok(self.0.try_get(column)?)
+        self.get(column)
     }
 
     pub(crate) fn int(&self, column: &str) -> Result<i64> {
-        Ok(self.0.try_get(column)?)
+        self.get(column)
     }
 
     pub(crate) fn flag(&self, column: &str) -> Result<bool> {
@@ -69,7 +76,7 @@ impl Cells<'_> {
     }
 
     pub(crate) fn time_or_null(&self, column: &str) -> Result<Option<Timestamp>> {
-        let micros: Option<i64> = self.0.try_get(column)?;
+        let micros: Option<i64> = self.get(column)?;
         micros.map(|micros| Timestamp::from_microsecond(micros).map_err(|error| corrupt(column, error))).transpose()
     }
 }

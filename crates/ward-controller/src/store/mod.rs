@@ -3,13 +3,16 @@
 //! One module for each noun; each is a set of functions on a connection, so that a caller can put several into one
 //! transaction. A change and the events that tell of it are always one transaction.
 
+pub(crate) mod audit;
 pub(crate) mod cells;
 pub(crate) mod cluster;
 pub(crate) mod event;
 pub(crate) mod host;
+pub(crate) mod permission;
 pub(crate) mod policy;
 pub(crate) mod provider;
 pub(crate) mod recryption;
+pub(crate) mod request;
 pub(crate) mod setting;
 pub(crate) mod task;
 pub(crate) mod user;
@@ -24,7 +27,7 @@ use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::pool::PoolConnection;
-use sqlx::{Any, AnyConnection, AnyPool, Executor as _, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Executor as _, Transaction};
 use tokio::sync::watch;
 use ward_types::{Code, Problem};
 
@@ -53,10 +56,23 @@ impl StoreError {
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Sql(sqlx::Error::Database(error)) if error.is_unique_violation())
     }
+
+    /// Whether a text was given that no text of the database can be (PostgreSQL: `character_not_in_repertoire`).
+    fn is_unkeepable(&self) -> bool {
+        matches!(self, Self::Sql(sqlx::Error::Database(error)) if error.code().as_deref() == Some("22021"))
+    }
 }
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
+        if error.is_unkeepable() {
+            return Self::new(
+                Code::RequestInvalid,
+                "cannot keep or look for a text",
+                "it has a character that the controller's database does not take (U+0000)",
+                "leave that character out",
+            );
+        }
         tracing::error!(%error, "the store failed");
         Self::new(
             Code::StorageIo,
@@ -88,23 +104,14 @@ impl Store {
     pub(crate) async fn open(url: &str) -> Result<Self> {
         sqlx::any::install_default_drivers();
         let sqlite = url.starts_with("sqlite:");
+        // A pool tries for long and then says only that it did; one connection says what is wrong.
+        let mut first = AnyConnection::connect(url).await?;
+        prepare(&mut first, sqlite).await?;
+        first.close().await?;
         let pool = AnyPoolOptions::new()
             .max_connections(if sqlite { 4 } else { 8 })
             .acquire_timeout(Duration::from_secs(30))
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    if sqlite {
-                        // WAL with FULL: a commit is on disk before anybody is told of it.
-                        connection
-                            .execute(
-                                "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-                                 PRAGMA foreign_keys = ON;",
-                            )
-                            .await?;
-                    }
-                    Ok(())
-                })
-            })
+            .after_connect(move |connection, _| Box::pin(prepare(connection, sqlite)))
             .connect(url)
             .await?;
         MIGRATIONS.run(&pool).await?;
@@ -124,11 +131,16 @@ impl Store {
         Ok(self.pool.acquire().await?)
     }
 
-    /// A transaction to write with; undone unless committed.
+    /// A transaction to write with; undone unless committed. There is one at a time, on both databases: a rule that
+    /// reads before it writes sees nobody else's half.
     pub(crate) async fn write(&self) -> Result<Tx> {
         // A transaction of SQLite that begins by reading can't always go on to write.
         let begin = if self.sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
-        let inner = self.pool.begin_with(begin).await?;
+        let mut inner = self.pool.begin_with(begin).await?;
+        if !self.sqlite {
+            // Every event takes this lock anyway; taken first, no two transactions can wait for each other.
+            inner.execute("LOCK TABLE counter IN EXCLUSIVE MODE").await?;
+        }
         Ok(Tx { inner, said: false, notify: self.said.clone() })
     }
 
@@ -141,6 +153,20 @@ impl Store {
     pub(crate) async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// Sets a new connection up.
+async fn prepare(connection: &mut AnyConnection, sqlite: bool) -> Result<(), sqlx::Error> {
+    if sqlite {
+        // WAL with FULL: a commit is on disk before anybody is told of it.
+        connection
+            .execute(
+                "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+                 PRAGMA foreign_keys = ON;",
+            )
+            .await?;
+    }
+    Ok(())
 }
 
 /// The URL of an SQLite file.

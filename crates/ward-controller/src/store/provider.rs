@@ -2,10 +2,10 @@
 
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
-use ward_types::{ProviderKind, ProviderName};
+use ward_types::{Object, ProviderKind, ProviderName};
 
-use super::Result;
 use super::cells::{Cells, now, word};
+use super::{Result, permission};
 
 #[derive(Clone, Debug)]
 pub(crate) struct ProviderRow {
@@ -73,6 +73,7 @@ pub(crate) async fn set_default(db: &mut AnyConnection, name: &ProviderName) -> 
 }
 
 pub(crate) async fn remove(db: &mut AnyConnection, name: &ProviderName) -> Result<()> {
+    permission::forget(&mut *db, &Object::Provider(name.clone())).await?;
     sqlx::query("DELETE FROM provider WHERE name = $1").bind(name.as_str()).execute(db).await?;
     Ok(())
 }

@@ -127,14 +127,22 @@ pub(crate) async fn get(db: &mut AnyConnection, id: TaskId) -> Result<Option<Tas
     row.as_ref().map(info).transpose()
 }
 
-/// The newest tasks first, open ones only where that is asked.
-pub(crate) async fn list(db: &mut AnyConnection, open: bool, limit: i64) -> Result<Vec<TaskInfo>> {
+/// The newest tasks first, those begun before task `before` where one is named, open ones only where that is asked.
+pub(crate) async fn list(
+    db: &mut AnyConnection,
+    open: bool,
+    before: Option<TaskId>,
+    limit: i64,
+) -> Result<Vec<TaskInfo>> {
+    const LAST: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
+    // IDs grow with time.
     let query = if open {
-        "SELECT * FROM task WHERE ended IS NULL ORDER BY created DESC, id DESC LIMIT $1"
+        "SELECT * FROM task WHERE ended IS NULL AND id < $1 ORDER BY id DESC LIMIT $2"
     } else {
-        "SELECT * FROM task ORDER BY created DESC, id DESC LIMIT $1"
+        "SELECT * FROM task WHERE id < $1 ORDER BY id DESC LIMIT $2"
     };
-    let rows = sqlx::query(query).bind(limit).fetch_all(db).await?;
+    let before = before.map_or_else(|| LAST.to_owned(), |id| id.to_string());
+    let rows = sqlx::query(query).bind(before).bind(limit).fetch_all(db).await?;
     rows.iter().map(info).collect()
 }
 

@@ -2,10 +2,10 @@
 
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
-use ward_types::{ClusterId, DatastoreId, HostId, KeyRef, Name, Power, Problem, ProviderName, VmConfig, VmId};
+use ward_types::{ClusterId, DatastoreId, HostId, KeyRef, Name, Object, Power, Problem, ProviderName, VmConfig, VmId};
 
-use super::Result;
 use super::cells::{Cells, json, now, word};
+use super::{Result, permission};
 
 #[derive(Clone, Debug)]
 pub(crate) struct VmRow {
@@ -130,6 +130,7 @@ pub(crate) async fn set_power(db: &mut AnyConnection, id: VmId, power: Power, ho
 }
 
 pub(crate) async fn remove(db: &mut AnyConnection, id: VmId) -> Result<()> {
+    permission::forget(&mut *db, &Object::Vm(id)).await?;
     sqlx::query("DELETE FROM vm_key WHERE vm_id = $1").bind(id.to_string()).execute(&mut *db).await?;
     sqlx::query("DELETE FROM vm_policy WHERE vm_id = $1").bind(id.to_string()).execute(&mut *db).await?;
     sqlx::query("DELETE FROM vm WHERE id = $1").bind(id.to_string()).execute(db).await?;

@@ -18,8 +18,6 @@ pub(crate) struct Live {
     pub(crate) revision: u64,
     pub(crate) step: String,
     pub(crate) progress: Progress,
-    /// Whether somebody wants it to stop.
-    pub(crate) cancelled: bool,
 }
 
 /// All running tasks.
@@ -34,8 +32,7 @@ fn revision_now() -> u64 {
 impl Board {
     /// Puts a task on the board.
     pub(crate) fn add(&self, info: &TaskInfo) -> watch::Sender<Live> {
-        let live =
-            Live { revision: revision_now(), step: info.step.clone(), progress: info.progress, cancelled: false };
+        let live = Live { revision: revision_now(), step: info.step.clone(), progress: info.progress };
         let sender = watch::Sender::new(live);
         self.lock().insert(info.id, sender.clone());
         sender
@@ -78,8 +75,8 @@ impl Board {
         seen: u64,
         wait: Duration,
     ) -> Result<Option<(TaskInfo, u64)>, Problem> {
-        if let Some(live) = self.get(id) {
-            let mut live = live.subscribe();
+        // No sender is kept here: that the last one goes is how the end is noticed.
+        if let Some(mut live) = self.get(id).map(|live| live.subscribe()) {
             // That nothing happened, and that the task ended, are both answers.
             let _ = timeout(wait, live.wait_for(|live| live.revision > seen)).await;
         }

@@ -9,6 +9,8 @@ use ward_types::{Code, EventKind, EventSubject, Problem, TaskId, TaskInfo};
 use super::board::change;
 use super::flow;
 use super::run::{Interrupted, Run};
+use crate::authz::Granted;
+use crate::authz::operations::CancelTask;
 use crate::controller::{Controller, Shared};
 use crate::store::task::{self, TaskRow};
 use crate::store::{StoreError, event};
@@ -80,15 +82,15 @@ async fn run(controller: &Shared, mut row: TaskRow, live: tokio::sync::watch::Se
 }
 
 /// Asks a task to stop where it can: while a host works on it.
-pub(crate) async fn cancel(controller: &Controller, info: &TaskInfo) -> Result<(), Problem> {
+pub(crate) async fn cancel(controller: &Controller, granted: &Granted<CancelTask>) -> Result<(), Problem> {
+    let info = &granted.on().info;
     let what = format!("cannot cancel task {}", info.id);
     if info.state.is_final() {
         let why = format!("it has {} already", info.state);
         return Err(Problem::new(Code::Cancelled, what, why, "nothing is to be done"));
     }
-    let live = controller.board.get(info.id);
     let host = host_of(controller, info.id).await?.and_then(|host| controller.links.get(host));
-    let (Some(live), Some(host)) = (live, host) else {
+    let Some(host) = host else {
         return Err(Problem::new(
             Code::Busy,
             what,
@@ -96,7 +98,6 @@ pub(crate) async fn cancel(controller: &Controller, info: &TaskInfo) -> Result<(
             "try again in a moment, or wait for its end",
         ));
     };
-    change(&live, |live| live.cancelled = true);
     host.call(CancelJob { job: info.id }).await.map_err(|error| error.into_problem(&what))
 }
 

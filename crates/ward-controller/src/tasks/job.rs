@@ -70,6 +70,7 @@ async fn placed(run: &mut Run, keys: &[KeyRef]) -> Step<Arc<Link>> {
     if let Some(host) = run.work.host() {
         return Ok(run.link(host)?);
     }
+    run.controller.links.settled().await;
     let hosts = run.controller.links.facts(run.vm.cluster);
     let needs = Needs { rather: run.vm.host, only: run.runs_on(), keys: !keys.is_empty(), ..Needs::default() };
     let host = place(&run.what(), &hosts, needs)?;

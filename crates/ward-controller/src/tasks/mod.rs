@@ -8,12 +8,13 @@ mod board;
 mod engine;
 mod flow;
 mod job;
+pub(crate) mod may;
 mod run;
 pub(crate) mod submit;
 
 use serde::{Deserialize, Serialize};
 use ward_rpc::api::host::{CreateVm, HomeRef};
-use ward_types::{Component, HostId, KeyRef, Name, PolicyName, TaskKind};
+use ward_types::{Component, HostId, KeyRef, Name, PolicyName, ProviderName, TaskKind};
 
 pub(crate) use board::Board;
 pub(crate) use engine::{cancel, resume_all};
@@ -100,6 +101,14 @@ impl Work {
             _ => (&[], &[]),
         };
         choices.iter().zip(marks)
+    }
+
+    /// The providers without which it can't go on.
+    pub(crate) fn providers(&self) -> impl Iterator<Item = &ProviderName> {
+        self.keys().map(|(choice, _)| match choice {
+            KeyChoice::New(provider) => provider,
+            KeyChoice::Existing(key) => &key.provider,
+        })
     }
 
     /// How far one of its keys is, to be changed.

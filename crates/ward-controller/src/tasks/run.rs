@@ -4,13 +4,19 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use ward_rpc::api::host::{HomeRef, Notice};
-use ward_types::{Code, EventKind, EventSubject, HostId, KeyRef, Power, Problem, Progress, TaskInfo};
+use ward_types::{
+    AuditOutcome, Code, EventKind, EventSubject, HostId, KeyRef, Object, Power, PrivilegeSet, Problem, Progress,
+    TaskInfo,
+};
 
 use super::board::{Live, change};
 use super::{Work, cannot};
+use crate::authz::Target as _;
 use crate::controller::Shared;
 use crate::hosts::Link;
 use crate::keys;
+use crate::store::audit::{self, Draft};
+use crate::store::cells::word;
 use crate::store::vm::VmRow;
 use crate::store::{StoreError, Tx, cluster, event, task, vm};
 
@@ -36,6 +42,31 @@ impl From<StoreError> for Interrupted {
 }
 
 pub(crate) type Step<T = ()> = Result<T, Interrupted>;
+
+/// Writes to the audit log what came of a task.
+pub(crate) async fn told(
+    tx: &mut Tx,
+    info: &TaskInfo,
+    outcome: AuditOutcome,
+    mut keys: Vec<KeyRef>,
+    detail: String,
+) -> Result<(), StoreError> {
+    keys.sort();
+    keys.dedup();
+    let draft = Draft {
+        user: info.user.as_str(),
+        // `vm-encrypt` is `vm.encrypt` there.
+        operation: &word(&info.kind)?.replacen('-', ".", 1),
+        outcome,
+        object: Object::Vm(info.vm),
+        object_name: info.vm_name.to_string(),
+        privileges: PrivilegeSet::NONE,
+        keys,
+        task: Some(info.id),
+        detail,
+    };
+    audit::record(tx, draft).await
+}
 
 /// One run of a task.
 pub(crate) struct Run {
@@ -154,6 +185,9 @@ impl Run {
         let mut progress = self.live.borrow().progress;
         progress.done = progress.total;
         crash_point::reach("task.before-end");
+        let mut keys = self.vm.keys();
+        keys.extend(vm::get(&mut tx, self.info.vm).await?.map_or_else(Vec::new, |row| row.keys()));
+        told(&mut tx, &self.info, AuditOutcome::Done, keys, String::new()).await?;
         task::end(&mut tx, self.info.id, progress, None).await?;
         tx.commit().await?;
         crash_point::reach("task.ended");

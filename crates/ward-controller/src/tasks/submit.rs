@@ -2,25 +2,35 @@
 
 use ward_rpc::api::host::HomeRef;
 use ward_types::{
-    ClusterId, Code, Component, CryptoRequest, EventKind, EventSubject, Name, PolicyName, Power, Problem, TaskInfo,
-    TaskKind, VmId,
+    Code, Component, CryptoRequest, EventKind, EventSubject, Name, PolicyName, Power, Problem, TaskInfo, TaskKind, VmId,
 };
 
+use super::may::{By, MayCrypt};
 use super::{KeyMark, Work, cannot, engine};
+use crate::api::repeat::repeated;
 use crate::api::types::SetPolicy;
+use crate::authz::operations::{
+    CloneVm, CreateVm, EncryptNewVm, ImportVm, RemoveVm, SetPolicyOfVm, SetTemplate, StartVm, StopVm, UnregisterVm,
+};
+use crate::authz::{Granted, Sight, Target as _};
 use crate::controller::Shared;
 use crate::hosts;
 use crate::keys;
 use crate::plan::{self, CryptPlan, NewVm, ProviderFacts, Selection, Verb, VmFacts};
-use crate::store::cluster::DatastoreRow;
+use crate::store::cluster::{ClusterRow, DatastoreRow};
 use crate::store::task::TaskRow;
 use crate::store::vm::VmRow;
-use crate::store::{Tx, cluster, event, policy, provider, task, vm};
+use crate::store::{Tx, cluster, event, policy, provider, request, task, vm};
 
-/// Who asks, for the log.
+/// What makes tasks. Who asks, and that it may, is in the proof that each kind of task takes.
 pub(crate) struct Order<'a> {
     pub(crate) controller: &'a Shared,
-    pub(crate) user: &'a Name,
+}
+
+/// The proof for making a VM: one that is made of files takes more.
+pub(crate) enum MayMake {
+    Blank(Granted<CreateVm>),
+    FromFiles(Granted<ImportVm>),
 }
 
 /// A VM that is being asked about, in the transaction in which its task is to be written down.
@@ -46,96 +56,88 @@ impl Asked {
 }
 
 impl Order<'_> {
-    /// Makes a VM on a datastore: the one named, or the cluster's only one. Under `policies` it is encrypted from its
-    /// beginning.
+    /// Makes a VM. Under storage policies that encrypt it is encrypted from its beginning.
     pub(crate) async fn make(
         &self,
+        may: MayMake,
         new: NewVm,
-        datastore: Option<&str>,
-        policies: Option<&SetPolicy>,
+        under: Option<(Granted<EncryptNewVm>, SetPolicy)>,
     ) -> Result<TaskInfo, Problem> {
+        let (caller, place) = match &may {
+            MayMake::Blank(granted) => (granted.caller(), granted.on()),
+            MayMake::FromFiles(granted) => (granted.caller(), granted.on()),
+        };
+        if new.reads_files() && matches!(may, MayMake::Blank(_)) {
+            return Err(Problem::internal("cannot make a VM", "it is made of files, and was allowed without"));
+        }
+        self.controller.links.settled().await;
         let mut tx = self.controller.store.write().await?;
         let exists = vm::find(&mut tx, new.name.as_str()).await?.is_some();
         let plan = plan::create(new, exists)?;
         let what = cannot(plan.kind, &plan.spec.name);
-        let datastores = cluster::datastores(&mut tx).await?;
-        let place = match datastore {
-            None if datastores.len() == 1 => datastores.into_iter().next(),
-            None => {
-                let (why, remedy) = if datastores.is_empty() {
-                    ("there is no datastore", "add one with `ward datastore add NAME DIRECTORY`")
-                } else {
-                    ("there are several datastores", "name one with `--datastore`; `ward datastore ls` lists them")
-                };
-                return Err(Problem::new(Code::RequestInvalid, what, why, remedy));
-            }
-            Some(name) => named(datastores, name),
-        };
-        let place = place.ok_or_else(|| no_datastore(&what, datastore.unwrap_or_default()))?;
-        let work = match policies {
-            None => Work::Make { spec: plan.spec.clone(), host: None },
-            Some(wanted) => {
+        let spec = plan.spec.clone();
+        let work = match under {
+            None => Work::Make { spec, host: None },
+            Some((_, wanted)) => {
                 let rows = policy::list(&mut tx).await?;
                 let providers = providers(&mut tx).await?;
-                let (crypt, policies) = plan::create_under(plan.kind, &plan.spec, wanted, &rows, &providers)?;
-                let (spec, marks) = (plan.spec.clone(), vec![KeyMark::None; crypt.keys.len()]);
+                let (crypt, policies) = plan::create_under(plan.kind, &spec, &wanted, &rows, &providers)?;
                 if crypt.steps.is_empty() {
                     Work::Make { spec, host: None }
                 } else {
+                    let marks = vec![KeyMark::None; crypt.keys.len()];
                     Work::MakeEncrypted { spec, plan: crypt, marks, policies, host: None }
                 }
             }
         };
         let needs = plan::Needs { keys: work.keys().next().is_some(), ..plan::Needs::default() };
         plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
-        let row = new_row(plan.spec.id, &plan.spec.name, &place);
+        let row = new_row(plan.spec.id, &plan.spec.name, place);
         self.add_row(&mut tx, &what, &row).await?;
-        self.begin(tx, plan.kind, (row.id, &row.name), work).await
+        self.begin(tx, caller.into(), plan.kind, (row.id, &row.name), work).await
     }
 
-    /// Makes a VM from another one.
+    /// Makes a VM from another one, on a datastore of the same cluster. `may` is for what changes of its encryption.
     pub(crate) async fn clone_vm(
         &self,
-        key: &str,
+        (source, target): (Granted<CloneVm>, Granted<CreateVm>),
+        may: &MayCrypt,
         new: &Name,
-        datastore: Option<&str>,
         wish: &plan::CloneWish,
     ) -> Result<TaskInfo, Problem> {
         let kind = TaskKind::VmClone;
-        let mut asked = self.ask(kind, key).await?;
+        let mut asked = self.ask(kind, source.on()).await?;
         let exists = vm::find(&mut asked.tx, new.as_str()).await?.is_some();
         let providers = providers(&mut asked.tx).await?;
         let plan = plan::clone(asked.facts(), wish, exists, new, &providers)?;
+        may.check(asked.row.id, &plan)?;
         let what = cannot(kind, &asked.row.name);
         let datastores = cluster::datastores(&mut asked.tx).await?;
-        let source = datastores.iter().find(|row| row.id == asked.row.datastore).cloned();
-        let source = source.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
-        let place = match datastore {
-            None => source.clone(),
-            Some(name) => named(datastores, name).ok_or_else(|| no_datastore(&what, name))?,
-        };
+        let from = datastores.into_iter().find(|row| row.id == asked.row.datastore);
+        let from = from.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
+        let place = target.on();
         if place.cluster != asked.row.cluster {
             let why = format!("datastore `{}` is another cluster's, whose hosts can't read the VM", place.name);
             return Err(Problem::new(Code::RequestInvalid, what, why, "name a datastore of the VM's own cluster"));
         }
-        let keys: Vec<_> = asked.row.config.iter().flat_map(|config| config.keys().into_iter().cloned()).collect();
+        let keys = asked.row.keys();
         let encrypts = !keys.is_empty() || !plan.keys.is_empty();
         let needs = plan::Needs { rather: asked.row.host, keys: encrypts, ..plan::Needs::default() };
         plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
         let assigned = policy::assigned(&mut asked.tx, Some(asked.row.id)).await?;
         let policies = assigned.into_iter().map(|((_, component), name)| (component, name)).collect();
-        let row = new_row(VmId::new(), new, &place);
+        let row = new_row(VmId::new(), new, place);
         self.add_row(&mut asked.tx, &what, &row).await?;
         let work = Work::Clone {
             source: asked.row.name.clone(),
-            from: HomeRef { datastore: source.directory, directory: asked.row.directory.clone() },
+            from: HomeRef { datastore: from.directory, directory: asked.row.directory.clone() },
             keys,
             marks: vec![KeyMark::None; plan.keys.len()],
             plan,
             policies,
             host: None,
         };
-        self.begin(asked.tx, kind, (row.id, &row.name), work).await
+        self.begin(asked.tx, source.caller().into(), kind, (row.id, &row.name), work).await
     }
 
     async fn add_row(&self, tx: &mut Tx, what: &str, row: &VmRow) -> Result<(), Problem> {
@@ -153,44 +155,58 @@ impl Order<'_> {
     /// Encrypts, decrypts or recrypts the components of a VM that are named, or all that the verb applies to.
     pub(crate) async fn crypt_whole(
         &self,
-        key: &str,
+        may: &MayCrypt,
+        vm: &VmRow,
         kind: TaskKind,
         selection: &Selection,
         verb: Verb,
     ) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(kind, key).await?;
+        let asked = self.ask(kind, vm).await?;
         let request = plan::whole(asked.facts(), selection, verb)?;
-        self.crypt_asked(asked, &request, Vec::new()).await
+        self.crypt_asked(may, asked, &request, Vec::new()).await
     }
 
     /// Does what is asked of each component of a VM.
-    pub(crate) async fn crypt(&self, key: &str, request: &CryptoRequest) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(plan::kind(request), key).await?;
-        self.crypt_asked(asked, request, Vec::new()).await
+    pub(crate) async fn crypt(
+        &self,
+        may: &MayCrypt,
+        vm: &VmRow,
+        request: &CryptoRequest,
+    ) -> Result<TaskInfo, Problem> {
+        let asked = self.ask(plan::kind(request), vm).await?;
+        self.crypt_asked(may, asked, request, Vec::new()).await
     }
 
-    /// Puts components of a VM under storage policies, and makes them as these want.
-    pub(crate) async fn set_policy(&self, key: &str, wanted: &SetPolicy) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask(TaskKind::VmReconfigure, key).await?;
+    /// Puts components of a VM under storage policies, and makes them as these want. `may` is for that.
+    pub(crate) async fn set_policy(
+        &self,
+        granted: Granted<SetPolicyOfVm>,
+        may: &MayCrypt,
+        wanted: &SetPolicy,
+    ) -> Result<TaskInfo, Problem> {
+        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on()).await?;
         let rows = policy::list(&mut asked.tx).await?;
         let (request, policies) = plan::set_policy(asked.facts(), wanted, &rows)?;
         if request == CryptoRequest::default() {
             // All is as the policies want it already; only their names change.
             let (row, plan) = (asked.row, CryptPlan::default());
             let work = Work::Crypt { plan, marks: Vec::new(), policies, host: None };
-            return self.begin(asked.tx, TaskKind::VmReconfigure, (row.id, &row.name), work).await;
+            let by = granted.caller().into();
+            return self.begin(asked.tx, by, TaskKind::VmReconfigure, (row.id, &row.name), work).await;
         }
-        self.crypt_asked(asked, &request, policies).await
+        self.crypt_asked(may, asked, &request, policies).await
     }
 
     async fn crypt_asked(
         &self,
+        may: &MayCrypt,
         mut asked: Asked,
         request: &CryptoRequest,
         policies: Vec<(Component, PolicyName)>,
     ) -> Result<TaskInfo, Problem> {
         let providers = providers(&mut asked.tx).await?;
         let plan = plan::crypt(asked.facts(), request, &providers)?;
+        may.check(asked.row.id, &plan)?;
         let kind = plan::kind(request);
         let hosts = self.controller.links.facts(asked.row.cluster);
         let only = asked.row.host.filter(|_| asked.row.power == Power::On);
@@ -198,43 +214,43 @@ impl Order<'_> {
         plan::place(&cannot(kind, &asked.row.name), &hosts, needs)?;
         let marks = vec![KeyMark::None; plan.keys.len()];
         let work = Work::Crypt { plan, marks, policies, host: None };
-        self.begin(asked.tx, kind, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, may.by(), kind, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Starts a VM.
-    pub(crate) async fn start(&self, key: &str, host: Option<Name>) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(TaskKind::VmStart, key).await?;
+    pub(crate) async fn start(&self, granted: Granted<StartVm>, host: Option<Name>) -> Result<TaskInfo, Problem> {
+        let asked = self.ask(TaskKind::VmStart, granted.on()).await?;
         let hosts = self.controller.links.facts(asked.row.cluster);
         let keys = plan::start(asked.facts(), asked.row.host, host.as_ref(), &hosts)?;
         let work = Work::Start { asked: host, keys, host: None };
-        self.begin(asked.tx, TaskKind::VmStart, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, granted.caller().into(), TaskKind::VmStart, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Stops a VM.
-    pub(crate) async fn stop(&self, key: &str, force: bool, wait_ms: u32) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(TaskKind::VmStop, key).await?;
+    pub(crate) async fn stop(&self, granted: Granted<StopVm>, force: bool, wait_ms: u32) -> Result<TaskInfo, Problem> {
+        let asked = self.ask(TaskKind::VmStop, granted.on()).await?;
         let host = plan::stop(asked.facts(), asked.row.host)?;
         let work = Work::Stop { host, force, wait_ms };
-        self.begin(asked.tx, TaskKind::VmStop, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, granted.caller().into(), TaskKind::VmStop, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Deletes a VM with its home.
-    pub(crate) async fn remove(&self, key: &str) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(TaskKind::VmRemove, key).await?;
+    pub(crate) async fn remove(&self, granted: Granted<RemoveVm>) -> Result<TaskInfo, Problem> {
+        let asked = self.ask(TaskKind::VmRemove, granted.on()).await?;
         let hosts = self.controller.links.facts(asked.row.cluster);
         let keys = plan::remove(asked.facts(), &hosts)?;
         let work = Work::Remove { keys, host: None };
-        self.begin(asked.tx, TaskKind::VmRemove, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, granted.caller().into(), TaskKind::VmRemove, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Takes a VM out of the inventory. Its home stays as it is, and its keys stay at their key servers.
-    pub(crate) async fn unregister(&self, key: &str) -> Result<(), Problem> {
-        let mut asked = self.ask(TaskKind::VmRemove, key).await?;
+    pub(crate) async fn unregister(&self, granted: Granted<UnregisterVm>) -> Result<(), Problem> {
+        let mut asked = self.ask(TaskKind::VmRemove, granted.on()).await?;
         let keys = plan::unregister(asked.facts())?;
         let (id, name, cluster) = (asked.row.id, asked.row.name.clone(), asked.row.cluster);
         let tx = &mut asked.tx;
         vm::remove(tx, id).await?;
-        let subject = EventSubject { vm: Some(id), user: Some(self.user.clone()), ..EventSubject::default() };
+        let subject = EventSubject { vm: Some(id), user: Some(granted.user().clone()), ..EventSubject::default() };
         let message = format!("VM `{name}` unregistered; its home stays");
         event::record(tx, EventKind::VmUnregistered, &subject, &message).await?;
         let unneeded = keys::retire(tx, &subject, keys).await?;
@@ -244,29 +260,24 @@ impl Order<'_> {
     }
 
     /// Makes a VM a template, or a template a VM.
-    pub(crate) async fn set_template(&self, key: &str, template: bool) -> Result<(), Problem> {
-        let mut asked = self.ask(TaskKind::VmReconfigure, key).await?;
+    pub(crate) async fn set_template(&self, granted: &Granted<SetTemplate>, template: bool) -> Result<(), Problem> {
+        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on()).await?;
         plan::set_template(asked.facts())?;
         let (id, name) = (asked.row.id, asked.row.name.clone());
         vm::set_template(&mut asked.tx, id, template).await?;
-        let subject = EventSubject { vm: Some(id), user: Some(self.user.clone()), ..EventSubject::default() };
+        let subject = EventSubject { vm: Some(id), user: Some(granted.user().clone()), ..EventSubject::default() };
         let message = format!("VM `{name}` is {} template", if template { "a" } else { "no" });
         event::record(&mut asked.tx, EventKind::VmTemplate, &subject, &message).await?;
         Ok(asked.tx.commit().await?)
     }
 
-    async fn ask(&self, kind: TaskKind, key: &str) -> Result<Asked, Problem> {
-        let missing = || {
-            let what = match key.parse() {
-                Ok(name) => cannot(kind, &name),
-                Err(_) => format!("cannot {}", kind),
-            };
-            Problem::new(Code::NotFound, what, format!("there is no VM `{key}`"), "`ward vm ls` lists the VMs")
-        };
-        let row = vm::find(&mut *self.controller.store.read().await?, key).await?.ok_or_else(missing)?;
-        hosts::refresh_power(self.controller, &row).await;
+    async fn ask(&self, kind: TaskKind, known: &VmRow) -> Result<Asked, Problem> {
+        self.controller.links.settled().await;
+        hosts::refresh_power(self.controller, known).await;
         let mut tx = self.controller.store.write().await?;
-        let row = vm::find(&mut tx, key).await?.ok_or_else(missing)?;
+        let row = vm::get(&mut tx, known.id).await?.ok_or_else(|| {
+            Problem::new(Code::NotFound, cannot(kind, &known.name), "it is gone", "`ward vm ls` lists the VMs")
+        })?;
         let busy = task::open_of_vm(&mut tx, row.id).await?;
         let host = row.host.and_then(|host| self.controller.links.name(host));
         Ok(Asked { tx, row, busy, host })
@@ -275,11 +286,12 @@ impl Order<'_> {
     async fn begin(
         &self,
         mut tx: Tx,
+        by: By<'_>,
         kind: TaskKind,
         (id, name): (VmId, &Name),
         work: Work,
     ) -> Result<TaskInfo, Problem> {
-        let row: TaskRow = match task::add(&mut tx, kind, (id, name), self.user, &work).await {
+        let row: TaskRow = match task::add(&mut tx, kind, (id, name), by.user(), &work).await {
             // Only where two controllers share a database: here the transaction would have seen the other task.
             Err(error) if error.is_conflict() => {
                 let why = "another task works on it";
@@ -287,7 +299,20 @@ impl Order<'_> {
             }
             added => added?,
         };
-        let message = format!("task {} ({kind} of VM `{name}`) begun by `{}`", row.info.id, self.user);
+        if let By::Caller(caller) = by
+            && let Some(key) = caller.request()
+        {
+            match request::add(&mut tx, caller.user(), key, row.info.id).await {
+                // The same request, at the same time: the other one was first.
+                Err(error) if error.is_conflict() => {
+                    drop(tx);
+                    let gone = || Problem::internal(cannot(kind, name), "the task of an earlier request is gone");
+                    return repeated(self.controller, caller, key).await?.ok_or_else(gone);
+                }
+                added => added?,
+            }
+        }
+        let message = format!("task {} ({kind} of VM `{name}`) begun by `{}`", row.info.id, by.user());
         event::record(&mut tx, EventKind::TaskStarted, &engine::about(&row.info), &message).await?;
         tx.commit().await?;
         crash_point::reach("task.accepted");
@@ -313,22 +338,45 @@ fn new_row(id: VmId, name: &Name, place: &DatastoreRow) -> VmRow {
     }
 }
 
-fn named(datastores: Vec<DatastoreRow>, name: &str) -> Option<DatastoreRow> {
-    datastores.into_iter().find(|row| row.name.as_str() == name || row.id.to_string() == name)
-}
-
-fn no_datastore(what: &str, name: &str) -> Problem {
-    Problem::new(Code::NotFound, what, format!("there is no datastore `{name}`"), "`ward datastore ls` lists them")
-}
-
 /// What is known of the key providers.
 pub(crate) async fn providers(tx: &mut Tx) -> Result<Vec<ProviderFacts>, Problem> {
     let rows = provider::list(tx).await?;
     Ok(rows.into_iter().map(|row| ProviderFacts { name: row.name, is_default: row.is_default }).collect())
 }
 
-/// The datastores' cluster, for callers that have only a name.
-pub(crate) async fn cluster_named(controller: &Shared, what: &str, key: Option<&str>) -> Result<ClusterId, Problem> {
+/// The datastore for a new VM: the one named, or the only one that the caller may see.
+pub(crate) async fn datastore_for(
+    controller: &Shared,
+    sight: &Sight,
+    new: &NewVm,
+    key: Option<&str>,
+) -> Result<DatastoreRow, Problem> {
+    let kind = if new.reads_files() { TaskKind::VmImport } else { TaskKind::VmCreate };
+    let what = cannot(kind, &new.name);
+    let mut seen = cluster::datastores(&mut *controller.store.read().await?).await?;
+    seen.retain(|row| sight.sees(row));
+    match key {
+        Some(key) => {
+            let found = seen.into_iter().find(|row| row.name.as_str() == key || row.id.to_string() == key);
+            found.ok_or_else(|| {
+                let why = format!("there is no datastore `{key}`");
+                Problem::new(Code::NotFound, what, why, "`ward datastore ls` lists them")
+            })
+        }
+        None if seen.len() == 1 => Ok(seen.remove(0)),
+        None => {
+            let (why, remedy) = if seen.is_empty() {
+                ("there is no datastore", "add one with `ward datastore add NAME DIRECTORY`")
+            } else {
+                ("there are several datastores", "name one with `--datastore`; `ward datastore ls` lists them")
+            };
+            Err(Problem::new(Code::RequestInvalid, what, why, remedy))
+        }
+    }
+}
+
+/// The cluster with that name or ID, or the one that is meant where none is named.
+pub(crate) async fn cluster_named(controller: &Shared, what: &str, key: Option<&str>) -> Result<ClusterRow, Problem> {
     let mut db = controller.store.read().await?;
     let clusters = cluster::list(&mut db).await?;
     let found = match key {
@@ -336,7 +384,7 @@ pub(crate) async fn cluster_named(controller: &Shared, what: &str, key: Option<&
         None if clusters.len() == 1 => clusters.into_iter().next(),
         None => clusters.into_iter().find(|cluster| cluster.name.as_str() == "default"),
     };
-    found.map(|cluster| cluster.id).ok_or_else(|| {
+    found.ok_or_else(|| {
         let why = format!("there is no cluster `{}`", key.unwrap_or("default"));
         Problem::new(Code::NotFound, what, why, "`ward cluster ls` lists them")
     })

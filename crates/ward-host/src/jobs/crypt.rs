@@ -133,6 +133,29 @@ fn settle(home: &Home, record: &Record) -> Result<()> {
     }
 }
 
+/// Settles what an interrupted job left in a home that the caller has locked.
+pub(crate) fn settle_left(home: &Home) -> Result<()> {
+    let Some(record) = Record::read(home)? else { return Ok(()) };
+    wait_for_orphans(home, &record)?;
+    settle(home, &record)
+}
+
+/// The same for that job only; tells what the VM is then.
+pub(crate) fn abandon(environment: &Environment, job: TaskId, at: &HomeRef) -> Result<Option<VmConfig>> {
+    if !files::exists(&at.path())? {
+        return Ok(None);
+    }
+    let home = Home::open(at)?;
+    let Some(record) = Record::read(&home)?.filter(|record| record.job == job) else { return Ok(None) };
+    let holder = Holder { host: environment.host, r#use: Use::Job(job) };
+    let _lock = home.lock_for_job(&holder, !record.plan.is_online())?;
+    if Record::read(&home)?.is_none_or(|record| record.job != job) {
+        return Ok(None);
+    }
+    settle_left(&home)?;
+    Ok(Some(home.read()?.unverified().clone()))
+}
+
 fn is_done(config: &VmConfig, record: &Record) -> Result<bool> {
     Ok(plan::plan(config, &record.plan, &Names::Noted(&record.files))? == Planned::AlreadyDone)
 }

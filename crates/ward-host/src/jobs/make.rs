@@ -122,8 +122,22 @@ pub(crate) fn prepare(environment: &Environment, job: TaskId, at: &HomeRef, cont
     Ok(Prepared::Make(Box::new(Making { lock, hidden, place: at.path(), content })))
 }
 
+fn hidden(at: &HomeRef) -> PathBuf {
+    at.datastore.join(format!(".{}.creating", at.directory))
+}
+
+/// Removes what an interrupted creation left at that place, unless another one is under way there.
+pub(crate) fn abandon(environment: &Environment, job: TaskId, at: &HomeRef) -> Result<()> {
+    let hidden = hidden(at);
+    if !files::exists(&hidden)? {
+        return Ok(());
+    }
+    let _lock = lock_file(&hidden, &Holder { host: environment.host, r#use: Use::Job(job) })?;
+    files::remove_tree(&hidden)
+}
+
 fn take_place(environment: &Environment, job: TaskId, at: &HomeRef) -> Result<(PathBuf, HomeLock)> {
-    let hidden = at.datastore.join(format!(".{}.creating", at.directory));
+    let hidden = hidden(at);
     files::make_private_dir(&hidden)?;
     let lock = lock_file(&hidden, &Holder { host: environment.host, r#use: Use::Job(job) })?;
     for name in files::names(&hidden)? {

@@ -20,12 +20,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use ward_rpc::api::host::{HomeRef, JobOutcome, JobSpec, JobStatus, StartJob};
+use ward_rpc::api::host::{AbandonJob, Abandoned, HomeRef, JobOutcome, JobSpec, JobStatus, StartJob};
 use ward_types::{Code, CryptoStep, HostId, Problem, StepAction, TaskId};
 
 use crate::fault::{Fault, Result};
 use crate::keys::SharedKeys;
 use control::{Control, Interrupt};
+pub(crate) use crypt::settle_left;
 
 /// What jobs need of the agent.
 #[derive(Clone)]
@@ -175,6 +176,27 @@ impl Jobs {
     pub(crate) fn cancel(&self, job: TaskId) -> std::result::Result<(), Problem> {
         self.find(job).ok_or_else(|| unknown(job))?.interrupt(Interrupt::Cancel);
         Ok(())
+    }
+
+    /// Settles what an interrupted run of a job left in its home.
+    pub(crate) async fn abandon(&self, call: AbandonJob) -> std::result::Result<Abandoned, Problem> {
+        let AbandonJob { job, home } = call;
+        let what = format!("cannot abandon job {job}");
+        if self.find(job).is_some_and(|control| control.status().outcome.is_none()) {
+            return Err(Fault::new(Code::Busy, "it has not ended", "wait for it, or cancel it first").problem(what));
+        }
+        let environment = self.environment.clone();
+        let settled = tokio::task::spawn_blocking(move || {
+            make::abandon(&environment, job, &home)?;
+            crypt::abandon(&environment, job, &home)
+        });
+        match settled.await {
+            Ok(config) => {
+                let config = config.map_err(|fault| fault.problem(what))?;
+                Ok(Abandoned { config: config.map(Box::new) })
+            }
+            Err(panic) => Err(Problem::internal(what, panic)),
+        }
     }
 
     /// Forgets a job that has ended. One that is not known is forgotten already.

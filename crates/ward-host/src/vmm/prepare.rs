@@ -9,7 +9,8 @@ use ward_types::{Code, DiskConfig, DiskCrypto, DiskId, HostId, PlainFormat, VmCo
 use super::command_line::{Way, disk_socket, queues};
 use super::run_dir::RunDir;
 use crate::fault::{Fault, Result};
-use crate::home::{Holder, Home, HomeLock, JOB_JSON, Use};
+use crate::home::{Holder, Home, HomeLock, Use};
+use crate::jobs::settle_left;
 use crate::keys::{ResolvedKeks, SharedKeys};
 use crate::volume::{Label, Volume};
 
@@ -30,13 +31,8 @@ pub(crate) struct Prepared {
 pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, vm: VmId, at: &HomeRef) -> Result<Prepared> {
     let home = Home::open(at)?;
     let lock = home.lock(&Holder { host, r#use: Use::Vm(vm) })?;
-    if home.has(JOB_JSON)? {
-        return Err(Fault::new(
-            Code::Busy,
-            format!("a job on {} was interrupted and has not ended", home.path().display()),
-            "let the job go on, or cancel it, and start the VM then",
-        ));
-    }
+    // Of a job that failed while no host answered: with the lock taken, it is certain that none works here.
+    settle_left(&home)?;
     let described = home.read()?;
     let config = described.unverified();
     if config.id != vm {

@@ -247,6 +247,28 @@ impl Call for CancelJob {
     const NAME: &'static str = "cancel-job";
 }
 
+/// Settles what an interrupted run of a job left, since nobody will go on with it: it is undone, or finished where its
+/// moment has passed. Of a job that has left nothing it is a question without effect.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AbandonJob {
+    /// Which job.
+    pub job: TaskId,
+    /// The VM home that it worked on.
+    pub home: HomeRef,
+}
+
+impl Call for AbandonJob {
+    type Reply = Abandoned;
+    const NAME: &'static str = "abandon-job";
+}
+
+/// A job was abandoned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abandoned {
+    /// The VM as it is now; none where nothing was to be settled.
+    pub config: Option<Box<VmConfig>>,
+}
+
 /// Lets the host forget a job that has ended.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ForgetJob {

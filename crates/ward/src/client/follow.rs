@@ -7,13 +7,15 @@ use ward_controller::api::types::{TaskView, WatchQuery};
 use ward_types::{Problem, TaskState};
 
 use super::{Api, WAIT_MS};
+use crate::output::Output;
 
-/// Shows how far a task is until it ends. Interrupting this does not interrupt the task.
+/// Shows how far a task is until it ends: to people; a script's standard error is for the problem alone. Interrupting this
+/// does not interrupt the task.
 ///
 /// # Errors
 /// The task's own problem, where it fails.
-pub(crate) async fn follow(api: &Api, task: TaskView) -> Result<TaskView, Problem> {
-    let mut shown = Shown::new();
+pub(crate) async fn follow(api: &Api, task: TaskView, output: Output) -> Result<TaskView, Problem> {
+    let mut shown = Shown::new(output);
     let mut task = task;
     loop {
         shown.update(&task);
@@ -39,15 +41,16 @@ pub(crate) async fn follow(api: &Api, task: TaskView) -> Result<TaskView, Proble
 
 /// A bar on a terminal, lines elsewhere.
 struct Shown {
+    output: Output,
     bar: Option<ProgressBar>,
     line: String,
 }
 
 impl Shown {
-    fn new() -> Self {
+    fn new(output: Output) -> Self {
         let bar =
             std::io::stderr().is_terminal().then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()));
-        Self { bar, line: String::new() }
+        Self { output, bar, line: String::new() }
     }
 
     fn update(&mut self, task: &TaskView) {
@@ -72,7 +75,7 @@ impl Shown {
         let quarter = (progress.done.saturating_mul(4)).checked_div(progress.total).map(|quarter| quarter * 25);
         let percent = quarter.map_or_else(String::new, |percent| format!(" {percent}%"));
         let line = format!("{} {}: {}{percent}", info.kind, info.vm_name, info.step);
-        if line != self.line && !info.state.is_final() {
+        if line != self.line && !info.state.is_final() && self.output == Output::Table {
             eprintln!("{line}");
             self.line = line;
         }

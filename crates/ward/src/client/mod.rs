@@ -9,6 +9,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use ward_controller::api::types::PageQuery;
 use ward_types::{Code, Problem};
 
 pub(crate) use config::ClientConfig;
@@ -16,6 +17,13 @@ pub(crate) use follow::follow;
 
 /// The longest that a request waits at the controller, in milliseconds.
 pub(crate) const WAIT_MS: u32 = 20_000;
+
+/// A page of a list.
+pub(crate) struct Page<T> {
+    pub(crate) items: Vec<T>,
+    /// Where the list goes on.
+    pub(crate) next: Option<String>,
+}
 
 /// A controller, and who we are to it.
 pub(crate) struct Api {
@@ -67,12 +75,52 @@ impl Api {
         self.send(self.request(Method::PUT, path).json(body)).await
     }
 
+    /// A whole list, page by page.
+    pub(crate) async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, Problem> {
+        self.list_of(path, &PageQuery::default(), usize::MAX).await
+    }
+
+    /// The first `limit` items of a list, page by page.
+    pub(crate) async fn list_of<Q: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &Q,
+        limit: usize,
+    ) -> Result<Vec<T>, Problem> {
+        let mut page = self.page(path, query).await?;
+        let mut items: Vec<T> = page.items;
+        while let Some(next) = page.next.filter(|_| items.len() < limit) {
+            page = self.next_page(&next).await?;
+            items.append(&mut page.items);
+        }
+        items.truncate(limit);
+        Ok(items)
+    }
+
+    /// A page of a list.
+    pub(crate) async fn page<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &impl Serialize,
+    ) -> Result<Page<T>, Problem> {
+        self.send_for_page(self.request(Method::GET, path).query(query)).await
+    }
+
+    /// The page that another one named as the next.
+    pub(crate) async fn next_page<T: DeserializeOwned>(&self, next: &str) -> Result<Page<T>, Problem> {
+        self.send_for_page(self.request_to(Method::GET, next)).await
+    }
+
     pub(crate) async fn delete<R: DeserializeOwned>(&self, path: &str) -> Result<R, Problem> {
         self.send(self.request(Method::DELETE, path)).await
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let request = self.http.request(method, format!("{}/api/v1{path}", self.url));
+        self.request_to(method, &format!("/api/v1{path}"))
+    }
+
+    fn request_to(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.url));
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
@@ -80,8 +128,24 @@ impl Api {
     }
 
     async fn send<R: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<R, Problem> {
+        Ok(self.send_for(request).await?.0)
+    }
+
+    async fn send_for_page<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<Page<T>, Problem> {
+        let (items, headers) = self.send_for(request).await?;
+        let link = headers.get(reqwest::header::LINK).and_then(|link| link.to_str().ok());
+        // As the controller writes it; only paths, so that the token goes to no other place.
+        let next = link.and_then(|link| link.strip_prefix('<')?.strip_suffix(">; rel=\"next\""));
+        Ok(Page { items, next: next.filter(|next| next.starts_with('/')).map(str::to_owned) })
+    }
+
+    async fn send_for<R: DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<(R, reqwest::header::HeaderMap), Problem> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
+        let headers = response.headers().clone();
         let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
         let odd = |error: serde_json::Error| {
             Problem::new(
@@ -92,7 +156,7 @@ impl Api {
             )
         };
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(odd);
+            return serde_json::from_slice(&body).map(|value| (value, headers)).map_err(odd);
         }
         Err(serde_json::from_slice(&body).unwrap_or_else(odd))
     }

@@ -1,7 +1,7 @@
 //! `ward cluster`.
 
 use clap::Subcommand;
-use ward_controller::api::types::ClusterView;
+use ward_controller::api::types::{AddCluster, ClusterView};
 use ward_types::{Name, Problem};
 
 use crate::client::Api;
@@ -10,14 +10,25 @@ use crate::output::{Output, table};
 /// What to do with clusters.
 #[derive(Subcommand)]
 pub(crate) enum Cluster {
+    /// Add a cluster: hosts that share datastores and keys.
+    #[command(
+        after_help = "Example, a cluster with a first host:\n  ward cluster add lab\n  ward host add --cluster lab"
+    )]
+    Add {
+        /// The cluster's name.
+        name: Name,
+    },
     /// List clusters, with their hosts and datastores.
     Ls,
 }
 
 impl Cluster {
     pub(crate) async fn run(self, output: Output) -> Result<(), Problem> {
-        let Self::Ls = self;
-        let clusters: Vec<ClusterView> = Api::open()?.get("/clusters").await?;
+        let api = Api::open()?;
+        let clusters: Vec<ClusterView> = match self {
+            Self::Add { name } => vec![api.post("/clusters", &AddCluster { name }).await?],
+            Self::Ls => api.list("/clusters").await?,
+        };
         let names = |names: &[Name]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         output.show(&clusters, || {
             let rows = clusters.iter().map(|cluster| {

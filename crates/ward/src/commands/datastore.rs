@@ -35,7 +35,7 @@ impl Datastore {
                 let directory = absolute(&directory)?;
                 vec![api.post("/datastores", &AddDatastore { name, directory, cluster }).await?]
             }
-            Self::Ls => api.get("/datastores").await?,
+            Self::Ls => api.list("/datastores").await?,
         };
         output.show(&datastores, || {
             let rows = datastores.iter().map(|datastore| {

@@ -16,8 +16,8 @@ pub(crate) enum Event {
         #[arg(long)]
         after: Option<i64>,
         /// At most so many.
-        #[arg(long)]
-        limit: Option<u32>,
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
         /// Go on, and print each new one.
         #[arg(long)]
         follow: bool,
@@ -29,7 +29,7 @@ impl Event {
         let Self::Ls { after, limit, follow } = self;
         let api = Api::open()?;
         let ask = |after, wait_ms| {
-            let query = EventQuery { after, limit, wait_ms };
+            let query = EventQuery { after, limit: Some(limit), wait_ms };
             let api = &api;
             async move { api.query::<_, Vec<ward_types::Event>>("/events", &query).await }
         };

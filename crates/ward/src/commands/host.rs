@@ -57,7 +57,7 @@ impl HostClient {
                 }
             }
             Self::Ls => {
-                let hosts: Vec<HostView> = api.get("/hosts").await?;
+                let hosts: Vec<HostView> = api.list("/hosts").await?;
                 output.show(&hosts, || {
                     let rows = hosts.iter().map(|host| {
                         vec![

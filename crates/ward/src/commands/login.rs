@@ -8,7 +8,7 @@ use ward_types::{Code, Problem};
 
 use super::read_file;
 use crate::client::{Api, ClientConfig};
-use crate::output::{Output, print_text};
+use crate::output::Output;
 
 /// Connect to a controller and log in.
 #[derive(Args)]
@@ -65,12 +65,12 @@ pub(crate) async fn log_in(config: ClientConfig, password: String) -> Result<(Cl
     Ok((config, who))
 }
 
-pub(crate) async fn log_out() -> Result<(), Problem> {
+pub(crate) async fn log_out(output: Output) -> Result<(), Problem> {
     let config = ClientConfig::load()?;
     if config.token.is_some() {
         let () = Api::new(&config)?.delete("/session").await?;
     }
     let url = config.url.clone();
     ClientConfig { token: None, ..config }.save()?;
-    print_text(&format!("logged out of {url}"))
+    output.note(&format!("logged out of {url}"))
 }

@@ -1,5 +1,6 @@
 //! The client's nouns and verbs, one file each.
 
+pub(crate) mod audit;
 pub(crate) mod cluster;
 pub(crate) mod completion;
 pub(crate) mod datastore;
@@ -9,7 +10,10 @@ pub(crate) mod login;
 pub(crate) mod policy;
 pub(crate) mod provider;
 pub(crate) mod recrypt;
+pub(crate) mod role;
+pub(crate) mod session;
 pub(crate) mod task;
+pub(crate) mod user;
 pub(crate) mod vm;
 
 use std::future::Future;
@@ -20,7 +24,7 @@ use tracing_subscriber::EnvFilter;
 use ward_types::{Code, Problem};
 
 use crate::cli::Command;
-use crate::output::Output;
+use crate::output::{Output, print_text};
 use crate::{process, up};
 
 /// Does what was asked.
@@ -39,8 +43,15 @@ pub(crate) fn run(command: Command, output: Output) -> Result<(), Problem> {
         Command::Recrypt(recrypt) => client(recrypt.run(output)),
         Command::Task(task) => client(task.run(output)),
         Command::Event(event) => client(event.run(output)),
+        Command::User(user) => client(user.run(output)),
+        Command::Group(group) => client(group.run(output)),
+        Command::Role(role) => client(role.run(output)),
+        Command::Permission(permission) => client(permission.run(output)),
+        Command::Audit(audit) => client(audit.run(output)),
+        Command::Session(session) => client(session.run(output)),
+        Command::Password(password) => client(password.run(output)),
         Command::Login(login) => client(login.run(output)),
-        Command::Logout => client(login::log_out()),
+        Command::Logout => client(login::log_out(output)),
         Command::Up(up) => server(up::run(up, output)),
         Command::Controller(arguments) => server(process::controller::run(arguments)),
         Command::Keyserver(keyserver) => server(keyserver.run(output)),
@@ -72,6 +83,14 @@ fn log(default: &str) {
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // Set once; the one process that runs two of these says so twice at most.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).try_init();
+}
+
+/// Says that something is done that has no result.
+pub(crate) fn done(output: Output, text: &str) -> Result<(), Problem> {
+    match output {
+        Output::Table => print_text(text),
+        Output::Json => output.show(&(), String::new),
+    }
 }
 
 /// Reads a file that the user names.

@@ -72,7 +72,7 @@ impl Policy {
         let api = Api::open()?;
         match self {
             Self::Ls => {
-                let policies: Vec<PolicyView> = api.get("/policies").await?;
+                let policies: Vec<PolicyView> = api.list("/policies").await?;
                 output.show(&policies, || {
                     let row = |policy: &PolicyView| {
                         vec![

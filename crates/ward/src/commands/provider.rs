@@ -8,7 +8,7 @@ use ward_types::{Problem, ProviderName};
 
 use super::{parse_days, read_file};
 use crate::client::Api;
-use crate::output::{Output, fields, print_text, table};
+use crate::output::{Output, fields, table};
 
 /// What to do with key providers.
 #[derive(Subcommand)]
@@ -102,7 +102,7 @@ impl Provider {
                 output.show(&provider, || describe(&provider))
             }
             Self::Ls => {
-                let providers: Vec<ProviderView> = api.get("/providers").await?;
+                let providers: Vec<ProviderView> = api.list("/providers").await?;
                 output.show(&providers, || {
                     let rows = providers.iter().map(|provider| {
                         vec![
@@ -131,12 +131,7 @@ impl Provider {
             }
             Self::Rm { name } => {
                 let () = api.delete(&format!("/providers/{name}")).await?;
-                match output {
-                    Output::Table => {
-                        print_text(&format!("key provider {name}: removed; its keys stay at its key server"))
-                    }
-                    Output::Json => output.show(&(), String::new),
-                }
+                output.note(&format!("key provider {name}: removed; its keys stay at its key server"))
             }
         }
     }

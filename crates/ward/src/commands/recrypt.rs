@@ -103,7 +103,8 @@ impl Recrypt {
                 show(&view, output)
             }
             Self::Ls => {
-                let views: Vec<RecryptionView> = api.get("/recryptions").await?;
+                let mut views: Vec<RecryptionView> = api.list("/recryptions").await?;
+                views.reverse();
                 output.show(&views, || {
                     let row = |view: &RecryptionView| {
                         vec![

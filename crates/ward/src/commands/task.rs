@@ -5,7 +5,7 @@ use ward_controller::api::types::{TaskQuery, TaskView};
 use ward_types::{Problem, TaskId};
 
 use crate::client::{Api, follow};
-use crate::output::{Output, fields, print_text, table};
+use crate::output::{Output, fields, table};
 
 /// What to do with tasks.
 #[derive(Subcommand)]
@@ -16,8 +16,8 @@ pub(crate) enum Task {
         #[arg(long)]
         open: bool,
         /// At most so many.
-        #[arg(long)]
-        limit: Option<u32>,
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
     },
     /// Show a task.
     Show {
@@ -41,7 +41,11 @@ impl Task {
         let api = Api::open()?;
         match self {
             Self::Ls { open, limit } => {
-                let tasks: Vec<TaskView> = api.query("/tasks", &TaskQuery { open, limit }).await?;
+                let tasks: Vec<TaskView> = {
+                    let page = limit.min(ward_controller::api::MAX_LIMIT);
+                    let query = TaskQuery { open, limit: Some(page), after: None };
+                    api.list_of("/tasks", &query, limit as usize).await?
+                };
                 output.show(&tasks, || {
                     let rows = tasks.iter().map(|task| {
                         let info = &task.info;
@@ -63,15 +67,12 @@ impl Task {
                 output.show(&task, || describe(&task))
             }
             Self::Watch { task } => {
-                let task = follow(&api, api.get(&format!("/tasks/{task}")).await?).await?;
+                let task = follow(&api, api.get(&format!("/tasks/{task}")).await?, output).await?;
                 output.show(&task, || describe(&task))
             }
             Self::Cancel { task } => {
                 let () = api.post(&format!("/tasks/{task}/cancel"), &()).await?;
-                match output {
-                    Output::Table => print_text(&format!("task {task}: asked to end")),
-                    Output::Json => output.show(&(), String::new),
-                }
+                output.note(&format!("task {task}: asked to end"))
             }
         }
     }

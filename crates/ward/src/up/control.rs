@@ -13,6 +13,7 @@ use ward_controller::api::types::{Stop, TaskView, VmView};
 use ward_types::{Code, Power, Problem};
 
 use super::layout::{Chosen, Layout};
+use super::setup;
 use crate::client::{Api, ClientConfig, follow};
 use crate::output::{Output, fields, print_text};
 
@@ -129,45 +130,48 @@ pub(super) async fn detach(layout: &Layout, output: Output) -> Result<(), Proble
 }
 
 /// Stops the VMs, then all processes.
-pub(super) async fn stop_all(layout: &Layout) -> Result<(), Problem> {
+pub(super) async fn stop_all(layout: &Layout, output: Output) -> Result<(), Problem> {
     let Some(pid) = supervisor(layout) else {
-        return print_text(&format!("nothing runs in {}", layout.root.display()));
+        return output.note(&format!("nothing runs in {}", layout.root.display()));
     };
-    if let Err(problem) = stop_vms(layout).await {
+    if let Err(problem) = stop_vms(layout, output).await {
         eprintln!("warning: VMs may go on running: {problem}");
     }
     signal(pid, Signal::TERM)?;
     wait_gone(pid, "everything").await?;
-    print_text("Ward is down")
+    output.note("Ward is down")
 }
 
-async fn stop_vms(layout: &Layout) -> Result<(), Problem> {
-    let api = Api::new(&ClientConfig::load_from(&layout.client_config())?)?;
+async fn stop_vms(layout: &Layout, output: Output) -> Result<(), Problem> {
+    let Some(chosen) = layout.chosen()? else { return Ok(()) };
+    let api = Api::new(&setup::session(layout, &chosen).await?)?;
     let vms: Vec<VmView> = api.get("/vms").await?;
     for vm in vms.iter().filter(|vm| vm.power == Power::On) {
         let stop = Stop { force: false, wait_s: Some(GUEST_S) };
         let task: TaskView = api.post(&format!("/vms/{}/stop", vm.id), &stop).await?;
-        follow(&api, task).await?;
+        follow(&api, task, output).await?;
     }
     Ok(())
 }
 
-pub(super) async fn stop_one(layout: &Layout, process: &str) -> Result<(), Problem> {
+pub(super) async fn stop_one(layout: &Layout, process: &str, output: Output) -> Result<(), Problem> {
     check(layout, process)?;
     let Some(pid) = running(layout, process) else {
-        return print_text(&format!("{process} does not run"));
+        return output.note(&format!("{process} does not run"));
     };
     signal(pid, Signal::TERM)?;
     wait_gone(pid, process).await?;
-    print_text(&format!("{process} has ended"))
+    output.note(&format!("{process} has ended"))
 }
 
-pub(super) async fn start_one(layout: &Layout, process: &str) -> Result<(), Problem> {
+pub(super) async fn start_one(layout: &Layout, process: &str, output: Output) -> Result<(), Problem> {
     check(layout, process)?;
     let Some(pid) = supervisor(layout) else {
         let what = format!("cannot start {process}");
         return Err(Problem::new(Code::NotFound, what, "nothing runs", "start everything with `ward up`"));
     };
+    fs::write(layout.wanted(process), "")
+        .map_err(|error| Problem::internal(format!("cannot ask for the start of {process}"), error))?;
     signal(pid, Signal::HUP)?;
     let deadline = Instant::now() + PATIENCE;
     while running(layout, process).is_none() {
@@ -178,7 +182,7 @@ pub(super) async fn start_one(layout: &Layout, process: &str) -> Result<(), Prob
         }
         sleep(Duration::from_millis(50)).await;
     }
-    print_text(&format!("{process} runs"))
+    output.note(&format!("{process} runs"))
 }
 
 fn check(layout: &Layout, process: &str) -> Result<(), Problem> {

@@ -63,6 +63,11 @@ impl Layout {
         self.root.join("run").join(format!("{process}.pid"))
     }
 
+    /// Asks the supervisor to start a process that was stopped.
+    pub(super) fn wanted(&self, process: &str) -> PathBuf {
+        self.root.join("run").join(format!("{process}.wanted"))
+    }
+
     /// Locked by the supervisor while it runs.
     pub(super) fn lock(&self) -> PathBuf {
         self.root.join("run/up.lock")

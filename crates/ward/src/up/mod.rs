@@ -82,9 +82,9 @@ pub(crate) async fn run(up: Up, output: Output) -> Result<(), Problem> {
     let layout = Layout::new(&up.state)?;
     match up.action {
         Some(Action::Status) => control::status(&layout, output).await,
-        Some(Action::Stop { process: None }) => control::stop_all(&layout).await,
-        Some(Action::Stop { process: Some(process) }) => control::stop_one(&layout, &process).await,
-        Some(Action::Start { process }) => control::start_one(&layout, &process).await,
+        Some(Action::Stop { process: None }) => control::stop_all(&layout, output).await,
+        Some(Action::Stop { process: Some(process) }) => control::stop_one(&layout, &process, output).await,
+        Some(Action::Start { process }) => control::start_one(&layout, &process, output).await,
         None if up.start.detach => control::detach(&layout, output).await,
         None => supervise::run(&layout, &up.start).await,
     }

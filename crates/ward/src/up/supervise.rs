@@ -45,7 +45,7 @@ pub(super) async fn run(layout: &Layout, start: &Start) -> Result<(), Problem> {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                _ = again.recv() => all.start_missing()?,
+                _ = again.recv() => all.start_wanted()?,
             }
         }
     }
@@ -127,14 +127,12 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    fn start_missing(&mut self) -> Result<(), Problem> {
-        let missing: Vec<_> = self
-            .commands
-            .keys()
-            .filter(|name| self.running.get(*name).is_none_or(|watched| watched.task.is_finished()))
-            .cloned()
-            .collect();
-        missing.iter().try_for_each(|process| self.start(process))
+    /// Starts the processes that were asked for and do not run; others that were stopped stay so.
+    fn start_wanted(&mut self) -> Result<(), Problem> {
+        let stopped = |name: &&String| self.running.get(*name).is_none_or(|watched| watched.task.is_finished());
+        let wanted = |name: &&String| fs::remove_file(self.layout.wanted(name)).is_ok();
+        let names: Vec<_> = self.commands.keys().filter(wanted).filter(stopped).cloned().collect();
+        names.iter().try_for_each(|process| self.start(process))
     }
 
     fn start(&mut self, process: &str) -> Result<(), Problem> {

@@ -22,7 +22,7 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
-    const fn kind(&self) -> TaskKind {
+    pub(crate) const fn kind(&self) -> TaskKind {
         match self {
             Self::Encrypt(_) => TaskKind::VmEncrypt,
             Self::Decrypt => TaskKind::VmDecrypt,
@@ -38,7 +38,8 @@ impl Verb {
         }
     }
 
-    fn spec(self) -> CryptoSpec {
+    /// What it asks of each component.
+    pub(crate) fn spec(self) -> CryptoSpec {
         match self {
             Self::Encrypt(key) => CryptoSpec::Encrypt(key),
             Self::Decrypt => CryptoSpec::Decrypt,

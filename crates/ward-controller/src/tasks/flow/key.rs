@@ -4,7 +4,7 @@ use ward_types::{EventKind, EventSubject, KeyRef, Problem};
 
 use super::super::KeyMark;
 use super::super::run::{Run, Step};
-use crate::keys::{self, KeyFault, Made};
+use crate::keys::{self, KeyFault, Made, NotMade};
 use crate::plan::KeyChoice;
 
 /// All keys that a task takes, ready for use.
@@ -44,7 +44,12 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
             let name = keys::name_of(run.info.id, n);
             let made = match keys::locate_or_make(&what, &client, &provider, &name, maybe_there).await {
                 Ok(made) => made,
-                Err(error) => return fault(run, error).await,
+                Err(NotMade { fault: error, maybe_there }) => {
+                    if !maybe_there && let Some(mark) = run.work.mark_mut(n) {
+                        *mark = KeyMark::None;
+                    }
+                    return fault(run, *error).await;
+                }
             };
             crash_point::reach("task.key-made-unknown");
             let mark = KeyMark::Made { key: made.key.clone() };

@@ -8,16 +8,19 @@ mod power;
 mod remove;
 
 use tokio::sync::watch;
-use ward_types::{EventKind, Problem, TaskInfo, TaskKind};
+use ward_rpc::api::host::{AbandonJob, HomeRef};
+use ward_types::{AuditOutcome, EventKind, EventSubject, KeyRef, Problem, TaskInfo, TaskKind, VmConfig};
 
 use super::board::Live;
 use super::engine::about;
-use super::run::{Run, Step};
+use super::run::{Run, Step, told};
 use super::{KeyMark, Work};
+use crate::authz::Target as _;
 use crate::controller::Controller;
-use crate::keys;
+use crate::keys::{self, name_of};
 use crate::plan::KeyChoice;
-use crate::store::{StoreError, event, task, vm};
+use crate::store::vm::VmRow;
+use crate::store::{StoreError, Tx, cluster, event, task, vm};
 
 /// Runs a task from the first step that is not behind it to its end.
 pub(crate) async fn run(run: &mut Run) -> Step {
@@ -39,24 +42,26 @@ pub(crate) async fn give_up(
     problem: &Problem,
     live: &watch::Sender<Live>,
 ) -> Result<(), StoreError> {
+    let now = abandon(controller, info, work).await?;
     let mut tx = controller.store.write().await?;
     let mut subject = about(info);
     subject.host = work.host();
     if matches!(info.kind, TaskKind::VmCreate | TaskKind::VmImport | TaskKind::VmClone) {
         vm::remove(&mut tx, info.vm).await?;
     }
+    if let Some(now) = &now {
+        vm::set_config(&mut tx, info.vm, now).await?;
+    }
     let vm = vm::get(&mut tx, info.vm).await?;
     let mut unneeded = Vec::new();
-    for (choice, mark) in work.keys() {
-        let (KeyChoice::New(_), KeyMark::Made { key } | KeyMark::Ready { key }) = (choice, mark) else { continue };
-        subject.key = Some(key.clone());
-        unneeded.push(key.clone());
-        let message =
-            format!("key {key} was made for a task that failed; nothing needs it; it stays at the key server");
-        event::record(&mut tx, EventKind::KeyUnneeded, &subject, &message).await?;
+    for (n, (choice, mark)) in work.keys().enumerate() {
+        unneeded.extend(tell_of_key(&mut tx, info, &mut subject, n, (choice, mark)).await?);
     }
     let message = format!("{}: {}. {} [{}]", problem.what, problem.why, problem.remedy, problem.code);
     event::record(&mut tx, EventKind::TaskFailed, &subject, &message).await?;
+    let mut keys: Vec<_> = unneeded.iter().cloned().collect();
+    keys.extend(vm.as_ref().map_or_else(Vec::new, VmRow::keys));
+    told(&mut tx, info, AuditOutcome::Failed, keys, message).await?;
     let progress = live.borrow().progress;
     task::end(&mut tx, info.id, progress, Some(problem)).await?;
     tx.commit().await?;
@@ -68,4 +73,63 @@ pub(crate) async fn give_up(
         let _ = link.call(ward_rpc::api::host::ForgetJob { job: info.id }).await;
     }
     Ok(())
+}
+
+/// Records what is left at the key server of a key of a task that came to nothing; tells the keys that hosts may forget.
+async fn tell_of_key(
+    tx: &mut Tx,
+    info: &TaskInfo,
+    subject: &mut EventSubject,
+    n: usize,
+    (choice, mark): (&KeyChoice, &KeyMark),
+) -> Result<Vec<KeyRef>, StoreError> {
+    let (message, key) = match (choice, mark) {
+        // It was there before, and is somebody else's affair.
+        (KeyChoice::Existing(key), _) => return vm::unneeded(tx, vec![key.clone()]).await,
+        (KeyChoice::New(_), KeyMark::None) => return Ok(Vec::new()),
+        (KeyChoice::New(provider), KeyMark::Wanted) => {
+            subject.provider = Some(provider.clone());
+            let name = name_of(info.id, n);
+            let message = format!(
+                "a key of the name {name} may have been made at key provider `{provider}` for a task that failed; \
+                 nothing needs it"
+            );
+            (message, None)
+        }
+        (KeyChoice::New(provider), KeyMark::Made { key } | KeyMark::Ready { key }) => {
+            // The host was past the point at which it is undone.
+            if vm::unneeded(tx, vec![key.clone()]).await?.is_empty() {
+                return Ok(Vec::new());
+            }
+            subject.provider = Some(provider.clone());
+            subject.key = Some(key.clone());
+            let message =
+                format!("key {key} was made for a task that failed; nothing needs it; it stays at the key server");
+            (message, Some(key.clone()))
+        }
+    };
+    event::record(tx, EventKind::KeyUnneeded, subject, &message).await?;
+    Ok(key.into_iter().collect())
+}
+
+/// Has the host settle what an interrupted run of its job left; tells what the VM is then, if there was anything. Where the
+/// host does not answer, the next job on the VM does it, or its start.
+async fn abandon(controller: &Controller, info: &TaskInfo, work: &Work) -> Result<Option<Box<VmConfig>>, StoreError> {
+    let Some(link) = work.host().and_then(|host| controller.links.get(host)) else { return Ok(None) };
+    if matches!(work, Work::Start { .. } | Work::Stop { .. } | Work::Remove { .. }) {
+        return Ok(None);
+    }
+    let mut db = controller.store.read().await?;
+    let Some(vm) = vm::get(&mut db, info.vm).await? else { return Ok(None) };
+    let datastores = cluster::datastores(&mut db).await?;
+    drop(db);
+    let Some(datastore) = datastores.into_iter().find(|row| row.id == vm.datastore) else { return Ok(None) };
+    let home = HomeRef { datastore: datastore.directory, directory: vm.directory };
+    match link.call(AbandonJob { job: info.id, home }).await {
+        Ok(abandoned) => Ok(abandoned.config),
+        Err(error) => {
+            tracing::warn!(host = %link.name, %error, task = %info.id, "cannot settle what a job may have left");
+            Ok(None)
+        }
+    }
 }

@@ -28,6 +28,7 @@ pub(super) async fn start(run: &mut Run) -> Step {
     let link = match placed {
         Some(host) => run.link(host)?,
         None => {
+            run.controller.links.settled().await;
             let hosts = run.controller.links.facts(run.vm.cluster);
             let needs = Needs {
                 asked: asked.as_ref(),

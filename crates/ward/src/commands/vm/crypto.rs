@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use ward_controller::api::types::{Components, Decrypt, Encrypt, Recrypt, SetPolicy};
+use ward_controller::api::types::{Decrypt, Encrypt, Recrypt, SetPolicy};
 use ward_types::{DiskId, KeyId, PolicyName, Problem, ProviderName};
 
 use super::{OnVm, ask, parse_key_id};
@@ -19,12 +19,6 @@ pub(crate) struct Parts {
     /// A disk by its number, as `ward vm show` lists them; give it once for each disk.
     #[arg(long = "disk", value_name = "N")]
     disks: Vec<DiskId>,
-}
-
-impl From<Parts> for Components {
-    fn from(parts: Parts) -> Self {
-        Self { home: parts.home, disks: parts.disks }
-    }
 }
 
 /// From where the key comes.
@@ -91,21 +85,24 @@ pub(crate) struct SetPolicyOfVm {
 impl EncryptVm {
     pub(super) async fn run(self, api: &Api, output: Output) -> Result<(), Problem> {
         let Key { provider, key_id } = self.key;
-        let body = Encrypt { provider, key_id, components: self.parts.into() };
+        let Parts { home, disks } = self.parts;
+        let body = Encrypt { provider, key_id, home, disks };
         ask(api, self.on, "encrypt", &body, output).await
     }
 }
 
 impl DecryptVm {
     pub(super) async fn run(self, api: &Api, output: Output) -> Result<(), Problem> {
-        ask(api, self.on, "decrypt", &Decrypt { components: self.parts.into() }, output).await
+        let Parts { home, disks } = self.parts;
+        ask(api, self.on, "decrypt", &Decrypt { home, disks }, output).await
     }
 }
 
 impl RecryptVm {
     pub(super) async fn run(self, api: &Api, output: Output) -> Result<(), Problem> {
         let Key { provider, key_id } = self.key;
-        let body = Recrypt { deep: self.deep, provider, key_id, components: self.parts.into() };
+        let Parts { home, disks } = self.parts;
+        let body = Recrypt { deep: self.deep, provider, key_id, home, disks };
         ask(api, self.on, "recrypt", &body, output).await
     }
 }

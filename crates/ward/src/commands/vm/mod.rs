@@ -287,7 +287,7 @@ async fn ask<B: serde::Serialize>(api: &Api, on: OnVm, verb: &str, body: &B, out
 }
 
 async fn finish(api: &Api, task: TaskView, no_wait: bool, output: Output) -> Result<(), Problem> {
-    let task = if no_wait { task } else { follow(api, task).await? };
+    let task = if no_wait { task } else { follow(api, task, output).await? };
     output.show(&task, || {
         let info = &task.info;
         if info.state == TaskState::Succeeded {
@@ -313,7 +313,7 @@ fn confirm(vm: &str) -> Result<(), Problem> {
 }
 
 async fn list(api: &Api, output: Output) -> Result<(), Problem> {
-    let vms: Vec<VmView> = api.get("/vms").await?;
+    let vms: Vec<VmView> = api.list("/vms").await?;
     output.show(&vms, || {
         let rows = vms.iter().map(|vm| {
             vec![

@@ -1,0 +1,239 @@
+//! Every endpoint, asked as every kind of user, against a table that is kept beside this file. An endpoint without a row
+//! fails the test. `UPDATE_TABLES=1` writes the table anew; read what has changed in it.
+
+use http::Method;
+use serde_json::{Value, json};
+use ward_types::{Object, Power};
+
+use super::{House, copy, key, name};
+use crate::api::types::RecryptionState;
+use crate::store::permission::SubjectId;
+use crate::store::{permission, recryption, user};
+
+const IDENTITIES: [(&str, Option<&str>); 5] = [
+    ("nobody", None),
+    ("read-only", Some("reader")),
+    ("no-crypto", Some("no-crypto")),
+    ("other-cluster", Some("local")),
+    ("administrator", Some("admin")),
+];
+
+/// What stands for the parameters of paths.
+struct Ids {
+    task: String,
+    permission: String,
+    session: String,
+    recryption: String,
+}
+
+/// Two clusters; everything that is asked about is in the one that `local` does not administer.
+async fn template() -> (House, Ids) {
+    let house = House::new().await;
+    let place = house.add_cluster("default").await;
+    let (other, ..) = house.add_cluster("other").await;
+    let vm = house.add_vm("web-1", place, Power::Off, Some(&key("1"))).await;
+    house.add_provider("kms").await;
+    let task = house.add_task((vm, &name("web-1"))).await;
+    house.add_user("reader", &[(&Object::Root, "read-only")]).await;
+    house.add_user("no-crypto", &[(&Object::Root, "no-crypto-administrator")]).await;
+    house.add_user("local", &[(&Object::Cluster(other), "administrator")]).await;
+    house.add_user("someone", &[]).await;
+    house.session_of("someone").await;
+    let mut tx = house.controller.store.write().await.unwrap();
+    let group = user::add_group(&mut tx, &name("ops")).await.unwrap();
+    permission::add_role(&mut tx, &"operator".parse().unwrap(), Default::default()).await.unwrap();
+    let role = "read-only".parse().unwrap();
+    let permission = permission::give(&mut tx, SubjectId::Group(group), &Object::Vm(vm), &role, true).await.unwrap();
+    let session =
+        user::sessions(&mut tx).await.unwrap().into_iter().find(|row| row.user.as_str() == "someone").unwrap();
+    let many = recryption::RecryptionRow {
+        id: ward_types::TaskId::new(),
+        user: name("admin"),
+        request: Default::default(),
+        state: RecryptionState::Running,
+        created: Default::default(),
+        ended: None,
+    };
+    recryption::add(&mut tx, &many, &[]).await.unwrap();
+    tx.commit().await.unwrap();
+    let ids = Ids {
+        task: task.to_string(),
+        permission: permission.to_string(),
+        session: session.id.to_string(),
+        recryption: many.id.to_string(),
+    };
+    (house, ids)
+}
+
+/// A request that would be in order, if it were allowed.
+fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
+    let mut uri = String::new();
+    for part in path.split('/').skip(1) {
+        let part = match part {
+            "{vm}" => "web-1",
+            "{host}" => "default-host",
+            "{provider}" => "kms",
+            "{task}" => &ids.task,
+            "{user}" => "someone",
+            "{group}" => "ops",
+            "{role}" => "operator",
+            "{permission}" => &ids.permission,
+            "{session}" => &ids.session,
+            "{policy}" => "VM%20Encryption%20Policy",
+            "{recryption}" => &ids.recryption,
+            unknown if unknown.starts_with('{') => panic!("say in this test what stands for {unknown}"),
+            fixed => fixed,
+        };
+        uri.push('/');
+        uri.push_str(part);
+    }
+    let new_password = "a new passphrase";
+    let body = match (method, path.strip_prefix("/api/v1").unwrap()) {
+        ("post", "/session") => json!({ "user": "nobody", "password": "wrong" }),
+        ("post", "/session/password") => json!({ "current": "wrong", "new": new_password }),
+        ("post", "/users") => json!({ "name": "new", "password": new_password }),
+        ("post", "/users/{user}/password") => json!({ "password": new_password }),
+        ("post", "/groups") => json!({ "name": "new" }),
+        ("post", "/roles") => json!({ "name": "new", "privileges": ["read"] }),
+        ("put", "/roles/{role}") => json!({ "privileges": ["read"] }),
+        ("post", "/permissions") => json!({ "subject": "user/someone", "object": "vm/web-1", "role": "read-only" }),
+        ("post", "/clusters") => json!({ "name": "new" }),
+        ("post", "/datastores") => json!({ "name": "new", "directory": "/new", "cluster": "default" }),
+        ("post", "/hosts") => json!({ "cluster": "default" }),
+        ("post", "/providers") => {
+            json!({ "name": "new", "server": "127.0.0.1:1", "ca": "", "certificate": "", "key": "" })
+        }
+        ("post", "/vms") => json!({
+            "name": "new", "datastore": "default-store",
+            "disks": [{ "source": "blank", "size": 4096, "format": "raw" }],
+        }),
+        ("post", "/vms/{vm}/start" | "/vms/{vm}/stop" | "/vms/{vm}/encrypt" | "/vms/{vm}/decrypt") => json!({}),
+        ("post", "/vms/{vm}/recrypt" | "/recryptions" | "/recryptions/plan") => json!({}),
+        ("post", "/vms/{vm}/crypto") => json!({ "home": { "op": "shallow-recrypt" } }),
+        ("post", "/vms/{vm}/policy") => json!({ "home": "No Encryption Policy" }),
+        ("post", "/vms/{vm}/clone") => json!({ "name": "new" }),
+        ("post", "/vms/{vm}/template") => json!({ "template": true }),
+        ("post", "/vms/register") => json!({ "datastore": "default-store", "directory": "web-9" }),
+        ("post", "/policies") => json!({ "name": "new" }),
+        ("put", "/providers/{provider}/rotation") => json!({ "days": 90 }),
+        (_, "/session/privileges") => {
+            uri.push_str("?object=vm/web-1");
+            Value::Null
+        }
+        _ => Value::Null,
+    };
+    (uri, Some(body).filter(|body| !body.is_null()))
+}
+
+/// The status, and how many items of a list.
+fn shown(answer: &super::Answer) -> String {
+    match serde_json::from_str(&answer.text) {
+        Ok(Value::Array(items)) if answer.status.is_success() => {
+            format!("{} [{}]", answer.status.as_u16(), items.len())
+        }
+        _ => answer.status.as_u16().to_string(),
+    }
+}
+
+#[tokio::test]
+async fn every_endpoint_answers_every_identity_as_the_table_says() {
+    let (house, ids) = template().await;
+    let described = house.ask(Method::GET, "/api/openapi.json", None, &[], None).await.ok();
+    let mut endpoints = Vec::new();
+    for (path, item) in described["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let (uri, body) = request(method, path, &ids);
+            assert_eq!(body.is_some(), operation.get("requestBody").is_some(), "give {method} {path} a body, or none");
+            endpoints.push((method.clone(), path.clone(), uri, body, operation.clone()));
+        }
+    }
+    let template = house.close().await;
+    let mut columns = Vec::new();
+    for (_, who) in IDENTITIES {
+        let mut column = Vec::new();
+        let mut house = House::open(copy(template.path())).await;
+        for (method, _, uri, body, operation) in &endpoints {
+            let token = match who {
+                Some(user) => Some(house.session_of(user).await),
+                None => None,
+            };
+            let verb: Method = method.to_uppercase().parse().unwrap();
+            let answer = house.ask(verb.clone(), uri, token.as_deref(), &[], body.clone()).await;
+            let status = answer.status.as_u16().to_string();
+            assert!(operation["responses"].get(&status).is_some(), "{method} {uri} does not tell of status {status}");
+            column.push(shown(&answer));
+            if answer.status.is_success() && verb != Method::GET {
+                // The next one is to find all as it was.
+                house.close().await;
+                house = House::open(copy(template.path())).await;
+            }
+        }
+        house.close().await;
+        columns.push(column);
+    }
+    check_rules(&endpoints.iter().map(|it| (it.0.as_str(), it.1.as_str(), &it.4)).collect::<Vec<_>>(), &columns);
+
+    let mut table = format!("{:<6} {:<42}", "", "");
+    for (identity, _) in IDENTITIES {
+        table.push_str(&format!(" {identity:<13}"));
+    }
+    for (row, (method, path, ..)) in endpoints.iter().enumerate() {
+        table.push_str(&format!("\n{:<6} {path:<42}", method.to_uppercase()));
+        for column in &columns {
+            table.push_str(&format!(" {:<13}", column[row]));
+        }
+    }
+    let table: String = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/api/tests/access.txt");
+    if std::env::var_os("UPDATE_TABLES").is_some() {
+        std::fs::write(path, &table).unwrap();
+    }
+    let kept = std::fs::read_to_string(path).unwrap();
+    let changed: Vec<_> = table.lines().filter(|line| !kept.lines().any(|known| known == *line)).collect();
+    assert!(kept == table, "{path} says otherwise; read what changed, then run with UPDATE_TABLES=1:\n{changed:#?}");
+}
+
+/// What must hold whatever the table says, so that a table written anew hides nothing.
+fn check_rules(endpoints: &[(&str, &str, &Value)], columns: &[Vec<String>]) {
+    let allowed = |identity: usize, row: usize| columns[identity][row].starts_with('2');
+    // What a user does about its own login takes no privilege.
+    let own = |path: &str| path.starts_with("/api/v1/session") && !path.contains('{');
+    for (row, &(method, path, operation)) in endpoints.iter().enumerate() {
+        let open = operation.get("security") == Some(&json!([{}]));
+        assert_eq!(columns[0][row] == "401", !open, "{method} {path}: nobody");
+        if method != "get" && !own(path) {
+            assert!(!allowed(1, row), "{method} {path}: read-only changes nothing");
+            assert!(!allowed(3, row), "{method} {path}: it is of the other cluster");
+        }
+        if method != "get"
+            && ["/users", "/groups", "/roles", "/permissions", "/providers", "/hosts"]
+                .iter()
+                .any(|noun| path["/api/v1".len()..].starts_with(noun))
+        {
+            assert!(!allowed(2, row), "{method} {path}: a way round");
+        }
+        let refused = ["401", "403", "404"].contains(&columns[4][row].as_str());
+        // Those are asked with a wrong password.
+        let wrong = path.ends_with("/session/password") || open;
+        assert!(!refused || wrong, "{method} {path}: an administrator may");
+    }
+}
+
+#[tokio::test]
+async fn the_console_shows_what_may_be_read() {
+    let (house, _) = template().await;
+    let page_of = async |user| {
+        let token = house.session_of(user).await;
+        house.console(&token).await
+    };
+    for (user, sees) in [("admin", true), ("reader", true), ("no-crypto", true), ("local", false), ("someone", false)] {
+        let page = page_of(user).await;
+        assert!(page.contains("Log out"), "{user}: {page}");
+        for secret in ["web-1", "default-host", "vm stop"] {
+            assert_eq!(page.contains(secret), sees, "{user}: {secret}");
+        }
+    }
+    assert!(page_of("local").await.contains("other-host"));
+    let nobody = house.console("wrong").await;
+    assert!(nobody.contains("Log in") && !nobody.contains("web-1"));
+}

@@ -1,0 +1,154 @@
+//! All operations that take a privilege. One line each: the object that it is done on, its name in the audit log, what
+//! follows "cannot" where it is refused, whether it changes anything, the privileges that it takes, and those that it
+//! takes besides where the object is encrypted.
+
+use ward_types::{Privilege, PrivilegeSet};
+
+use super::target::{Place, Root, Target, TaskTarget};
+use crate::store::cluster::{ClusterRow, DatastoreRow};
+use crate::store::host::HostRow;
+use crate::store::provider::ProviderRow;
+use crate::store::vm::VmRow;
+
+/// Something that takes a privilege.
+pub(crate) trait Operation: Send + Sync + 'static {
+    /// What it is done on.
+    type On: Target;
+    /// Its name in the audit log.
+    const NAME: &'static str;
+    /// What follows "cannot" where it is refused; the object follows, unless that is the root.
+    const VERB: &'static str;
+    /// Whether it changes anything. What does is always in the audit log.
+    const CHANGES: bool;
+    /// The privileges that it takes.
+    const NEEDS: PrivilegeSet;
+    /// Those that it takes besides on an object that is encrypted.
+    const NEEDS_IF_ENCRYPTED: PrivilegeSet;
+}
+
+/// A line of the table, for those who show it.
+#[cfg(test)]
+pub(crate) struct Line {
+    pub(crate) name: &'static str,
+    pub(crate) on: &'static str,
+    pub(crate) needs: PrivilegeSet,
+    pub(crate) if_encrypted: PrivilegeSet,
+}
+
+macro_rules! operations {
+    ($($op:ident on $on:ty: $name:literal, $verb:literal, $changes:ident,
+        [$($need:ident),*] $(if encrypted [$($more:ident),*])?;)*) => {
+        $(
+            #[doc = concat!("`", $name, "`")]
+            pub(crate) struct $op;
+
+            impl Operation for $op {
+                type On = $on;
+                const NAME: &'static str = $name;
+                const VERB: &'static str = $verb;
+                const CHANGES: bool = operations!(@ $changes);
+                const NEEDS: PrivilegeSet = PrivilegeSet::of(&[$(Privilege::$need),*]);
+                const NEEDS_IF_ENCRYPTED: PrivilegeSet = PrivilegeSet::of(&[$($(Privilege::$more),*)?]);
+            }
+        )*
+
+        /// The table.
+        #[cfg(test)]
+        pub(crate) const ALL: &[Line] = &[$(Line {
+            name: $op::NAME,
+            on: <$on as Target>::NOUN,
+            needs: $op::NEEDS,
+            if_encrypted: $op::NEEDS_IF_ENCRYPTED,
+        },)*];
+    };
+    (@ reads) => { false };
+    (@ changes) => { true };
+}
+
+operations! {
+    AddCluster on Root: "cluster.add", "add a cluster", changes, [ClusterAdd];
+    AddDatastore on ClusterRow: "datastore.add", "add a datastore to", changes, [DatastoreAdd];
+    ReadHost on HostRow: "host.read", "show", reads, [Read];
+    AddHost on ClusterRow: "host.add", "make an enrolment token for", changes, [HostAdd, CryptoRegisterHost];
+    ReadProvider on ProviderRow: "provider.read", "show", reads, [CryptoReadKeyServers];
+    AddProvider on Root: "provider.add", "add a key provider", changes, [CryptoManageKeyServers];
+    SetDefaultProvider on ProviderRow: "provider.default", "make default", changes, [CryptoManageKeyServers];
+    RemoveProvider on ProviderRow: "provider.remove", "remove", changes, [CryptoManageKeyServers];
+    ReadVm on VmRow: "vm.read", "show", reads, [Read];
+    CreateVm on DatastoreRow: "vm.create", "make a VM on", changes, [VmCreate];
+    ImportVm on DatastoreRow: "vm.import", "import a VM to", changes, [VmCreate, VmImport];
+    StartVm on VmRow: "vm.start", "start", changes, [VmPower];
+    StopVm on VmRow: "vm.stop", "stop", changes, [VmPower];
+    EncryptVm on VmRow: "vm.encrypt", "encrypt", changes, [CryptoEncrypt];
+    DecryptVm on VmRow: "vm.decrypt", "decrypt", changes, [CryptoDecrypt];
+    RemoveVm on VmRow: "vm.remove", "delete", changes, [VmDelete];
+    RecryptVm on VmRow: "vm.recrypt", "recrypt", changes, [CryptoRecrypt];
+    SetPolicyOfVm on VmRow: "vm.policy", "set the storage policies of", changes, [CryptoEncrypt];
+    EncryptNewVm on DatastoreRow: "vm.encrypt-new", "make an encrypted VM on", changes, [CryptoEncryptNew];
+    CloneVm on VmRow: "vm.clone", "clone", changes, [Read] if encrypted [CryptoClone];
+    SetTemplate on VmRow: "vm.template", "make a template of", changes, [VmPower];
+    RegisterVm on DatastoreRow: "vm.register", "register a VM on", changes, [VmCreate, CryptoRegisterVm];
+    UnregisterVm on VmRow: "vm.unregister", "unregister", changes, [VmDelete];
+    UnlockVm on VmRow: "vm.unlock", "unlock", changes, [CryptoRegisterVm];
+    ReadConsole on VmRow: "vm.console", "read the console of", reads, [VmConsole] if encrypted [CryptoAccess];
+    ReadTask on TaskTarget: "task.read", "show", reads, [Read];
+    CancelTask on TaskTarget: "task.cancel", "cancel", changes, [TaskCancel];
+    ChangePolicies on Root: "policy.change", "change storage policies", changes, [CryptoManageEncryptionPolicy];
+    SetRotationOf on ProviderRow: "provider.rotation", "set the rotation of", changes, [CryptoManageKeys];
+    ReadRecryptions on Root: "recryption.read", "show recryptions", reads, [Read];
+    PlanRecryptions on Root: "recryption.plan", "plan recryptions", reads, [CryptoRecrypt];
+    RecryptMany on Root: "recryption.change", "recrypt many VMs", changes, [CryptoRecrypt];
+    ReadUsers on Root: "user.read", "show users and groups", reads, [UserManage];
+    ChangeUsers on Root: "user.change", "change users and groups", changes, [UserManage];
+    ChangeRoles on Root: "role.change", "change roles", changes, [PermissionManage];
+    ChangePermissions on Place: "permission.change", "change permissions on", changes, [PermissionManage];
+    ReadAudit on Root: "audit.read", "read the audit log", reads, [AuditRead];
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const BEGIN: &str = "<!-- begin privileges -->\n";
+    const END: &str = "<!-- end privileges -->";
+
+    fn table() -> String {
+        let mut text = "| privilege | allows | takes part in |\n|---|---|---|\n".to_owned();
+        for &privilege in Privilege::ALL {
+            let part = |line: &Line| match (line.needs.contains(privilege), line.if_encrypted.contains(privilege)) {
+                (true, _) => Some(format!("`{}`", line.name)),
+                (_, true) => Some(format!("`{}` if encrypted", line.name)),
+                _ => None,
+            };
+            let parts: Vec<_> = ALL.iter().filter_map(part).collect();
+            let allows = privilege.allows().trim_end_matches('.');
+            text.push_str(&format!("| `{privilege}` | {allows} | {} |\n", parts.join(", ")));
+        }
+        text
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: HashSet<_> = ALL.iter().map(|line| line.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        assert!(ALL.iter().all(|line| !line.needs.is_empty() && !line.on.is_empty()));
+    }
+
+    /// `UPDATE_TABLES=1` writes it anew.
+    #[test]
+    fn the_table_in_security_md_is_this_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../SECURITY.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = text.split_once(BEGIN).unwrap();
+        let (written, after) = rest.split_once(END).unwrap();
+        if std::env::var_os("UPDATE_TABLES").is_some() {
+            std::fs::write(path, format!("{before}{BEGIN}{}{END}{after}", table())).unwrap();
+            return;
+        }
+        assert_eq!(written, table(), "run the test with UPDATE_TABLES=1");
+    }
+}

@@ -1,0 +1,288 @@
+//! The objects that operations are done on, and where they stand in the inventory:
+//!
+//! ```text
+//! root ─┬─ cluster ─┬─ host
+//!       │           ├─ datastore
+//!       │           └─ VM
+//!       └─ key provider
+//! ```
+
+use sqlx::AnyConnection;
+use ward_types::{KeyRef, Object, Privilege, Problem, TaskInfo};
+
+use crate::api::edge::not_found;
+use crate::controller::Controller;
+use crate::store::cluster::{self, ClusterRow, DatastoreRow};
+use crate::store::host::{self, HostRow};
+use crate::store::provider::{self, ProviderRow};
+use crate::store::vm::{self, VmRow};
+use crate::store::{self, task};
+
+/// Something that operations are done on.
+pub(crate) trait Target: Send + Sync + Sized + 'static {
+    /// What it is called in paths of the API and on the command line.
+    const NOUN: &'static str;
+    /// Who lacks this does not learn whether the object exists.
+    const SEEN_BY: Privilege = Privilege::Read;
+
+    /// The one with that name or ID.
+    fn find(db: &mut AnyConnection, key: &str) -> impl Future<Output = store::Result<Option<Self>>> + Send;
+
+    /// The object that permissions are given on.
+    fn object(&self) -> Object;
+
+    /// The object, what it is in, and so on up to the root.
+    fn path(&self) -> Vec<Object>;
+
+    /// Its name.
+    fn name(&self) -> String;
+
+    /// "VM `web-1`".
+    fn label(&self) -> String {
+        format!("{} `{}`", Self::NOUN, self.name())
+    }
+
+    /// The keys that it needs.
+    fn keys(&self) -> Vec<KeyRef> {
+        Vec::new()
+    }
+}
+
+/// The target with that name or ID.
+pub(crate) async fn named<T: Target>(controller: &Controller, key: &str) -> Result<T, Problem> {
+    T::find(&mut *controller.store.read().await?, key).await?.ok_or_else(|| not_found(T::NOUN, key))
+}
+
+/// The whole inventory.
+pub(crate) struct Root;
+
+impl Target for Root {
+    const NOUN: &'static str = "root";
+
+    async fn find(_: &mut AnyConnection, _: &str) -> store::Result<Option<Self>> {
+        Ok(Some(Self))
+    }
+
+    fn object(&self) -> Object {
+        Object::Root
+    }
+
+    fn path(&self) -> Vec<Object> {
+        vec![Object::Root]
+    }
+
+    fn name(&self) -> String {
+        "root".to_owned()
+    }
+
+    fn label(&self) -> String {
+        "the whole inventory".to_owned()
+    }
+}
+
+impl Target for ClusterRow {
+    const NOUN: &'static str = "cluster";
+
+    async fn find(db: &mut AnyConnection, key: &str) -> store::Result<Option<Self>> {
+        cluster::find(db, key).await
+    }
+
+    fn object(&self) -> Object {
+        Object::Cluster(self.id)
+    }
+
+    fn path(&self) -> Vec<Object> {
+        vec![self.object(), Object::Root]
+    }
+
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Target for DatastoreRow {
+    const NOUN: &'static str = "datastore";
+
+    async fn find(db: &mut AnyConnection, key: &str) -> store::Result<Option<Self>> {
+        let rows = cluster::datastores(db).await?;
+        Ok(rows.into_iter().find(|row| row.name.as_str() == key || row.id.to_string() == key))
+    }
+
+    fn object(&self) -> Object {
+        Object::Datastore(self.id)
+    }
+
+    fn path(&self) -> Vec<Object> {
+        vec![self.object(), Object::Cluster(self.cluster), Object::Root]
+    }
+
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Target for HostRow {
+    const NOUN: &'static str = "host";
+
+    async fn find(db: &mut AnyConnection, key: &str) -> store::Result<Option<Self>> {
+        host::find(db, key).await
+    }
+
+    fn object(&self) -> Object {
+        Object::Host(self.id)
+    }
+
+    fn path(&self) -> Vec<Object> {
+        vec![self.object(), Object::Cluster(self.cluster), Object::Root]
+    }
+
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+impl Target for VmRow {
+    const NOUN: &'static str = "vm";
+
+    async fn find(db: &mut AnyConnection, key: &str) -> store::Result<Option<Self>> {
+        vm::find(db, key).await
+    }
+
+    fn object(&self) -> Object {
+        Object::Vm(self.id)
+    }
+
+    fn path(&self) -> Vec<Object> {
+        vec![self.object(), Object::Cluster(self.cluster), Object::Root]
+    }
+
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+
+    fn label(&self) -> String {
+        format!("VM `{}`", self.name)
+    }
+
+    fn keys(&self) -> Vec<KeyRef> {
+        self.config.as_ref().map_or_else(Vec::new, |config| config.keys().into_iter().cloned().collect())
+    }
+}
+
+impl Target for ProviderRow {
+    const NOUN: &'static str = "provider";
+    const SEEN_BY: Privilege = Privilege::CryptoReadKeyServers;
+
+    async fn find(db: &mut AnyConnection, key: &str) -> store::Result<Option<Self>> {
+        match key.parse() {
+            Ok(name) => provider::get(db, &name).await,
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn object(&self) -> Object {
+        Object::Provider(self.name.clone())
+    }
+
+    fn path(&self) -> Vec<Object> {
+        vec![self.object(), Object::Root]
+    }
+
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+
+    fn label(&self) -> String {
+        format!("key provider `{}`", self.name)
+    }
+}
+
+/// Any object of the inventory, as a permission names it.
+pub(crate) struct Place {
+    object: Object,
+    path: Vec<Object>,
+    name: String,
+}
+
+impl Place {
+    async fn of<T: Target>(db: &mut AnyConnection, key: &str) -> store::Result<Option<Self>> {
+        let found = T::find(db, key).await?;
+        Ok(found.map(|it| Self { object: it.object(), path: it.path(), name: it.name() }))
+    }
+
+    /// The object as people write it: `root`, or KIND/NAME.
+    pub(crate) fn text(&self) -> String {
+        match self.object {
+            Object::Root => "root".to_owned(),
+            _ => format!("{}/{}", self.object.kind(), self.name),
+        }
+    }
+}
+
+impl Target for Place {
+    const NOUN: &'static str = "object";
+
+    /// By `root`, KIND/NAME or KIND/ID.
+    async fn find(db: &mut AnyConnection, key: &str) -> store::Result<Option<Self>> {
+        match key.split_once('/') {
+            None if key == Root::NOUN => Self::of::<Root>(db, key).await,
+            Some((ClusterRow::NOUN, key)) => Self::of::<ClusterRow>(db, key).await,
+            Some((DatastoreRow::NOUN, key)) => Self::of::<DatastoreRow>(db, key).await,
+            Some((HostRow::NOUN, key)) => Self::of::<HostRow>(db, key).await,
+            Some((VmRow::NOUN, key)) => Self::of::<VmRow>(db, key).await,
+            Some((ProviderRow::NOUN, key)) => Self::of::<ProviderRow>(db, key).await,
+            _ => Ok(None),
+        }
+    }
+
+    fn object(&self) -> Object {
+        self.object.clone()
+    }
+
+    fn path(&self) -> Vec<Object> {
+        self.path.clone()
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn label(&self) -> String {
+        format!("`{}`", self.text())
+    }
+}
+
+/// A task: it belongs to its VM, and to the whole inventory once that is gone.
+pub(crate) struct TaskTarget {
+    pub(crate) info: TaskInfo,
+    vm: Option<VmRow>,
+}
+
+impl TaskTarget {
+    pub(crate) fn new(info: TaskInfo, vm: Option<VmRow>) -> Self {
+        Self { info, vm }
+    }
+}
+
+impl Target for TaskTarget {
+    const NOUN: &'static str = "task";
+
+    async fn find(db: &mut AnyConnection, key: &str) -> store::Result<Option<Self>> {
+        let Ok(id) = key.parse() else { return Ok(None) };
+        let Some(info) = task::get(db, id).await? else { return Ok(None) };
+        let vm = vm::get(db, info.vm).await?;
+        Ok(Some(Self { info, vm }))
+    }
+
+    fn object(&self) -> Object {
+        self.vm.as_ref().map_or(Object::Root, VmRow::object)
+    }
+
+    fn path(&self) -> Vec<Object> {
+        self.vm.as_ref().map_or_else(|| Root.path(), VmRow::path)
+    }
+
+    fn name(&self) -> String {
+        self.info.id.to_string()
+    }
+}

@@ -1,0 +1,133 @@
+use proptest::prelude::*;
+use ward_types::{Code, HostId, Problem};
+
+use super::super::{HostFacts, Needs, place};
+use super::{host, name, refused, unfit};
+
+fn placed(hosts: &[HostFacts], needs: Needs<'_>) -> Result<HostId, Problem> {
+    place("cannot start VM `web`", hosts, needs)
+}
+
+#[test]
+fn the_preferred_host_else_the_one_with_the_fewest_vms_else_by_name() {
+    let hosts = [
+        HostFacts { vms: 3, ..host("a") },
+        HostFacts { vms: 1, ..host("c") },
+        HostFacts { vms: 1, ..host("b") },
+        HostFacts { vms: 0, connected: false, ..host("d") },
+    ];
+    let [a, c, b, d] = &hosts;
+    let none = Needs::default();
+    assert_eq!(placed(&hosts, none), Ok(b.id));
+    assert_eq!(placed(&hosts, Needs { rather: Some(a.id), ..none }), Ok(a.id));
+    assert_eq!(placed(&hosts, Needs { rather: Some(d.id), ..none }), Ok(b.id), "d is away");
+    assert_eq!(placed(&hosts, Needs { rather: Some(HostId::new()), ..none }), Ok(b.id), "of another cluster");
+    assert_eq!(placed(&hosts, Needs { not: Some(b.id), ..none }), Ok(c.id));
+    assert_eq!(placed(&hosts, Needs { not: Some(b.id), rather: Some(b.id), ..none }), Ok(c.id), "b was tried");
+    assert_eq!(placed(&hosts, Needs { asked: Some(&name("a")), ..none }), Ok(a.id));
+    assert_eq!(placed(&hosts, Needs { asked: Some(&name("a")), rather: Some(b.id), ..none }), Ok(a.id));
+}
+
+#[test]
+fn what_is_not_needed_may_be_missing() {
+    let bare = HostFacts { unfit: Some(unfit()), qemu: false, ..host("a") };
+    assert_eq!(placed(std::slice::from_ref(&bare), Needs::default()), Ok(bare.id));
+}
+
+#[test]
+fn each_lack_has_its_code_whether_or_not_the_host_was_asked_for() {
+    let a = name("a");
+    let all = Needs { qemu: true, keys: true, ..Needs::default() };
+    let table = [
+        (HostFacts { connected: false, ..host("a") }, Code::HostUnreachable, "does not answer"),
+        (HostFacts { unfit: Some(unfit()), ..host("a") }, Code::HostUnfit, "memory can't be locked"),
+        (HostFacts { qemu: false, ..host("a") }, Code::HostUnfit, "QEMU"),
+    ];
+    for (lacking, code, why) in table {
+        for needs in [all, Needs { asked: Some(&a), ..all }] {
+            let problem = refused(placed(std::slice::from_ref(&lacking), needs), code);
+            assert!(problem.why.contains("`a`") && problem.why.contains(why), "{}", problem.why);
+        }
+    }
+}
+
+#[test]
+fn a_host_that_was_asked_for_is_taken_or_none_is() {
+    let asked = name("a");
+    let needs = Needs { asked: Some(&asked), ..Needs::default() };
+    refused(placed(&[host("b")], needs), Code::NotFound);
+    refused(placed(&[HostFacts { connected: false, ..host("a") }, host("b")], needs), Code::HostUnreachable);
+}
+
+#[test]
+fn where_no_host_can_every_reason_is_told() {
+    refused(placed(&[], Needs::default()), Code::HostNone);
+    let hosts = [
+        HostFacts { connected: false, ..host("a") },
+        HostFacts { unfit: Some(unfit()), ..host("b") },
+        HostFacts { qemu: false, ..host("c") },
+    ];
+    let problem = refused(placed(&hosts, Needs { qemu: true, keys: true, ..Needs::default() }), Code::HostNone);
+    for host in ["`a`", "`b`", "`c`"] {
+        assert!(problem.why.contains(host), "{}", problem.why);
+    }
+}
+
+#[test]
+fn the_only_host_was_tried() {
+    let hosts = [host("a")];
+    let needs = Needs { not: Some(hosts[0].id), ..Needs::default() };
+    refused(placed(&hosts, needs), Code::HostNone);
+}
+
+fn any_hosts() -> impl Strategy<Value = Vec<HostFacts>> {
+    let one = (any::<bool>(), any::<bool>(), any::<bool>(), 0usize..4);
+    prop::collection::vec(one, 0..6).prop_map(|hosts| {
+        let facts = |(number, (connected, fit, qemu, vms)): (usize, (bool, bool, bool, usize))| HostFacts {
+            connected,
+            unfit: (!fit).then(unfit),
+            qemu,
+            vms,
+            ..host(&format!("h{number}"))
+        };
+        hosts.into_iter().enumerate().map(facts).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_host_is_chosen_exactly_where_one_can(
+        hosts in any_hosts(),
+        qemu: bool,
+        keys: bool,
+        asked in prop::option::of(0usize..6),
+        rather in prop::option::of(0usize..6),
+        not in prop::option::of(0usize..6),
+    ) {
+        let id = |number: Option<usize>| number.and_then(|number| hosts.get(number)).map(|host| host.id);
+        let asked = asked.map(|number| name(&format!("h{number}")));
+        let needs = Needs { asked: asked.as_ref(), rather: id(rather), not: id(not), qemu, keys };
+        let can = |host: &&HostFacts| {
+            host.connected
+                && (!keys || host.unfit.is_none())
+                && (!qemu || host.qemu)
+                && asked.as_ref().map_or(Some(host.id) != needs.not, |asked| &host.name == asked)
+        };
+        match placed(&hosts, needs) {
+            Ok(chosen) => {
+                let chosen = hosts.iter().find(|host| host.id == chosen).unwrap();
+                prop_assert!(can(&chosen));
+                let preferred = hosts.iter().filter(can).any(|host| Some(host.id) == needs.rather);
+                if preferred {
+                    prop_assert_eq!(Some(chosen.id), needs.rather);
+                } else {
+                    prop_assert!(hosts.iter().filter(can).all(|host| chosen.vms <= host.vms));
+                }
+            }
+            Err(problem) => {
+                prop_assert_eq!(hosts.iter().filter(can).count(), 0, "{}", problem);
+                prop_assert!(!problem.why.is_empty() && !problem.remedy.is_empty(), "{:?}", problem);
+            }
+        }
+    }
+}

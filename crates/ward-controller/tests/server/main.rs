@@ -1,0 +1,18 @@
+//! A whole controller as users, hosts and key servers meet it: over TLS, with a real key server, on real databases. Only
+//! the hosts are played.
+#![allow(clippy::unwrap_used)]
+
+#[allow(unreachable_pub)]
+#[path = "../postgres/mod.rs"]
+mod postgres;
+mod support;
+
+mod access;
+mod database;
+mod enrolment;
+mod key_faults;
+mod key_server_dies;
+mod providers;
+mod requests;
+mod restart;
+mod tasks;

@@ -1,0 +1,122 @@
+//! A real key server, which can go away and come back.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use kmip::attribute::RevocationReason;
+use kmip::client::{Client, ClientConfig};
+use kmip::names::RevocationReasonCode;
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, date_time_ymd};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use ward_keyserver::{ClientFiles, Config, Error, Server};
+
+use super::in_time;
+
+/// Whose the keys are at the key server.
+const OWNER: &str = "controller";
+
+/// A key server.
+pub struct KeyServer {
+    directory: TempDir,
+    pub address: SocketAddr,
+    running: Option<Running>,
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<Result<(), Error>>,
+}
+
+impl KeyServer {
+    pub async fn start() -> Self {
+        let mut server = Self::stopped().await;
+        server.start_again().await;
+        server
+    }
+
+    /// One that is set up, and does not run.
+    pub async fn stopped() -> Self {
+        let directory = TempDir::new().unwrap();
+        ward_keyserver::init(directory.path(), &[]).await.unwrap();
+        Self { directory, address: ([127, 0, 0, 1], 0).into(), running: None }
+    }
+
+    pub fn state(&self, file: &str) -> PathBuf {
+        self.directory.path().join(file)
+    }
+
+    /// Starts it where it was.
+    pub async fn start_again(&mut self) {
+        let config = Config { listen: self.address, state_dir: self.directory.path().to_owned() };
+        let server = Server::start(config).await.unwrap();
+        self.address = server.local_addr();
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(server.serve(async {
+            let _ = stopped.await;
+        }));
+        self.running = Some(Running { stop, serving });
+    }
+
+    pub async fn stop(&mut self) {
+        let Running { stop, serving } = self.running.take().unwrap();
+        drop(stop);
+        in_time("the key server's end", serving).await.unwrap().unwrap();
+    }
+
+    fn files(&self) -> ClientFiles {
+        ward_keyserver::issue_client(self.directory.path(), OWNER).unwrap()
+    }
+
+    /// The request that adds it as a provider.
+    pub fn provider(&self, name: &str) -> Value {
+        let files = self.files();
+        let read = |path: &Path| fs::read_to_string(path).unwrap();
+        json!({
+            "name": name,
+            "server": self.address.to_string(),
+            "ca": read(&files.ca),
+            "certificate": read(&files.certificate),
+            "key": read(&files.key),
+        })
+    }
+
+    /// A client with the controller's certificate.
+    pub fn client(&self) -> Client {
+        let files = self.files();
+        let read = |path: &Path| fs::read(path).unwrap();
+        let (ca, certificate, key) = (read(&files.ca), read(&files.certificate), read(&files.key));
+        Client::new(ClientConfig::new("127.0.0.1", self.address.port(), &ca, &certificate, &key).unwrap())
+    }
+
+    /// A client's certificate and key, good from one year to another.
+    pub fn issue(&self, from: i32, to: i32) -> (String, String) {
+        let read = |file| fs::read_to_string(self.state(file)).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(&read("ca.pem"), KeyPair::from_pem(&read("ca.key")).unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, OWNER);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(to, 1, 1);
+        (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// A key that is there before anybody asks for one, Pre-Active.
+    pub async fn key(&self) -> String {
+        self.client().create_aes256(&[]).await.unwrap().id
+    }
+
+    pub async fn deactivate(&self, id: &str) {
+        let reason = RevocationReason { code: RevocationReasonCode::CESSATION_OF_OPERATION, message: None };
+        self.client().revoke(id, reason, None).await.unwrap();
+    }
+
+    /// How many keys it has.
+    pub async fn count(&self) -> usize {
+        self.client().locate(kmip::client::Filter::default()).await.unwrap().len()
+    }
+}

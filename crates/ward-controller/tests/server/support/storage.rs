@@ -1,0 +1,104 @@
+//! What the hosts share: the homes of all VMs, and what a job makes of one.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use ward_rpc::api::host::{CreateVm, DiskSource, HomeRef, JobOutcome, JobSpec};
+use ward_types::{
+    Boot, Code, Component, CryptoPlan, DiskConfig, DiskCrypto, DiskId, HomeCrypto, KeyRef, PlainFormat, Problem,
+    StepAction, VmConfig, WrappedHomeKey,
+};
+
+/// The homes, by their paths.
+#[derive(Clone, Default)]
+pub struct Storage(Arc<Mutex<HashMap<PathBuf, VmConfig>>>);
+
+impl Storage {
+    pub fn get(&self, home: &HomeRef) -> Option<VmConfig> {
+        self.0.lock().unwrap().get(&home.path()).cloned()
+    }
+
+    pub fn homes(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    /// The keys without which a job can't be done.
+    pub fn needs(&self, home: &HomeRef, spec: &JobSpec) -> Vec<KeyRef> {
+        let JobSpec::Crypt { plan } = spec else { return vec![] };
+        let config = self.get(home);
+        let there = config.iter().flat_map(|config| config.keys().into_iter().cloned());
+        let new = plan.steps().iter().filter_map(|step| match &step.action {
+            StepAction::Encrypt { key } => Some(key.clone()),
+            StepAction::Decrypt => None,
+        });
+        there.chain(new).collect()
+    }
+
+    /// Does a job.
+    pub fn apply(&self, home: &HomeRef, spec: &JobSpec) -> JobOutcome {
+        let mut homes = self.0.lock().unwrap();
+        let path = home.path();
+        let config = match (spec, homes.get(&path)) {
+            (JobSpec::Create(_), Some(_)) => {
+                let problem = Problem::new(Code::Exists, "cannot create VM", "there is a home", "choose another name");
+                return JobOutcome::Failed { problem };
+            }
+            (JobSpec::Create(spec), None) => create(spec),
+            (JobSpec::Crypt { plan }, Some(config)) => crypt(config.clone(), plan),
+            (JobSpec::Crypt { .. }, None) => {
+                let problem = Problem::new(Code::HomeInvalid, "cannot read VM", "there is no home", "look for it");
+                return JobOutcome::Failed { problem };
+            }
+            (JobSpec::Remove, _) => {
+                homes.remove(&path);
+                return JobOutcome::Done { config: None, notices: vec![] };
+            }
+        };
+        homes.insert(path, config.clone());
+        JobOutcome::Done { config: Some(Box::new(config)), notices: vec![] }
+    }
+}
+
+fn create(spec: &CreateVm) -> VmConfig {
+    let disk = |(number, disk): (u16, &DiskSource)| {
+        let (size, plain_format) = match disk {
+            DiskSource::Blank { size, format } => (*size, *format),
+            DiskSource::Copy { .. } => (4096, PlainFormat::Raw),
+        };
+        let file = format!("disk-{number}.img").parse().unwrap();
+        DiskConfig { id: DiskId(number), file, size, plain_format, crypto: DiskCrypto::Plain }
+    };
+    VmConfig {
+        version: VmConfig::VERSION,
+        id: spec.id,
+        name: spec.name.clone(),
+        cpus: spec.cpus,
+        memory_mib: spec.memory_mib,
+        boot: Boot::Disk,
+        home: HomeCrypto::Plain,
+        disks: (0..).zip(&spec.disks).map(disk).collect(),
+    }
+}
+
+fn crypt(mut config: VmConfig, plan: &CryptoPlan) -> VmConfig {
+    for step in plan.steps() {
+        let key = match &step.action {
+            StepAction::Encrypt { key } => Some(key.clone()),
+            StepAction::Decrypt => None,
+        };
+        match step.component {
+            Component::Home => {
+                config.home = key.map_or(HomeCrypto::Plain, |key| HomeCrypto::Encrypted {
+                    key,
+                    wrapped_key: WrappedHomeKey("AAAA".into()),
+                });
+            }
+            Component::Disk(id) => {
+                let disk = config.disks.iter_mut().find(|disk| disk.id == id).unwrap();
+                disk.crypto = key.map_or(DiskCrypto::Plain, |key| DiskCrypto::Encrypted { key });
+            }
+        }
+    }
+    config
+}

@@ -1,0 +1,19 @@
+//! Whole flows on real parts: the `ward` binary as users and operators meet it, its processes, key servers, QEMU.
+//!
+//! ```text
+//! story     an existing VM is encrypted, run, moved, decrypted; on Ward's key server and on PyKMIP's
+//! keys      what can be wrong with a key, a key server, or a host that should get a key
+//! storage   what can be wrong with images, disks and datastores
+//! vms       a VM that is not in the state that was asked for
+//! kills     the controller or an agent killed at any step
+//! cli       exit codes, JSON, help, completion
+//! ```
+#![allow(clippy::unwrap_used)]
+
+mod cli;
+mod keys;
+mod kills;
+mod storage;
+mod story;
+mod support;
+mod vms;
