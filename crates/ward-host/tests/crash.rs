@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use common::*;
-use ward_rpc::api::host::{
-    AbandonJob, CloneVm, DiskSource, HomeRef, JobOutcome, JobSpec, ReadHome, StartVm, StopVm,
-};
+use ward_rpc::api::host::{AbandonJob, CloneVm, DiskSource, HomeRef, JobOutcome, JobSpec, ReadHome, StartVm, StopVm};
 use ward_types::{Component, CryptoPlan, CryptoStep, DiskId, PlainFormat, StepAction, TaskId, VmId};
 
 const SIZE: u64 = 3 * MIB;

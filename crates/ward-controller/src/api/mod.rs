@@ -147,13 +147,5 @@ pub(crate) fn router(controller: Shared) -> Router {
                 "see /api/openapi.json for what there is",
             ))
         })
-        .method_not_allowed_fallback(|| async {
-            ApiError(Problem::new(
-                Code::RequestMethod,
-                "cannot do what is asked for",
-                "what is under that path does not know the method",
-                "see /api/openapi.json for the methods that it knows",
-            ))
-        })
         .with_state(controller)
 }

@@ -65,11 +65,7 @@ async fn one(controller: &Controller, sight: &Sight, row: PolicyRow) -> ApiResul
 /// Lists storage policies.
 #[utoipa::path(get, path = "/policies", tag = "policy", params(PageQuery),
     responses((status = 200, body = [PolicyView]), (status = "4XX", body = Problem)))]
-pub(super) async fn list(
-    State(controller): State<Shared>,
-    sight: Sight,
-    page: Page,
-) -> ApiResult<Listed<PolicyView>> {
+pub(super) async fn list(State(controller): State<Shared>, sight: Sight, page: Page) -> ApiResult<Listed<PolicyView>> {
     let rows = policy::list(&mut *controller.store.read().await?).await?;
     Ok(page.cut(views(&controller, &sight, rows).await?, |view: &PolicyView| view.name.to_string()))
 }
@@ -77,11 +73,7 @@ pub(super) async fn list(
 /// Shows a storage policy.
 #[utoipa::path(get, path = "/policies/{policy}", tag = "policy", params(("policy" = String, Path, description = "name")),
     responses((status = 200, body = PolicyView), (status = "4XX", body = Problem)))]
-pub(super) async fn show(
-    State(controller): State<Shared>,
-    sight: Sight,
-    keys: Keys,
-) -> ApiResult<Json<PolicyView>> {
+pub(super) async fn show(State(controller): State<Shared>, sight: Sight, keys: Keys) -> ApiResult<Json<PolicyView>> {
     let row = load(&controller, keys.first()).await?;
     one(&controller, &sight, row).await
 }
@@ -142,11 +134,7 @@ pub(super) async fn add(
 #[utoipa::path(delete, path = "/policies/{policy}", tag = "policy",
     params(("policy" = String, Path, description = "name")),
     responses((status = 200), (status = "4XX", body = Problem)))]
-pub(super) async fn remove(
-    State(controller): State<Shared>,
-    caller: Caller,
-    keys: Keys,
-) -> ApiResult<Json<()>> {
+pub(super) async fn remove(State(controller): State<Shared>, caller: Caller, keys: Keys) -> ApiResult<Json<()>> {
     let name = keys.first();
     let note = format!("remove storage policy `{name}`");
     let _: Granted<ChangePolicies> = grant(&controller, &caller, Root, note.into()).await?;

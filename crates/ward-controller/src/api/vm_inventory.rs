@@ -96,12 +96,7 @@ pub(super) async fn clone(
 }
 
 /// The datastore for a clone: the one named, or that of the VM itself.
-async fn target(
-    controller: &Shared,
-    sight: &Sight,
-    vm: &VmRow,
-    key: Option<&str>,
-) -> Result<DatastoreRow, Problem> {
+async fn target(controller: &Shared, sight: &Sight, vm: &VmRow, key: Option<&str>) -> Result<DatastoreRow, Problem> {
     let rows = cluster::datastores(&mut *controller.store.read().await?).await?;
     let is_meant = |row: &DatastoreRow| match key {
         None => row.id == vm.datastore,

@@ -15,10 +15,10 @@ mod tests;
 
 pub(crate) use clone::{CloneWish, clone, create_under};
 pub(crate) use create::{NewDisk, NewVm, create};
-pub(crate) use crypt::{CryptPlan, KeyChoice, PlannedAction, Selection, Verb, crypt, keys, kind, whole};
-pub(crate) use key::{KeyUse, judge_state};
 #[cfg(test)]
 pub(crate) use crypt::PlannedStep;
+pub(crate) use crypt::{CryptPlan, KeyChoice, PlannedAction, Selection, Verb, crypt, keys, kind, whole};
+pub(crate) use key::{KeyUse, judge_state};
 pub(crate) use place::{Needs, place};
 pub(crate) use policy::set_policy;
 pub(crate) use power::{remove, set_template, start, stop, unregister};

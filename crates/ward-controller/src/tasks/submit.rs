@@ -167,12 +167,7 @@ impl Order<'_> {
     }
 
     /// Does what is asked of each component of a VM.
-    pub(crate) async fn crypt(
-        &self,
-        may: &MayCrypt,
-        vm: &VmRow,
-        request: &CryptoRequest,
-    ) -> Result<TaskInfo, Problem> {
+    pub(crate) async fn crypt(&self, may: &MayCrypt, vm: &VmRow, request: &CryptoRequest) -> Result<TaskInfo, Problem> {
         let asked = self.ask(plan::kind(request), vm).await?;
         self.crypt_asked(may, asked, request, Vec::new()).await
     }
@@ -353,6 +348,8 @@ pub(crate) async fn datastore_for(
 ) -> Result<DatastoreRow, Problem> {
     let kind = if new.reads_files() { TaskKind::VmImport } else { TaskKind::VmCreate };
     let what = cannot(kind, &new.name);
+    // What makes no sense makes none on any datastore.
+    plan::create(new.clone(), false)?;
     let mut seen = cluster::datastores(&mut *controller.store.read().await?).await?;
     seen.retain(|row| sight.sees(row));
     match key {

@@ -1,6 +1,7 @@
 //! Every function of the store, on SQLite and on PostgreSQL: one test body for both.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod corrupt;
 mod inventory;
 mod log;
