@@ -68,7 +68,7 @@ async fn each_component_gets_what_is_asked_of_it_in_one_task() {
     assert_eq!(ward.api.ended(&task.info).await.problem, None);
     key_of(&ward, "web").await;
     assert_eq!(refused(&ward, "/vms/web/decrypt", json!({ "home": true })).await, Code::Composition);
-    ward.api.done(Method::POST, "/vms/web/decrypt", None).await;
+    ward.api.done(Method::POST, "/vms/web/decrypt", Some(json!({}))).await;
     assert!(!vm(&ward, "web").await.encrypted);
 }
 
