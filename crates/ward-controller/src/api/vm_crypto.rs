@@ -4,7 +4,7 @@ use axum::extract::{Json, State};
 use ward_types::{CryptoRequest, CryptoSpec, KeyWish, Power, Problem};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, Keys, OptionalBody};
+use super::edge::{ApiResult, Body, Keys};
 use super::tasks::task_view;
 use super::types::{Decrypt, Encrypt, Recrypt, SetPolicy, TaskView};
 use crate::authz::operations::SetPolicyOfVm;
@@ -62,7 +62,7 @@ pub(super) async fn decrypt(
     State(controller): State<Shared>,
     caller: Caller,
     keys: Keys,
-    OptionalBody(how): OptionalBody<Decrypt>,
+    Body(how): Body<Decrypt>,
 ) -> ApiResult<Json<TaskView>> {
     let selection = Selection { home: how.home, disks: how.disks };
     whole(&controller, &caller, keys.first(), &selection, Verb::Decrypt).await
@@ -78,7 +78,7 @@ pub(super) async fn recrypt(
     State(controller): State<Shared>,
     caller: Caller,
     keys: Keys,
-    OptionalBody(how): OptionalBody<Recrypt>,
+    Body(how): Body<Recrypt>,
 ) -> ApiResult<Json<TaskView>> {
     let verb = Verb::Recrypt { deep: how.deep, key: KeyWish { provider: how.provider, key_id: how.key_id } };
     whole(&controller, &caller, keys.first(), &Selection { home: how.home, disks: how.disks }, verb).await

@@ -58,9 +58,12 @@ pub(super) async fn unlock(State(controller): State<Shared>, granted: Granted<Un
     responses((status = 200, body = VmView), (status = "4XX", body = Problem)))]
 pub(super) async fn template(
     State(controller): State<Shared>,
-    granted: Granted<MaySetTemplate>,
+    caller: Caller,
+    keys: Keys,
     Body(wanted): Body<SetTemplate>,
 ) -> ApiResult<Json<VmView>> {
+    let note = format!("template: {}", wanted.template).into();
+    let granted: Granted<MaySetTemplate> = grant_named(&controller, &caller, keys.first(), note).await?;
     Order { controller: &controller }.set_template(&granted, wanted.template).await?;
     one(&controller, granted.on().id).await
 }

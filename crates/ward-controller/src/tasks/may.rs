@@ -39,14 +39,16 @@ pub(crate) struct MayCrypt(Proofs);
 
 enum Proofs {
     /// Each kind by itself, on one VM.
-    One {
-        caller: Caller,
-        encrypt: Option<Granted<EncryptVm>>,
-        decrypt: Option<Granted<DecryptVm>>,
-        recrypt: Option<Granted<RecryptVm>>,
-    },
+    One(Box<OnOne>),
     /// To recrypt any VM.
     Many(Name),
+}
+
+struct OnOne {
+    caller: Caller,
+    encrypt: Option<Granted<EncryptVm>>,
+    decrypt: Option<Granted<DecryptVm>>,
+    recrypt: Option<Granted<RecryptVm>>,
 }
 
 impl MayCrypt {
@@ -71,7 +73,7 @@ impl MayCrypt {
             proofs.2 = Some(grant(controller, caller, vm.clone(), note()).await?);
         }
         let (encrypt, decrypt, recrypt) = proofs;
-        Ok(Self(Proofs::One { caller: caller.clone(), encrypt, decrypt, recrypt }))
+        Ok(Self(Proofs::One(Box::new(OnOne { caller: caller.clone(), encrypt, decrypt, recrypt }))))
     }
 
     /// As who was allowed to recrypt many VMs. That the row is there is the proof of that.
@@ -82,7 +84,7 @@ impl MayCrypt {
     /// On whose behalf.
     pub(crate) const fn by(&self) -> By<'_> {
         match &self.0 {
-            Proofs::One { caller, .. } => By::Caller(caller),
+            Proofs::One(one) => By::Caller(&one.caller),
             Proofs::Many(user) => By::User(user),
         }
     }
@@ -90,10 +92,10 @@ impl MayCrypt {
     /// Makes sure that all of a plan is covered. A plan that is not is a defect, since a request that is not was refused.
     pub(crate) fn check(&self, vm: VmId, plan: &CryptPlan) -> Result<(), Problem> {
         let covered = |action: &PlannedAction| match (&self.0, action) {
-            (Proofs::One { encrypt, .. }, PlannedAction::Encrypt(_)) => is_of(encrypt.as_ref().map(Granted::on), vm),
-            (Proofs::One { decrypt, .. }, PlannedAction::Decrypt) => is_of(decrypt.as_ref().map(Granted::on), vm),
-            (Proofs::One { recrypt, .. }, PlannedAction::ShallowRecrypt(_) | PlannedAction::DeepRecrypt(_)) => {
-                is_of(recrypt.as_ref().map(Granted::on), vm)
+            (Proofs::One(one), PlannedAction::Encrypt(_)) => is_of(one.encrypt.as_ref().map(Granted::on), vm),
+            (Proofs::One(one), PlannedAction::Decrypt) => is_of(one.decrypt.as_ref().map(Granted::on), vm),
+            (Proofs::One(one), PlannedAction::ShallowRecrypt(_) | PlannedAction::DeepRecrypt(_)) => {
+                is_of(one.recrypt.as_ref().map(Granted::on), vm)
             }
             (Proofs::Many(_), action) => matches!(action, PlannedAction::ShallowRecrypt(_)),
         };

@@ -178,7 +178,7 @@ async fn a_provider_stays_while_a_vm_needs_it() {
     in_use("kms/").await;
     assert_eq!(show(&ward, "kms").await.vms.iter().map(|vm| vm.as_str()).collect::<Vec<_>>(), ["web"]);
 
-    ward.api.done(Method::POST, "/vms/web/decrypt", None).await;
+    ward.api.done(Method::POST, "/vms/web/decrypt", Some(json!({}))).await;
     ward.api.delete::<()>("/providers/kms").await.unwrap();
     assert_eq!(server.count().await, 1, "its keys stay at the server");
 }
