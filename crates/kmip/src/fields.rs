@@ -39,6 +39,7 @@ macro_rules! field_value {
 }
 
 field_value!(i32, Integer, "Integer", |value: &i32| *value);
+field_value!(i64, LongInteger, "LongInteger", |value: &i64| *value);
 field_value!(bool, Boolean, "Boolean", |value: &bool| *value);
 field_value!(String, TextString, "TextString", |value: &String| value.clone());
 field_value!(SecretBytes, ByteString, "ByteString", |value: &SecretBytes| SecretBytes::copy_of(value.expose()));
@@ -110,14 +111,18 @@ macro_rules! enumerations {
 }
 
 enumerations!(
+    AsynchronousIndicator,
     BatchErrorContinuationOption,
+    BlockCipherMode,
     CryptographicAlgorithm,
     HashingAlgorithm,
     KeyFormatType,
+    LinkType,
     NameType,
     ObjectGroupMember,
     ObjectType,
     Operation,
+    PaddingMethod,
     QueryFunction,
     ResultReason,
     ResultStatus,
@@ -172,6 +177,16 @@ impl Fields {
         self.optional_item(tag).ok_or(DecodeError::Missing { tag, within: self.within })
     }
 
+    /// The identifier of an object; `None` if the ID placeholder is meant, which KMIP 2 can also say by a number
+    /// (KMIP 2.1 section 11.60).
+    pub(crate) fn identifier(&mut self) -> Result<Option<String>, DecodeError> {
+        const ID_PLACEHOLDER: u32 = 1;
+        match self.optional_item(Tag::UNIQUE_IDENTIFIER) {
+            None | Some(Item { value: Value::Enumeration(ID_PLACEHOLDER), .. }) => Ok(None),
+            Some(item) => field(item).map(Some),
+        }
+    }
+
     pub(crate) fn optional<T: FieldValue>(&mut self, tag: Tag) -> Result<Option<T>, DecodeError> {
         self.optional_item(tag).map(field).transpose()
     }
@@ -195,15 +210,11 @@ impl Fields {
 
     /// That nothing is left that we ought to have understood.
     pub(crate) fn finish(self) -> Result<(), DecodeError> {
-        match self.items.iter().find(|item| !is_extension(item.tag)) {
+        match self.items.iter().find(|item| !item.is_extension()) {
             Some(item) => Err(DecodeError::Unexpected { tag: item.tag, within: self.within }),
             None => Ok(()),
         }
     }
-}
-
-fn is_extension(tag: Tag) -> bool {
-    tag.0 >> 16 == 0x54
 }
 
 /// Puts the fields of a structure together, in order.

@@ -6,9 +6,11 @@
 //! - [`operation`] and [`message`] are what client and server say to each other, by version;
 //! - [`client`] and [`server`] do the input and output: nothing else here does.
 //!
-//! Versions 1.0 to 1.4 are spoken. Section numbers are those of the KMIP 1.4 specification.
+//! Versions 1.0 to 1.4, 2.0 and 2.1 are spoken. Section numbers are those of the KMIP 1.4 specification unless another is
+//! named.
 
 pub mod attribute;
+pub mod certificate;
 pub mod client;
 mod fields;
 mod framing;

@@ -18,8 +18,9 @@ pub enum ManagedObject {
 }
 
 /// The tags under which objects come.
-const OBJECTS: [Tag; 9] = [
+const OBJECTS: [Tag; 10] = [
     Tag::CERTIFICATE,
+    Tag::CERTIFICATE_REQUEST,
     Tag::OPAQUE_OBJECT,
     Tag::PGP_KEY,
     Tag::PRIVATE_KEY,
@@ -40,7 +41,7 @@ impl ManagedObject {
         }
     }
 
-    pub(crate) fn take(fields: &mut Fields) -> Result<Option<Self>, DecodeError> {
+    pub(crate) fn take(fields: &mut Fields, version: ProtocolVersion) -> Result<Option<Self>, DecodeError> {
         let Some(item) = OBJECTS.iter().find_map(|tag| fields.optional_item(*tag)) else {
             return Ok(None);
         };
@@ -48,7 +49,7 @@ impl ManagedObject {
             return Ok(Some(Self::Other(item)));
         }
         let mut fields = Fields::of(item)?;
-        let block = KeyBlock::from_item(fields.item(Tag::KEY_BLOCK)?)?;
+        let block = KeyBlock::from_item(fields.item(Tag::KEY_BLOCK)?, version)?;
         fields.finish()?;
         Ok(Some(Self::SymmetricKey(block)))
     }
@@ -145,7 +146,10 @@ impl KeyBlock {
                             Item::structure(Tag::KEY_MATERIAL, items.iter().map(Item::copy).collect())
                         }
                     })
-                    .items(AttributeList::to_items(attributes, version, newer)?)
+                    .items(match attributes.as_slice() {
+                        [] => vec![],
+                        attributes => AttributeList::to_items(attributes, version, newer)?,
+                    })
                     .build(),
             ),
         };
@@ -159,12 +163,12 @@ impl KeyBlock {
             .build())
     }
 
-    fn from_item(item: Item) -> Result<Self, DecodeError> {
+    fn from_item(item: Item, version: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         let block = Self {
             key_format_type: fields.required(Tag::KEY_FORMAT_TYPE)?,
             key_compression_type: fields.optional(Tag::KEY_COMPRESSION_TYPE)?,
-            key_value: fields.optional_item(Tag::KEY_VALUE).map(key_value).transpose()?,
+            key_value: fields.optional_item(Tag::KEY_VALUE).map(|item| key_value(item, version)).transpose()?,
             cryptographic_algorithm: fields.optional(Tag::CRYPTOGRAPHIC_ALGORITHM)?,
             cryptographic_length: fields.optional(Tag::CRYPTOGRAPHIC_LENGTH)?,
             key_wrapping_data: fields.optional_item(Tag::KEY_WRAPPING_DATA),
@@ -174,7 +178,7 @@ impl KeyBlock {
     }
 }
 
-fn key_value(item: Item) -> Result<KeyValue, DecodeError> {
+fn key_value(item: Item, version: ProtocolVersion) -> Result<KeyValue, DecodeError> {
     let item = match item.value {
         Value::ByteString(bytes) => return Ok(KeyValue::Wrapped(bytes)),
         value => Item { tag: item.tag, value },
@@ -189,7 +193,7 @@ fn key_value(item: Item) -> Result<KeyValue, DecodeError> {
             return Err(DecodeError::WrongType { tag: material.tag, expected: "ByteString or Structure", found });
         }
     };
-    let attributes = AttributeList::take(&mut fields)?;
+    let attributes = AttributeList::take(&mut fields, version)?;
     fields.finish()?;
     Ok(KeyValue::Plain { material, attributes })
 }

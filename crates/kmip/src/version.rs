@@ -21,8 +21,19 @@ impl ProtocolVersion {
     /// KMIP 1.4 (2017).
     pub const V1_4: Self = Self { major: 1, minor: 4 };
 
+    /// KMIP 2.0 (2019).
+    pub const V2_0: Self = Self { major: 2, minor: 0 };
+    /// KMIP 2.1 (2020).
+    pub const V2_1: Self = Self { major: 2, minor: 1 };
+
     /// What this crate can speak, best first, as Discover Versions wants it.
-    pub const SUPPORTED: &'static [Self] = &[Self::V1_4, Self::V1_3, Self::V1_2, Self::V1_1, Self::V1_0];
+    pub const SUPPORTED: &'static [Self] =
+        &[Self::V2_1, Self::V2_0, Self::V1_4, Self::V1_3, Self::V1_2, Self::V1_1, Self::V1_0];
+
+    /// Whether attributes are written as KMIP 2 writes them: by tag, in a structure of their own.
+    pub(crate) fn is_2(self) -> bool {
+        self.major >= 2
+    }
 
     /// Whether this crate can speak it.
     #[must_use]

@@ -133,7 +133,7 @@ async fn what_is_no_request_is_told_so_and_hung_up_on() {
         ("nonsense", b"GET / HTTP/1.1\r\nHost: kms\r\n\r\n".to_vec(), ProtocolVersion::V1_0),
         ("a length without end", vec![0x42, 0, 0x78, 1, 0xFF, 0xFF, 0xFF, 0xFF], ProtocolVersion::V1_0),
         ("padding that is not zero", padded, ProtocolVersion::V1_0),
-        ("another version", of_version_9, ProtocolVersion::V1_4),
+        ("another version", of_version_9, ProtocolVersion::V2_1),
     ] {
         let mut stream = server.raw().await;
         stream.write_all(&bytes).await.unwrap();

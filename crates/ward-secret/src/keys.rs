@@ -10,6 +10,8 @@ use crate::{Locked, SecretError};
 pub const KEK_LEN: usize = 32;
 /// Length of a [`Dek`], in bytes.
 pub const DEK_LEN: usize = 64;
+/// Length of a [`WrappingKey`], in bytes.
+pub const WRAPPING_KEY_LEN: usize = 32;
 /// Length of a [`HomeKey`], in bytes.
 pub const HOME_KEY_LEN: usize = 32;
 
@@ -63,6 +65,30 @@ key! {
     HomeKey, HOME_KEY_LEN
 }
 
+key! {
+    /// A key of a key provider, AES-256, under which its KEKs are wrapped; never touches disks or VM homes.
+    WrappingKey, WRAPPING_KEY_LEN
+}
+
+impl WrappingKey {
+    /// Wraps a KEK.
+    ///
+    /// # Errors
+    /// [`SecretError::Wrap`].
+    pub fn wrap_kek(&self, kek: &Kek) -> Result<WrappedKey, SecretError> {
+        wrap(self.expose(), kek.expose())
+    }
+
+    /// Opens a KEK that was wrapped under this key.
+    ///
+    /// # Errors
+    /// [`SecretError::Unwrap`] where it was wrapped under another one or altered.
+    pub fn unwrap_kek(&self, wrapped: &WrappedKey) -> Result<Kek, SecretError> {
+        let mut plain = unwrap(self.expose(), wrapped)?;
+        Kek::take(&mut plain.expose_mut()[..KEK_LEN])
+    }
+}
+
 impl Dek {
     /// A `Dek` whose bytes `fill` writes in place, so that they exist nowhere else.
     ///
@@ -99,12 +125,12 @@ impl HomeKey {
     }
 }
 
-/// A [`HomeKey`] wrapped under a [`Kek`] by AES-KWP (NIST SP 800-38F, RFC 5649). Ciphertext: not secret.
+/// A [`HomeKey`] wrapped under a [`Kek`], or a [`Kek`] under a [`WrappingKey`], by AES-KWP (NIST SP 800-38F, RFC 5649). Ciphertext: not secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrappedKey(Vec<u8>);
 
 impl WrappedKey {
-    /// The ciphertext as it came from storage; whether it opens shows in [`Kek::unwrap_home_key`].
+    /// The ciphertext as it came from storage; whether it opens shows in unwrapping.
     #[must_use]
     pub fn from_bytes(ciphertext: Vec<u8>) -> Self {
         Self(ciphertext)
@@ -123,12 +149,7 @@ impl Kek {
     /// # Errors
     /// [`SecretError::Wrap`].
     pub fn wrap_home_key(&self, key: &HomeKey) -> Result<WrappedKey, SecretError> {
-        // AES-KWP adds 8 bytes, and the input is padded to a multiple of 8 already.
-        let mut ciphertext = vec![0; HOME_KEY_LEN + 8];
-        let kek = AesKek::new(&AES_256, self.expose()).map_err(|_| SecretError::Wrap)?;
-        let length = kek.wrap_with_padding(key.expose(), &mut ciphertext).map_err(|_| SecretError::Wrap)?.len();
-        ciphertext.truncate(length);
-        Ok(WrappedKey(ciphertext))
+        wrap(self.expose(), key.expose())
     }
 
     /// Opens a home key that was wrapped under this KEK.
@@ -136,15 +157,31 @@ impl Kek {
     /// # Errors
     /// [`SecretError::Unwrap`] where it was wrapped under another one or altered.
     pub fn unwrap_home_key(&self, wrapped: &WrappedKey) -> Result<HomeKey, SecretError> {
-        if wrapped.0.len() != HOME_KEY_LEN + 8 {
-            return Err(SecretError::Unwrap);
-        }
-        let kek = AesKek::new(&AES_256, self.expose()).map_err(|_| SecretError::Unwrap)?;
-        // Locked for its whole life; the library wants room for the padding block too.
-        let mut plain = Locked::<{ HOME_KEY_LEN + 8 }>::zeroed()?;
-        let key = kek.unwrap_with_padding(&wrapped.0, plain.expose_mut()).map_err(|_| SecretError::Unwrap)?;
-        HomeKey::take(key)
+        let mut plain = unwrap(self.expose(), wrapped)?;
+        HomeKey::take(&mut plain.expose_mut()[..HOME_KEY_LEN])
     }
+}
+
+/// AES-KWP adds 8 bytes, and pads to a multiple of 8 what is none.
+const WRAPPED_LEN: usize = 32 + 8;
+
+fn wrap(under: &[u8; 32], key: &[u8; 32]) -> Result<WrappedKey, SecretError> {
+    let mut ciphertext = vec![0; WRAPPED_LEN];
+    let under = AesKek::new(&AES_256, under).map_err(|_| SecretError::Wrap)?;
+    let length = under.wrap_with_padding(key, &mut ciphertext).map_err(|_| SecretError::Wrap)?.len();
+    ciphertext.truncate(length);
+    Ok(WrappedKey(ciphertext))
+}
+
+/// The key is the first 32 bytes. It is locked for its whole life; the library wants room for the padding block too.
+fn unwrap(under: &[u8; 32], wrapped: &WrappedKey) -> Result<Locked<WRAPPED_LEN>, SecretError> {
+    if wrapped.0.len() != WRAPPED_LEN {
+        return Err(SecretError::Unwrap);
+    }
+    let under = AesKek::new(&AES_256, under).map_err(|_| SecretError::Unwrap)?;
+    let mut plain = Locked::zeroed()?;
+    let key = under.unwrap_with_padding(&wrapped.0, plain.expose_mut()).map_err(|_| SecretError::Unwrap)?;
+    if key.len() == 32 { Ok(plain) } else { Err(SecretError::Unwrap) }
 }
 
 #[cfg(test)]
@@ -176,6 +213,18 @@ mod tests {
             let altered = WrappedKey::from_bytes(vec![0; length]);
             assert_eq!(kek.unwrap_home_key(&altered).err(), Some(SecretError::Unwrap), "length {length}");
         }
+    }
+
+    #[test]
+    fn a_kek_opens_only_under_its_wrapping_key() {
+        let primary = WrappingKey::generate().unwrap();
+        let kek = Kek::generate().unwrap();
+        let wrapped = primary.wrap_kek(&kek).unwrap();
+        assert!(primary.unwrap_kek(&wrapped).unwrap().same(&kek));
+        assert_eq!(WrappingKey::generate().unwrap().unwrap_kek(&wrapped).err(), Some(SecretError::Unwrap));
+        let mut altered = wrapped.as_bytes().to_vec();
+        altered[39] ^= 1;
+        assert_eq!(primary.unwrap_kek(&WrappedKey::from_bytes(altered)).err(), Some(SecretError::Unwrap));
     }
 
     #[test]

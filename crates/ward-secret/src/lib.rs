@@ -16,7 +16,7 @@ mod process;
 mod seal;
 
 pub use alloc::WipingAllocator;
-pub use keys::{DEK_LEN, Dek, HOME_KEY_LEN, HomeKey, KEK_LEN, Kek, WrappedKey};
+pub use keys::{DEK_LEN, Dek, HOME_KEY_LEN, HomeKey, KEK_LEN, Kek, WRAPPING_KEY_LEN, WrappedKey, WrappingKey};
 pub use page::Locked;
 pub use process::harden_process;
 pub use seal::{SealKey, Sealed};

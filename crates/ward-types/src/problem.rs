@@ -134,6 +134,14 @@ codes! {
     HostNone = "host.none", 409, 7;
     /// The enrolment token is wrong, used or expired.
     EnrolmentRefused = "host.enrolment-refused", 403, 3;
+    /// The host is not what the attestation policy asks for.
+    AttestationFailed = "attestation.failed", 403, 7;
+    /// No administrator of the trust authority has let the host in.
+    HostNotAdmitted = "attestation.host-not-admitted", 403, 7;
+    /// The host shows no attestation token that is good for this session.
+    TokenRefused = "attestation.token-refused", 403, 7;
+    /// The key provider is not for hosts that were attested under this policy.
+    ProviderNotAllowed = "provider.not-allowed", 403, 6;
     /// The role is part of Ward.
     RoleBuiltIn = "role.built-in", 409, 5;
     /// Nobody would be left who may manage users and permissions.

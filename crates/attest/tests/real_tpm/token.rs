@@ -86,6 +86,7 @@ fn a_token_is_accepted_where_it_should_be() {
     );
     assert_eq!(verified.ek(), scene.attested.ek());
     assert_eq!(verified.images(), ["firmware/1"]);
+    assert_eq!(verified.policies(), [label("test")]);
     assert_eq!(verified.certificate(), scene.attested.certificate());
     assert_eq!(verified.expires().duration_since(verified.issued()).as_secs(), i64::try_from(LIFETIME).unwrap());
 

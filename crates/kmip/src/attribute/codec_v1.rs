@@ -25,14 +25,19 @@ pub(crate) fn attribute_to_v1(attribute: &Attribute, version: ProtocolVersion) -
     if !name.is_known_to(version) {
         return Err(EncodeError::NotInVersion { what: format!("the attribute {name}"), version });
     }
-    Ok(Builder::new(Tag::ATTRIBUTE)
-        .field(Tag::ATTRIBUTE_NAME, &name.as_str().to_owned())
-        .optional(Tag::ATTRIBUTE_INDEX, attribute.index.as_ref())
-        .item(Item::new(Tag::ATTRIBUTE_VALUE, value_to_ttlv(&attribute.value)))
-        .build())
+    Ok(unchecked_to_v1(attribute))
 }
 
-fn value_from_item(name: AttributeName, item: Item) -> Result<AttributeValue, DecodeError> {
+/// Whatever version knows it: a form to keep attributes in.
+pub(super) fn unchecked_to_v1(attribute: &Attribute) -> Item {
+    Builder::new(Tag::ATTRIBUTE)
+        .field(Tag::ATTRIBUTE_NAME, &attribute.attribute_name().as_str().to_owned())
+        .optional(Tag::ATTRIBUTE_INDEX, attribute.index.as_ref())
+        .item(Item::new(Tag::ATTRIBUTE_VALUE, value_to_ttlv(&attribute.value)))
+        .build()
+}
+
+pub(super) fn value_from_item(name: AttributeName, item: Item) -> Result<AttributeValue, DecodeError> {
     use AttributeValue as V;
 
     if name.is_custom() {
@@ -75,7 +80,7 @@ fn value_from_item(name: AttributeName, item: Item) -> Result<AttributeValue, De
     })
 }
 
-fn value_to_ttlv(value: &AttributeValue) -> Value {
+pub(super) fn value_to_ttlv(value: &AttributeValue) -> Value {
     use AttributeValue as V;
 
     match value {

@@ -1,9 +1,10 @@
 //! Values of attributes.
 
 use crate::attribute::AttributeName;
-use crate::attribute::codec_v1::{attribute_from_v1, attribute_to_v1};
+use crate::attribute::codec_v1::{attribute_from_v1, unchecked_to_v1};
+use crate::attribute::codec_v2::{attribute_from_v2, attribute_to_v2};
 use crate::names::{
-    CryptographicAlgorithm, HashingAlgorithm, KeyFormatType, NameType, ObjectType, RevocationReasonCode, State,
+    CryptographicAlgorithm, HashingAlgorithm, KeyFormatType, NameType, ObjectType, RevocationReasonCode, State, Tag,
 };
 use crate::ttlv::{DecodeError, EncodeError, Limits, Value, decode, encode};
 use crate::version::ProtocolVersion;
@@ -36,12 +37,18 @@ impl Attribute {
         Self::new(AttributeValue::Name(Name::text(value)))
     }
 
-    /// The attribute as KMIP 1.4 writes it: a form to keep it in.
+    /// The attribute as KMIP 1.4 writes it, or as KMIP 2.1 does where 1.4 has no way to: a form to keep it in. A vendor
+    /// attribute of KMIP 2.1 loses its index.
     ///
     /// # Errors
     /// If it's too long for a message.
     pub fn to_bytes(&self) -> Result<Vec<u8>, EncodeError> {
-        Ok(std::mem::take(&mut *encode(&attribute_to_v1(self, ProtocolVersion::V1_4)?)?))
+        let item = if is_foreign(&self.attribute_name()) {
+            attribute_to_v2(self, ProtocolVersion::V2_1)?
+        } else {
+            unchecked_to_v1(self)
+        };
+        Ok(std::mem::take(&mut *encode(&item)?))
     }
 
     /// Reads what [`Attribute::to_bytes`] wrote.
@@ -49,7 +56,13 @@ impl Attribute {
     /// # Errors
     /// If the bytes are anything else.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
-        attribute_from_v1(decode(bytes, &Limits::default())?)
+        let item = decode(bytes, &Limits::default())?;
+        match &item.value {
+            Value::Structure(items) if items.first().is_some_and(|first| first.tag == Tag::VENDOR_IDENTIFICATION) => {
+                attribute_from_v2(item)
+            }
+            _ => attribute_from_v1(item),
+        }
     }
 
     /// The index; 0 if not set.
@@ -63,6 +76,11 @@ impl Attribute {
     pub fn attribute_name(&self) -> AttributeName {
         self.value.attribute_name()
     }
+}
+
+/// Whether KMIP 1.x has no way to write the name.
+fn is_foreign(name: &AttributeName) -> bool {
+    name.is_custom() && !name.is_known_to(ProtocolVersion::V1_4)
 }
 
 /// A name of an object (KMIP 1.4 section 3.2).
@@ -121,6 +139,12 @@ impl UsageMask {
     pub const UNWRAP_KEY: Self = Self(0x0020);
     /// Export a key.
     pub const EXPORT: Self = Self(0x0040);
+    /// Make a message authentication code.
+    pub const MAC_GENERATE: Self = Self(0x0080);
+    /// Verify a message authentication code.
+    pub const MAC_VERIFY: Self = Self(0x0100);
+    /// Derive a key.
+    pub const DERIVE_KEY: Self = Self(0x0200);
 
     /// Whether every bit of `other` is set.
     #[must_use]

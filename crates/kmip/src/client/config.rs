@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 
+use super::trust::{ServerTrust, certificates};
 use crate::ttlv::Limits;
 use crate::version::ProtocolVersion;
 
@@ -61,22 +61,37 @@ impl ClientConfig {
         certificate_pem: &[u8],
         key_pem: &[u8],
     ) -> Result<Self, ConfigError> {
-        let server_name = ServerName::try_from(host).map_err(|_| ConfigError::Host(host.to_owned()))?.to_owned();
+        Self::with_trust(host, port, &ServerTrust::Authorities(ca_pem.to_vec()), certificate_pem, key_pem)
+    }
 
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(ca_pem).map_err(ConfigError::CaCertificates)? {
-            roots.add(certificate).map_err(|error| ConfigError::CaCertificates(error.to_string()))?;
-        }
+    /// A server at `host` and `port` that is known by `trust`, for a client with the certificate (chain) in
+    /// `certificate_pem` and the private key in `key_pem`. An IPv6 address may stand in brackets.
+    ///
+    /// # Errors
+    /// Says which part can't be used.
+    pub fn with_trust(
+        host: &str,
+        port: u16,
+        trust: &ServerTrust,
+        certificate_pem: &[u8],
+        key_pem: &[u8],
+    ) -> Result<Self, ConfigError> {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let server_name = ServerName::try_from(bare).map_err(|_| ConfigError::Host(host.to_owned()))?.to_owned();
+
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = trust.verifier(&provider)?;
         let chain = certificates(certificate_pem).map_err(ConfigError::ClientCertificate)?;
         // The parser's error could quote what it read.
         let key = PrivateKeyDer::from_pem_slice(key_pem)
             .map_err(|_| ConfigError::ClientKey("there is no PEM private key in it".into()))?;
 
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| ConfigError::ClientKey(error.to_string()))?
-            .with_root_certificates(roots)
+            // Not every verifier is the library's own; each checks, and says so where it's made.
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
             .with_client_auth_cert(chain, key)
             .map_err(|error| match error {
                 rustls::Error::InconsistentKeys(_) => ConfigError::ClientKeyMismatch,
@@ -87,7 +102,7 @@ impl ClientConfig {
         tls.resumption = rustls::client::Resumption::disabled();
 
         Ok(Self {
-            host: host.to_owned(),
+            host: bare.to_owned(),
             port,
             server_name,
             tls: Arc::new(tls),
@@ -95,7 +110,7 @@ impl ClientConfig {
             request_timeout: Duration::from_secs(30),
             idle_reuse: Duration::from_secs(30),
             limits: Limits::default(),
-            highest_version: ProtocolVersion::V1_4,
+            highest_version: ProtocolVersion::V2_1,
         })
     }
 
@@ -113,7 +128,7 @@ impl ClientConfig {
         self
     }
 
-    /// The highest version to speak (1.4 unless set).
+    /// The highest version to speak (2.1 unless set).
     #[must_use]
     pub fn with_highest_version(mut self, version: ProtocolVersion) -> Self {
         self.highest_version = version;
@@ -141,14 +156,4 @@ impl std::fmt::Debug for ClientConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ClientConfig").field("address", &self.address()).finish_non_exhaustive()
     }
-}
-
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| format!("not readable as PEM: {error}"))?;
-    if certificates.is_empty() {
-        return Err("there is no PEM certificate in it".into());
-    }
-    Ok(certificates)
 }

@@ -3,17 +3,19 @@
 use std::io;
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{ClientConfig, ClientError, Phase, TlsFault};
+use super::{ClientConfig, ClientError, Phase, TlsFault, reach};
+use crate::certificate::CertificateInfo;
 use crate::framing::{self, ReadError};
 use crate::message::{RequestMessage, ResponseMessage};
 use crate::names::{Operation, ResultReason, ResultStatus};
@@ -24,32 +26,46 @@ pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
     pub(super) version: ProtocolVersion,
     last_used: Instant,
+    /// When the first of the server's certificates expires.
+    trusted_until: Option<SystemTime>,
+}
+
+/// The time that is left: what the configuration allows, and no more than until the deadline.
+fn left(allowed: Duration, deadline: Option<Instant>) -> Duration {
+    match deadline {
+        Some(deadline) => allowed.min(deadline.saturating_duration_since(Instant::now())),
+        None => allowed,
+    }
 }
 
 impl Connection {
-    pub(super) async fn open(config: &ClientConfig) -> Result<Self, ClientError> {
+    pub(super) async fn open(config: &ClientConfig, deadline: Option<Instant>) -> Result<Self, ClientError> {
         let address = config.address();
-        let connecting = timeout(config.connect_timeout, handshake(config));
-        let stream = match connecting.await {
+        let after = left(config.connect_timeout, deadline);
+        let stream = match timeout(after, handshake(config)).await {
             Ok(stream) => stream?,
-            Err(_) => {
-                let after = config.connect_timeout;
-                return Err(ClientError::Timeout { address, during: Phase::Connecting, after });
-            }
+            Err(_) => return Err(ClientError::Timeout { address, during: Phase::Connecting, after }),
         };
+        let (_, session) = stream.get_ref();
+        let trusted_until = session.peer_certificates().and_then(expiry);
         // Discover Versions came with 1.1, so that is how to ask.
-        let mut connection = Self { stream, version: ProtocolVersion::V1_1, last_used: Instant::now() };
-        connection.version = connection.negotiate(config).await?;
+        let version = ProtocolVersion::V1_1;
+        let mut connection = Self { stream, version, last_used: Instant::now(), trusted_until };
+        connection.version = connection.negotiate(config, deadline).await?;
         Ok(connection)
     }
 
     /// The highest version that both ends speak.
-    async fn negotiate(&mut self, config: &ClientConfig) -> Result<ProtocolVersion, ClientError> {
+    async fn negotiate(
+        &mut self,
+        config: &ClientConfig,
+        deadline: Option<Instant>,
+    ) -> Result<ProtocolVersion, ClientError> {
         let ours = config.versions();
         let payload = RequestPayload::DiscoverVersions(DiscoverVersionsRequest { versions: ours.clone() });
         let request = RequestMessage::single(ProtocolVersion::V1_1, payload);
         let bytes = request.encode().map_err(|source| ClientError::Encode { address: config.address(), source })?;
-        let mut response = self.exchange(config, &bytes, Operation::DISCOVER_VERSIONS).await?;
+        let mut response = self.exchange(config, &bytes, Operation::DISCOVER_VERSIONS, deadline).await?;
 
         let offered = match response.items.pop() {
             Some(item) if item.result_status == ResultStatus::SUCCESS => match item.payload {
@@ -73,9 +89,10 @@ impl Connection {
     }
 
     /// Whether the server has hung up, as far as we have heard, or the connection was unused for so long that something
-    /// on the way may have forgotten it.
+    /// on the way may have forgotten it, or the server's certificate would no longer be accepted.
     pub(super) async fn is_stale(&mut self, config: &ClientConfig) -> bool {
-        if self.last_used.elapsed() > config.idle_reuse {
+        let expired = self.trusted_until.is_some_and(|until| until <= SystemTime::now());
+        if expired || self.last_used.elapsed() > config.idle_reuse {
             return true;
         }
         // Nothing is due from the server: whatever comes is the end. The kernel is asked directly, as the runtime may not
@@ -100,12 +117,14 @@ impl Connection {
         config: &ClientConfig,
         request: &[u8],
         operation: Operation,
+        deadline: Option<Instant>,
     ) -> Result<ResponseMessage, ClientError> {
         let address = || config.address();
-        let exchanged = timeout(config.request_timeout, self.send_and_read(config, request)).await;
+        let after = left(config.request_timeout, deadline);
+        let exchanged = timeout(after, self.send_and_read(config, request)).await;
         let bytes = match exchanged {
             Err(_) => {
-                let (during, after) = (Phase::Request(operation), config.request_timeout);
+                let during = Phase::Request(operation);
                 return Err(ClientError::Timeout { address: address(), during, after });
             }
             Ok(Err(ReadError::Malformed(source))) => {
@@ -145,9 +164,14 @@ impl Connection {
     }
 }
 
+/// When the first of these certificates expires.
+fn expiry(certificates: &[CertificateDer<'_>]) -> Option<SystemTime> {
+    certificates.iter().filter_map(|certificate| CertificateInfo::from_der(certificate).ok()?.expires()).min()
+}
+
 async fn handshake(config: &ClientConfig) -> Result<TlsStream<TcpStream>, ClientError> {
     let unreachable = |source| ClientError::Unreachable { address: config.address(), source };
-    let stream = TcpStream::connect((config.host.as_str(), config.port)).await.map_err(unreachable)?;
+    let stream = reach::connect(&config.host, config.port).await.map_err(unreachable)?;
     stream.set_nodelay(true).map_err(unreachable)?;
     let connector = TlsConnector::from(std::sync::Arc::clone(&config.tls));
     connector.connect(config.server_name.clone(), stream).await.map_err(|error| {

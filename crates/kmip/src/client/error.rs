@@ -32,12 +32,25 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The server speaks no version this client does.
-    #[error("{address} speaks none of the KMIP versions 1.1 to 1.4 (it offers {})", list(offered))]
+    #[error(
+        "{address} speaks none of the KMIP versions 1.1 to 2.1 that are allowed here (it offers {})",
+        list(offered)
+    )]
     NoCommonVersion {
         /// `host:port`.
         address: String,
         /// What it speaks.
         offered: Vec<ProtocolVersion>,
+    },
+    /// The server has the object, but it holds no key that could be used.
+    #[error("object {id} at {address} is of no use as a key: {what}")]
+    NotAKey {
+        /// `host:port`.
+        address: String,
+        /// The object's identifier.
+        id: String,
+        /// What it is instead.
+        what: &'static str,
     },
     /// The answer is no KMIP message.
     #[error("{address} answered {operation} with a malformed message: {source}")]
@@ -106,6 +119,8 @@ pub enum Phase {
     Connecting,
     /// A request.
     Request(Operation),
+    /// Waiting for others' requests over the same connection: nothing was sent yet.
+    Waiting(Operation),
 }
 
 impl std::fmt::Display for Phase {
@@ -113,11 +128,29 @@ impl std::fmt::Display for Phase {
         match self {
             Self::Connecting => f.write_str("connecting"),
             Self::Request(operation) => write!(f, "{operation}"),
+            Self::Waiting(operation) => write!(f, "the requests before {operation}"),
         }
     }
 }
 
 impl ClientError {
+    /// The server, as `host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        match self {
+            Self::Encode { address, .. }
+            | Self::Interrupted { address, .. }
+            | Self::NoCommonVersion { address, .. }
+            | Self::NotAKey { address, .. }
+            | Self::Protocol { address, .. }
+            | Self::Server { address, .. }
+            | Self::Timeout { address, .. }
+            | Self::Tls { address, .. }
+            | Self::UnexpectedAnswer { address, .. }
+            | Self::Unreachable { address, .. } => address,
+        }
+    }
+
     /// The server's reason, if it was the server who refused.
     #[must_use]
     pub fn result_reason(&self) -> Option<ResultReason> {

@@ -7,11 +7,11 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::{ClientError, Phase, TlsFault};
+use super::{ClientError, Phase, TlsFault, reach};
+use crate::certificate::CertificateInfo;
 
 /// The certificates a server shows (DER, its own first), without trusting them: for a human to look at and accept. That the
 /// server has the private key of its certificate is checked; nothing else is, and nothing is sent to it.
@@ -24,6 +24,37 @@ pub async fn fetch_server_certificates(host: &str, port: u16, limit: Duration) -
         Ok(fetched) => fetched,
         Err(_) => Err(ClientError::Timeout { address, during: Phase::Connecting, after: limit }),
     }
+}
+
+/// One certificate of those a server shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownCertificate {
+    /// The certificate (DER).
+    pub der: Vec<u8>,
+    /// What it says.
+    pub info: CertificateInfo,
+}
+
+/// As [`fetch_server_certificates`], with what they say. Who accepts the first one's fingerprint can then connect by it
+/// ([`ServerTrust::Pinned`](super::ServerTrust::Pinned)).
+///
+/// # Errors
+/// If the server can't be reached, doesn't speak TLS, or shows something that is no certificate.
+pub async fn show_server_certificates(
+    host: &str,
+    port: u16,
+    limit: Duration,
+) -> Result<Vec<ShownCertificate>, ClientError> {
+    let shown = fetch_server_certificates(host, port, limit).await?.into_iter();
+    shown
+        .map(|der| match CertificateInfo::from_der(&der) {
+            Ok(info) => Ok(ShownCertificate { der, info }),
+            Err(error) => Err(ClientError::Tls {
+                address: format!("{host}:{port}"),
+                fault: TlsFault::ServerCertificateInvalid(error.to_string()),
+            }),
+        })
+        .collect()
 }
 
 async fn fetch(host: &str, port: u16, address: &str) -> Result<Vec<Vec<u8>>, ClientError> {
@@ -40,7 +71,7 @@ async fn fetch(host: &str, port: u16, address: &str) -> Result<Vec<Vec<u8>>, Cli
         .with_custom_certificate_verifier(Arc::clone(&recorder) as Arc<dyn ServerCertVerifier>)
         .with_no_client_auth();
 
-    let stream = TcpStream::connect((host, port))
+    let stream = reach::connect(host, port)
         .await
         .map_err(|source| ClientError::Unreachable { address: address.to_owned(), source })?;
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;

@@ -1,32 +1,48 @@
-//! A client: mutual TLS, one connection, one request at a time.
+//! Clients: [`Client`] for one server over one connection, [`Replicas`] for several servers of the same keys.
 
+mod calls;
 mod config;
 mod connection;
 mod error;
 mod fetch;
+mod identity;
+mod reach;
+mod replicas;
+mod roster;
 mod tls_fault;
+mod trust;
+
+use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Mutex;
 
 pub use config::{ClientConfig, ConfigError, DEFAULT_PORT};
 pub use error::{ClientError, Phase};
-pub use fetch::fetch_server_certificates;
+pub use fetch::{ShownCertificate, fetch_server_certificates, show_server_certificates};
+pub use identity::{ClientIdentity, IdentityError, PendingIdentity, Subject};
+pub use replicas::{Located, Replicas, ReplicasError, ServerStatus};
+pub use roster::BackOff;
 pub use tls_fault::TlsFault;
+pub use trust::ServerTrust;
 
 use connection::Connection;
 
-use crate::attribute::{Attribute, AttributeName, AttributeValue, RevocationReason, UsageMask};
+use crate::attribute::{Attribute, AttributeName, AttributeValue};
 use crate::message::{RequestHeader, RequestItem, RequestMessage, ResponseItem, ResponseMessage};
-use crate::names::{CryptographicAlgorithm, ObjectType, Operation, QueryFunction, ResultReason, ResultStatus, State};
-use crate::object::ManagedObject;
-use crate::operation::*;
-use crate::secret::SecretBytes;
+use crate::names::{ObjectType, Operation, ResultReason, ResultStatus, State};
+use crate::operation::{RequestPayload, ResponsePayload};
 use crate::version::ProtocolVersion;
 
 /// A key server, as a client sees it. Connects when first asked, and again when the connection was lost.
 ///
 /// Cheap to share behind an `Arc`; requests queue for the one connection.
 pub struct Client {
+    shared: Arc<Shared>,
+    deadline: Option<Instant>,
+}
+
+struct Shared {
     config: ClientConfig,
     connection: Mutex<Option<Connection>>,
 }
@@ -38,6 +54,15 @@ pub struct Created {
     pub id: String,
     /// The custom attributes that were asked for and that the key doesn't have, since the server won't take them.
     pub refused_attributes: Vec<AttributeName>,
+    /// The server (`host:port`) that may hold a second key of the same name, since it failed before it answered. Only
+    /// where several servers were asked ([`Replicas`]).
+    pub maybe_also_at: Option<String>,
+}
+
+impl Created {
+    fn new(id: String, refused_attributes: Vec<AttributeName>) -> Self {
+        Self { id, refused_attributes, maybe_also_at: None }
+    }
 }
 
 /// What a server says of itself.
@@ -78,7 +103,10 @@ impl Filter {
 fn only_reads(operation: Operation) -> bool {
     matches!(
         operation,
-        Operation::DISCOVER_VERSIONS
+        Operation::CHECK
+            | Operation::DECRYPT
+            | Operation::DISCOVER_VERSIONS
+            | Operation::ENCRYPT
             | Operation::GET
             | Operation::GET_ATTRIBUTES
             | Operation::GET_ATTRIBUTE_LIST
@@ -91,7 +119,23 @@ impl Client {
     /// A client that will connect when first asked.
     #[must_use]
     pub fn new(config: ClientConfig) -> Self {
-        Self { config, connection: Mutex::new(None) }
+        Self { shared: Arc::new(Shared { config, connection: Mutex::new(None) }), deadline: None }
+    }
+
+    /// The same client, over the same connection, for requests that have to be answered by `deadline`. The time-outs of
+    /// its configuration hold too.
+    #[must_use]
+    pub fn until(&self, deadline: Instant) -> Self {
+        Self { shared: Arc::clone(&self.shared), deadline: Some(deadline) }
+    }
+
+    /// Another handle on the same connection, without a deadline.
+    fn another(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), deadline: None }
+    }
+
+    fn config(&self) -> &ClientConfig {
+        &self.shared.config
     }
 
     /// Connects if need be, and tells the protocol version that was agreed on.
@@ -99,220 +143,11 @@ impl Client {
     /// # Errors
     /// If no connection or no common version is to be had.
     pub async fn version(&self) -> Result<ProtocolVersion, ClientError> {
-        let mut slot = self.connection.lock().await;
+        let mut slot = self.slot(Operation::DISCOVER_VERSIONS).await?;
         let (connection, _) = self.usable(slot.take()).await?;
         let version = connection.version;
         *slot = Some(connection);
         Ok(version)
-    }
-
-    /// The versions the server speaks, best first (KMIP 1.4 section 4.26).
-    ///
-    /// # Errors
-    /// If the server can't be asked, or doesn't know the question.
-    pub async fn discover(&self) -> Result<Vec<ProtocolVersion>, ClientError> {
-        match self.request(RequestPayload::DiscoverVersions(DiscoverVersionsRequest::default())).await? {
-            ResponsePayload::DiscoverVersions(response) => Ok(response.versions),
-            other => Err(self.unexpected(Operation::DISCOVER_VERSIONS, &other)),
-        }
-    }
-
-    /// What the server says of itself (KMIP 1.4 section 4.25).
-    ///
-    /// # Errors
-    /// If the server can't be asked.
-    pub async fn query(&self) -> Result<ServerInformation, ClientError> {
-        let functions = vec![
-            QueryFunction::QUERY_OPERATIONS,
-            QueryFunction::QUERY_OBJECTS,
-            QueryFunction::QUERY_SERVER_INFORMATION,
-        ];
-        match self.request(RequestPayload::Query(QueryRequest { functions })).await? {
-            ResponsePayload::Query(response) => Ok(ServerInformation {
-                vendor: response.vendor_identification,
-                operations: response.operations,
-                object_types: response.object_types,
-            }),
-            other => Err(self.unexpected(Operation::QUERY, &other)),
-        }
-    }
-
-    /// Makes an AES-256 key for encrypting and decrypting, in state Pre-Active unless `attributes` has an Activation Date
-    /// (KMIP 1.4 section 4.1).
-    ///
-    /// A server that won't take the custom attributes among `attributes` still makes the key; they are then added one by
-    /// one, and those that it doesn't take that way either are told in the answer.
-    ///
-    /// # Errors
-    /// If no key was made, or none that we heard of ([`ClientError::may_have_taken_effect`]).
-    pub async fn create_aes256(&self, attributes: &[Attribute]) -> Result<Created, ClientError> {
-        let error = match self.create(attributes.to_vec()).await {
-            Ok(id) => return Ok(Created { id, refused_attributes: vec![] }),
-            Err(error) => error,
-        };
-        let (custom, standard): (Vec<_>, Vec<_>) =
-            attributes.iter().cloned().partition(|attribute| attribute.attribute_name().is_custom());
-        if custom.is_empty() || !error.result_reason().is_some_and(may_be_about_an_attribute) {
-            return Err(error);
-        }
-
-        // It said no, so no key was made yet.
-        let id = self.create(standard).await?;
-        let mut refused_attributes = Vec::new();
-        let mut hopeless = false;
-        for attribute in custom {
-            let name = attribute.attribute_name();
-            if hopeless {
-                refused_attributes.push(name);
-                continue;
-            }
-            // The key is there: whatever happens now, its identifier must not get lost.
-            if let Err(error) = self.add_attribute(&id, attribute).await {
-                hopeless = error.result_reason() != Some(ResultReason::INVALID_FIELD);
-                refused_attributes.push(name);
-            }
-        }
-        Ok(Created { id, refused_attributes })
-    }
-
-    async fn create(&self, attributes: Vec<Attribute>) -> Result<String, ClientError> {
-        let mut all = vec![
-            Attribute::new(AttributeValue::CryptographicAlgorithm(CryptographicAlgorithm::AES)),
-            Attribute::new(AttributeValue::CryptographicLength(256)),
-            Attribute::new(AttributeValue::CryptographicUsageMask(UsageMask::ENCRYPT | UsageMask::DECRYPT)),
-        ];
-        all.extend(attributes);
-        let request = CreateRequest { object_type: ObjectType::SYMMETRIC_KEY, templates: vec![], attributes: all };
-        match self.request(RequestPayload::Create(request)).await? {
-            ResponsePayload::Create(response) => Ok(response.unique_identifier),
-            other => Err(self.unexpected(Operation::CREATE, &other)),
-        }
-    }
-
-    /// Puts a Pre-Active key to use (KMIP 1.4 section 4.19).
-    ///
-    /// # Errors
-    /// If the server refuses or can't be asked.
-    pub async fn activate(&self, id: &str) -> Result<(), ClientError> {
-        let request = ActivateRequest { unique_identifier: Some(id.to_owned()) };
-        self.request(RequestPayload::Activate(request)).await.map(drop)
-    }
-
-    /// The bytes of a symmetric key (KMIP 1.4 section 4.11). They are wiped when dropped.
-    ///
-    /// # Errors
-    /// If the server refuses, can't be asked, or holds something else under that identifier.
-    pub async fn get_key(&self, id: &str) -> Result<SecretBytes, ClientError> {
-        let request = GetRequest { unique_identifier: Some(id.to_owned()), ..GetRequest::default() };
-        let response = match self.request(RequestPayload::Get(request)).await? {
-            ResponsePayload::Get(response) => response,
-            other => return Err(self.unexpected(Operation::GET, &other)),
-        };
-        let what = if response.unique_identifier != id {
-            "the object has another identifier"
-        } else {
-            match response.object {
-                ManagedObject::SymmetricKey(block) => match block.into_bytes() {
-                    Some(bytes) => return Ok(bytes),
-                    None => "the key is wrapped, or not there",
-                },
-                ManagedObject::Other(_) => "the object is no symmetric key",
-            }
-        };
-        Err(self.answered_wrongly(Operation::GET, what))
-    }
-
-    /// Attributes of an object: those named, or all (KMIP 1.4 section 4.12).
-    ///
-    /// # Errors
-    /// If the server refuses or can't be asked.
-    pub async fn get_attributes(&self, id: &str, names: &[AttributeName]) -> Result<Vec<Attribute>, ClientError> {
-        let request = GetAttributesRequest { unique_identifier: Some(id.to_owned()), names: names.to_vec() };
-        match self.request(RequestPayload::GetAttributes(request)).await? {
-            ResponsePayload::GetAttributes(response) => Ok(response.attributes),
-            other => Err(self.unexpected(Operation::GET_ATTRIBUTES, &other)),
-        }
-    }
-
-    /// The names of an object's attributes (KMIP 1.4 section 4.13).
-    ///
-    /// # Errors
-    /// If the server refuses or can't be asked.
-    pub async fn get_attribute_list(&self, id: &str) -> Result<Vec<AttributeName>, ClientError> {
-        let request = GetAttributeListRequest { unique_identifier: Some(id.to_owned()) };
-        match self.request(RequestPayload::GetAttributeList(request)).await? {
-            ResponsePayload::GetAttributeList(response) => Ok(response.names),
-            other => Err(self.unexpected(Operation::GET_ATTRIBUTE_LIST, &other)),
-        }
-    }
-
-    /// The state of an object.
-    ///
-    /// # Errors
-    /// If the server refuses or can't be asked.
-    pub async fn state(&self, id: &str) -> Result<State, ClientError> {
-        let attributes = self.get_attributes(id, &[AttributeName::STATE]).await?;
-        let state = attributes.into_iter().find_map(|attribute| match attribute.value {
-            AttributeValue::State(state) => Some(state),
-            _ => None,
-        });
-        state.ok_or_else(|| self.answered_wrongly(Operation::GET_ATTRIBUTES, "the object has no state"))
-    }
-
-    /// Adds an attribute to an object (KMIP 1.4 section 4.14), and tells it as the server has it: with its index.
-    ///
-    /// # Errors
-    /// If the server refuses or can't be asked.
-    pub async fn add_attribute(&self, id: &str, attribute: Attribute) -> Result<Attribute, ClientError> {
-        let request = AddAttributeRequest { unique_identifier: Some(id.to_owned()), attribute };
-        match self.request(RequestPayload::AddAttribute(request)).await? {
-            ResponsePayload::AddAttribute(response) => Ok(response.attribute),
-            other => Err(self.unexpected(Operation::ADD_ATTRIBUTE, &other)),
-        }
-    }
-
-    /// The identifiers of the objects that match (KMIP 1.4 section 4.9).
-    ///
-    /// # Errors
-    /// If the server refuses or can't be asked.
-    pub async fn locate(&self, filter: Filter) -> Result<Vec<String>, ClientError> {
-        let request = LocateRequest {
-            maximum_items: filter.maximum_items,
-            attributes: filter.attributes,
-            ..LocateRequest::default()
-        };
-        match self.request(RequestPayload::Locate(request)).await? {
-            ResponsePayload::Locate(response) => Ok(response.unique_identifiers),
-            other => Err(self.unexpected(Operation::LOCATE, &other)),
-        }
-    }
-
-    /// Revokes an object (KMIP 1.4 section 4.20). `compromised_at`, in seconds since 1970, goes with a reason of
-    /// compromise.
-    ///
-    /// # Errors
-    /// If the server refuses or can't be asked.
-    pub async fn revoke(
-        &self,
-        id: &str,
-        reason: RevocationReason,
-        compromised_at: Option<i64>,
-    ) -> Result<(), ClientError> {
-        let request = RevokeRequest {
-            unique_identifier: Some(id.to_owned()),
-            revocation_reason: reason,
-            compromise_occurrence_date: compromised_at,
-        };
-        self.request(RequestPayload::Revoke(request)).await.map(drop)
-    }
-
-    /// Destroys the key material of an object (KMIP 1.4 section 4.21).
-    ///
-    /// # Errors
-    /// If the server refuses or can't be asked.
-    pub async fn destroy(&self, id: &str) -> Result<(), ClientError> {
-        let request = DestroyRequest { unique_identifier: Some(id.to_owned()) };
-        self.request(RequestPayload::Destroy(request)).await.map(drop)
     }
 
     /// Asks one thing.
@@ -375,7 +210,7 @@ impl Client {
         payloads: Vec<RequestPayload>,
         operation: Operation,
     ) -> Result<ResponseMessage, ClientError> {
-        let mut slot = self.connection.lock().await;
+        let mut slot = self.slot(operation).await?;
         // Taken out while in use: if our caller gives up waiting, an answer that nobody read is left on the connection,
         // and it must not be used again.
         let (mut connection, mut reused) = self.usable(slot.take()).await?;
@@ -395,14 +230,14 @@ impl Client {
         loop {
             message.header.protocol_version = connection.version;
             let bytes =
-                message.encode().map_err(|source| ClientError::Encode { address: self.config.address(), source })?;
-            match connection.exchange(&self.config, &bytes, operation).await {
+                message.encode().map_err(|source| ClientError::Encode { address: self.config().address(), source })?;
+            match connection.exchange(self.config(), &bytes, operation, self.deadline).await {
                 Ok(response) => {
                     *slot = Some(connection);
                     return Ok(response);
                 }
                 Err(ClientError::Interrupted { .. }) if reused && only_reads(operation) => {
-                    connection = Connection::open(&self.config).await?;
+                    connection = Connection::open(self.config(), self.deadline).await?;
                     reused = false;
                 }
                 Err(error) => return Err(error),
@@ -410,14 +245,30 @@ impl Client {
         }
     }
 
+    /// The place of the connection, once nobody else uses it.
+    async fn slot(&self, operation: Operation) -> Result<tokio::sync::MutexGuard<'_, Option<Connection>>, ClientError> {
+        let turn = self.shared.connection.lock();
+        match self.deadline {
+            None => Ok(turn.await),
+            Some(deadline) => {
+                let start = Instant::now();
+                tokio::time::timeout_at(deadline.into(), turn).await.map_err(|_| ClientError::Timeout {
+                    address: self.config().address(),
+                    during: Phase::Waiting(operation),
+                    after: start.elapsed(),
+                })
+            }
+        }
+    }
+
     /// The connection there is, or a new one, and whether it's the one there was.
     async fn usable(&self, connection: Option<Connection>) -> Result<(Connection, bool), ClientError> {
         if let Some(mut connection) = connection
-            && !connection.is_stale(&self.config).await
+            && !connection.is_stale(self.config()).await
         {
             return Ok((connection, true));
         }
-        Ok((Connection::open(&self.config).await?, false))
+        Ok((Connection::open(self.config(), self.deadline).await?, false))
     }
 
     fn refusal(&self, operation: Operation, item: ResponseItem) -> ClientError {
@@ -425,7 +276,7 @@ impl Client {
             return self.answered_wrongly(operation, &item.result_status.to_string());
         }
         ClientError::Server {
-            address: self.config.address(),
+            address: self.config().address(),
             operation,
             reason: item.result_reason.unwrap_or(ResultReason::GENERAL_FAILURE),
             message: item.result_message.unwrap_or_default(),
@@ -437,17 +288,6 @@ impl Client {
     }
 
     fn answered_wrongly(&self, operation: Operation, what: &str) -> ClientError {
-        ClientError::UnexpectedAnswer { address: self.config.address(), operation, what: what.to_owned() }
+        ClientError::UnexpectedAnswer { address: self.config().address(), operation, what: what.to_owned() }
     }
-}
-
-/// Whether a Create may have failed with this reason because of an attribute that the server doesn't take.
-fn may_be_about_an_attribute(reason: ResultReason) -> bool {
-    matches!(
-        reason,
-        ResultReason::FEATURE_NOT_SUPPORTED
-            | ResultReason::GENERAL_FAILURE
-            | ResultReason::INVALID_FIELD
-            | ResultReason::INVALID_MESSAGE
-    )
 }

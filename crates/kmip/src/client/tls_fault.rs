@@ -3,7 +3,10 @@
 use std::fmt;
 use std::io;
 
-use rustls::{AlertDescription, CertificateError, Error, ExtendedKeyPurpose};
+use rustls::{AlertDescription, CertificateError, Error, ExtendedKeyPurpose, OtherError};
+
+use super::trust::NotPinned;
+use crate::certificate::Fingerprint;
 
 /// Why two ends could not agree to trust each other, down to the field that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +42,13 @@ pub enum TlsFault {
         /// The names it is made out to.
         presented: Vec<String>,
     },
+    /// The server's certificate is not the one that was accepted.
+    ServerCertificateNotPinned {
+        /// The one that was accepted.
+        expected: Fingerprint,
+        /// The one it has.
+        shown: Fingerprint,
+    },
     /// The server's certificate isn't valid yet; seconds since 1970, where known.
     ServerCertificateNotYetValid {
         /// From when it is valid.
@@ -61,6 +71,19 @@ impl TlsFault {
         error.get_ref()?.downcast_ref::<Error>().map(Self::from)
     }
 
+    /// The field of a certificate that is wrong, by X.509's name for it, where it is one.
+    #[must_use]
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::ClientCertificateExpired | Self::ServerCertificateExpired { .. } => Some("notAfter"),
+            Self::ClientCertificateUnknownIssuer | Self::ServerCertificateUnknownIssuer => Some("issuer"),
+            Self::ServerCertificateName { .. } => Some("subjectAltName"),
+            Self::ServerCertificateNotYetValid { .. } => Some("notBefore"),
+            Self::ServerCertificatePurpose { .. } => Some("extendedKeyUsage"),
+            _ => None,
+        }
+    }
+
     /// Whether what is wrong is the server's certificate.
     #[must_use]
     pub fn is_about_server_certificate(&self) -> bool {
@@ -69,6 +92,7 @@ impl TlsFault {
             Self::ServerCertificateExpired { .. }
                 | Self::ServerCertificateInvalid(_)
                 | Self::ServerCertificateName { .. }
+                | Self::ServerCertificateNotPinned { .. }
                 | Self::ServerCertificateNotYetValid { .. }
                 | Self::ServerCertificatePurpose { .. }
                 | Self::ServerCertificateRevoked
@@ -127,6 +151,12 @@ impl From<&CertificateError> for TlsFault {
             CertificateError::InvalidPurposeContext { presented, .. } => {
                 Self::ServerCertificatePurpose { presented: presented.iter().map(purpose).collect() }
             }
+            CertificateError::Other(OtherError(error)) => match error.downcast_ref::<NotPinned>() {
+                Some(NotPinned { expected, shown }) => {
+                    Self::ServerCertificateNotPinned { expected: *expected, shown: *shown }
+                }
+                None => Self::ServerCertificateInvalid(error.to_string()),
+            },
             other => Self::ServerCertificateInvalid(other.to_string()),
         }
     }
@@ -180,6 +210,11 @@ impl fmt::Display for TlsFault {
                 f,
                 "the server's certificate is not made out to {expected:?} but to {}",
                 if presented.is_empty() { "no name".to_owned() } else { presented.join(", ") }
+            ),
+            Self::ServerCertificateNotPinned { expected, shown } => write!(
+                f,
+                "the server has another certificate than the one that was accepted: its SHA-256 fingerprint is {shown}, \
+                 not {expected}"
             ),
             Self::ServerCertificateNotYetValid { not_before } => {
                 f.write_str("the server's certificate is not valid yet")?;

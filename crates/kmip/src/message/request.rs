@@ -3,8 +3,8 @@
 use zeroize::Zeroizing;
 
 use super::{batch, batch_count, protocol_version_from_item, protocol_version_to_item};
-use crate::fields::{Builder, Date, Fields};
-use crate::names::{BatchErrorContinuationOption, Tag};
+use crate::fields::{Builder, Date, FieldValue, Fields};
+use crate::names::{AsynchronousIndicator, BatchErrorContinuationOption, Tag};
 use crate::operation::RequestPayload;
 use crate::ttlv::{DecodeError, EncodeError, Item, Limits, decode, encode};
 use crate::version::ProtocolVersion;
@@ -30,7 +30,7 @@ pub struct RequestHeader {
     /// To be repeated in logs (KMIP 1.4).
     pub server_correlation_value: Option<String>,
     /// Whether the answer may come later.
-    pub asynchronous_indicator: Option<bool>,
+    pub asynchronous_indicator: Option<AsynchronousIndicator>,
     /// Whether the client can prove its state (KMIP 1.2).
     pub attestation_capable_indicator: Option<bool>,
     /// How it could (KMIP 1.2).
@@ -68,6 +68,8 @@ impl RequestHeader {
 /// One thing asked (KMIP 1.4 section 7.2).
 #[derive(Debug, PartialEq, Eq)]
 pub struct RequestItem {
+    /// Whether what it makes is to be known to the rest of the batch only (KMIP 2.0).
+    pub ephemeral: Option<bool>,
     /// By which the answer names it; needed where a batch has several.
     pub unique_batch_item_id: Option<Vec<u8>>,
     /// What is asked.
@@ -80,7 +82,7 @@ impl RequestItem {
     /// Nothing but the payload.
     #[must_use]
     pub fn new(payload: RequestPayload) -> Self {
-        Self { unique_batch_item_id: None, payload, message_extension: None }
+        Self { ephemeral: None, unique_batch_item_id: None, payload, message_extension: None }
     }
 
     /// Whether it has an extension that must not be passed over (KMIP 1.4 section 6.16).
@@ -148,7 +150,10 @@ impl RequestMessage {
 
     fn after_version(version: ProtocolVersion, header: Fields, mut message: Fields) -> Result<Self, DecodeError> {
         let (header, count) = RequestHeader::after_version(version, header)?;
-        let items = batch(&mut message, count)?.into_iter().map(RequestItem::from_item).collect::<Result<_, _>>()?;
+        let items = batch(&mut message, count)?
+            .into_iter()
+            .map(|item| RequestItem::from_item(item, version))
+            .collect::<Result<_, _>>()?;
         message.finish()?;
         Ok(Self { header, items })
     }
@@ -172,7 +177,7 @@ impl RequestHeader {
             maximum_response_size: fields.optional(Tag::MAXIMUM_RESPONSE_SIZE)?,
             client_correlation_value: fields.optional(Tag::CLIENT_CORRELATION_VALUE)?,
             server_correlation_value: fields.optional(Tag::SERVER_CORRELATION_VALUE)?,
-            asynchronous_indicator: fields.optional(Tag::ASYNCHRONOUS_INDICATOR)?,
+            asynchronous_indicator: asynchronous_indicator(&mut fields, protocol_version)?,
             attestation_capable_indicator: fields.optional(Tag::ATTESTATION_CAPABLE_INDICATOR)?,
             attestation_types: fields.repeated(Tag::ATTESTATION_TYPE)?,
             authentication: fields.optional_item(Tag::AUTHENTICATION),
@@ -191,7 +196,14 @@ impl RequestHeader {
             .optional(Tag::MAXIMUM_RESPONSE_SIZE, self.maximum_response_size.as_ref())
             .optional(Tag::CLIENT_CORRELATION_VALUE, self.client_correlation_value.as_ref())
             .optional(Tag::SERVER_CORRELATION_VALUE, self.server_correlation_value.as_ref())
-            .optional(Tag::ASYNCHRONOUS_INDICATOR, self.asynchronous_indicator.as_ref())
+            .items(self.asynchronous_indicator.map(|indicator| {
+                let value = if self.protocol_version.is_2() {
+                    indicator.to_value()
+                } else {
+                    (indicator != AsynchronousIndicator::PROHIBITED).to_value()
+                };
+                Item::new(Tag::ASYNCHRONOUS_INDICATOR, value)
+            }))
             .optional(Tag::ATTESTATION_CAPABLE_INDICATOR, self.attestation_capable_indicator.as_ref())
             .repeated(Tag::ATTESTATION_TYPE, &self.attestation_types)
             .items(self.authentication.as_ref().map(Item::copy))
@@ -203,20 +215,37 @@ impl RequestHeader {
     }
 }
 
+/// A truth value until KMIP 2.0.
+fn asynchronous_indicator(
+    fields: &mut Fields,
+    version: ProtocolVersion,
+) -> Result<Option<AsynchronousIndicator>, DecodeError> {
+    if version.is_2() {
+        return fields.optional(Tag::ASYNCHRONOUS_INDICATOR);
+    }
+    let indicator: Option<bool> = fields.optional(Tag::ASYNCHRONOUS_INDICATOR)?;
+    Ok(indicator.map(|later| match later {
+        true => AsynchronousIndicator::OPTIONAL,
+        false => AsynchronousIndicator::PROHIBITED,
+    }))
+}
+
 impl RequestItem {
-    fn from_item(item: Item) -> Result<Self, DecodeError> {
+    fn from_item(item: Item, version: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         let operation = fields.required(Tag::OPERATION)?;
+        let ephemeral = if version.is_2() { fields.optional(Tag::EPHEMERAL)? } else { None };
         let unique_batch_item_id = fields.optional(Tag::UNIQUE_BATCH_ITEM_ID)?;
-        let payload = RequestPayload::from_item(operation, fields.item(Tag::REQUEST_PAYLOAD)?);
+        let payload = RequestPayload::from_item(operation, fields.item(Tag::REQUEST_PAYLOAD)?, version);
         let message_extension = fields.optional_item(Tag::MESSAGE_EXTENSION);
         fields.finish()?;
-        Ok(Self { unique_batch_item_id, payload, message_extension })
+        Ok(Self { ephemeral, unique_batch_item_id, payload, message_extension })
     }
 
     fn to_item(&self, version: ProtocolVersion) -> Result<Item, EncodeError> {
         Ok(Builder::new(Tag::BATCH_ITEM)
             .field(Tag::OPERATION, &self.payload.operation())
+            .optional(Tag::EPHEMERAL, self.ephemeral.as_ref().filter(|_| version.is_2()))
             .optional(Tag::UNIQUE_BATCH_ITEM_ID, self.unique_batch_item_id.as_ref())
             .item(self.payload.to_item(version)?)
             .items(self.message_extension.as_ref().map(Item::copy))

@@ -112,7 +112,11 @@ impl ResponseMessage {
         }
         let mut message = Fields::of(message)?;
         let (header, count) = ResponseHeader::from_item(message.item(Tag::RESPONSE_HEADER)?)?;
-        let items = batch(&mut message, count)?.into_iter().map(ResponseItem::from_item).collect::<Result<_, _>>()?;
+        let version = header.protocol_version;
+        let items = batch(&mut message, count)?
+            .into_iter()
+            .map(|item| ResponseItem::from_item(item, version))
+            .collect::<Result<_, _>>()?;
         message.finish()?;
         Ok(Self { header, items })
     }
@@ -149,6 +153,8 @@ impl ResponseHeader {
         let time_stamp = fields.required::<Date>(Tag::TIME_STAMP)?.0;
         // Part of an attestation that we can't give.
         let _nonce = fields.optional_item(Tag::NONCE);
+        // Proves that the server knows our password; we have shown it a certificate instead (KMIP 2.0).
+        let _password = fields.optional_item(Tag::SERVER_HASHED_PASSWORD);
         let header = Self {
             protocol_version,
             time_stamp,
@@ -176,7 +182,7 @@ impl ResponseHeader {
 }
 
 impl ResponseItem {
-    fn from_item(item: Item) -> Result<Self, DecodeError> {
+    fn from_item(item: Item, version: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         let operation: Option<Operation> = fields.optional(Tag::OPERATION)?;
         let unique_batch_item_id = fields.optional(Tag::UNIQUE_BATCH_ITEM_ID)?;
@@ -186,7 +192,7 @@ impl ResponseItem {
         let asynchronous_correlation_value = fields.optional(Tag::ASYNCHRONOUS_CORRELATION_VALUE)?;
         let payload = match (operation, fields.optional_item(Tag::RESPONSE_PAYLOAD)) {
             (_, None) => None,
-            (Some(operation), Some(item)) => Some(ResponsePayload::from_item(operation, item)?),
+            (Some(operation), Some(item)) => Some(ResponsePayload::from_item(operation, item, version)?),
             (None, Some(_)) => return Err(DecodeError::Missing { tag: Tag::OPERATION, within: Tag::BATCH_ITEM }),
         };
         let message_extension = fields.optional_item(Tag::MESSAGE_EXTENSION);
@@ -204,10 +210,7 @@ impl ResponseItem {
     }
 
     fn to_item(&self, version: ProtocolVersion) -> Result<Item, EncodeError> {
-        let reason = self.result_reason.map(|reason| match reason.since() {
-            Some(since) if since > version => ResultReason::GENERAL_FAILURE,
-            _ => reason,
-        });
+        let reason = self.result_reason.map(|reason| reason.for_version(version));
         let payload = self.payload.as_ref().map(|payload| payload.to_item(version)).transpose()?;
         Ok(Builder::new(Tag::BATCH_ITEM)
             .optional(Tag::OPERATION, self.operation.as_ref())

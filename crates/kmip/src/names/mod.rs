@@ -4,10 +4,44 @@ mod enumerations;
 mod tag;
 
 pub use enumerations::{
-    BatchErrorContinuationOption, CryptographicAlgorithm, HashingAlgorithm, KeyFormatType, NameType, ObjectGroupMember,
-    ObjectType, Operation, QueryFunction, ResultReason, ResultStatus, RevocationReasonCode, State,
+    AsynchronousIndicator, BatchErrorContinuationOption, BlockCipherMode, CryptographicAlgorithm, HashingAlgorithm,
+    KeyFormatType, LinkType, NameType, ObjectGroupMember, ObjectType, Operation, PaddingMethod, QueryFunction,
+    ResultReason, ResultStatus, RevocationReasonCode, State,
 };
 pub use tag::Tag;
+
+use crate::ProtocolVersion;
+
+impl ResultReason {
+    /// The reason in the words of a version: where that doesn't have it, the nearest it has.
+    #[must_use]
+    pub fn for_version(self, version: ProtocolVersion) -> Self {
+        if self.since().is_none_or(|since| since <= version) {
+            return self;
+        }
+        match self {
+            Self::ATTRIBUTE_INSTANCE_NOT_FOUND
+            | Self::ATTRIBUTE_NOT_FOUND
+            | Self::OBJECT_DESTROYED
+            | Self::OBJECT_NOT_FOUND => Self::ITEM_NOT_FOUND,
+            Self::ATTRIBUTE_SINGLE_VALUED => Self::ILLEGAL_OPERATION,
+            Self::ATTRIBUTE_READ_ONLY
+            | Self::INCOMPATIBLE_CRYPTOGRAPHIC_USAGE_MASK
+            | Self::NOT_AUTHORISED
+            | Self::READ_ONLY_ATTRIBUTE
+            | Self::WRONG_KEY_LIFECYCLE_STATE => Self::PERMISSION_DENIED,
+            Self::BAD_CRYPTOGRAPHIC_PARAMETERS
+            | Self::INVALID_ATTRIBUTE
+            | Self::INVALID_ATTRIBUTE_VALUE
+            | Self::MULTI_VALUED_ATTRIBUTE
+            | Self::NON_UNIQUE_NAME_ATTRIBUTE
+            | Self::UNSUPPORTED_ATTRIBUTE
+            | Self::UNSUPPORTED_CRYPTOGRAPHIC_PARAMETERS => Self::INVALID_FIELD,
+            Self::MISSING_INITIALIZATION_VECTOR => Self::INVALID_MESSAGE,
+            _ => Self::GENERAL_FAILURE,
+        }
+    }
+}
 
 /// A 32-bit number with names for the values the specification knows.
 ///

@@ -24,10 +24,10 @@ impl CreateRequest {
         Ok(Builder::new(Tag::REQUEST_PAYLOAD).field(Tag::OBJECT_TYPE, &self.object_type).item(template).build())
     }
 
-    pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+    pub(super) fn from_item(item: Item, version: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         let object_type = fields.required(Tag::OBJECT_TYPE)?;
-        let (templates, attributes) = AttributeList::from_template(fields.item(Tag::TEMPLATE_ATTRIBUTE)?)?;
+        let (templates, attributes) = AttributeList::required_template(&mut fields, version)?;
         fields.finish()?;
         Ok(Self { object_type, templates, attributes })
     }
@@ -53,12 +53,12 @@ impl CreateResponse {
             .build())
     }
 
-    pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+    pub(super) fn from_item(item: Item, version: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         let response = Self {
             object_type: fields.required(Tag::OBJECT_TYPE)?,
             unique_identifier: fields.required(Tag::UNIQUE_IDENTIFIER)?,
-            attributes: optional_template(&mut fields)?,
+            attributes: optional_template(&mut fields, version)?,
         };
         fields.finish()?;
         Ok(response)
@@ -89,11 +89,11 @@ impl RegisterRequest {
             .build())
     }
 
-    pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+    pub(super) fn from_item(item: Item, version: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         let object_type = fields.required(Tag::OBJECT_TYPE)?;
-        let (templates, attributes) = AttributeList::from_template(fields.item(Tag::TEMPLATE_ATTRIBUTE)?)?;
-        let object = ManagedObject::take(&mut fields)?;
+        let (templates, attributes) = AttributeList::required_template(&mut fields, version)?;
+        let object = ManagedObject::take(&mut fields, version)?;
         fields.finish()?;
         Ok(Self { object_type, templates, attributes, object })
     }
@@ -116,27 +116,31 @@ impl RegisterResponse {
             .build())
     }
 
-    pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+    pub(super) fn from_item(item: Item, version: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         let response = Self {
             unique_identifier: fields.required(Tag::UNIQUE_IDENTIFIER)?,
-            attributes: optional_template(&mut fields)?,
+            attributes: optional_template(&mut fields, version)?,
         };
         fields.finish()?;
         Ok(response)
     }
 }
 
-fn template_unless_empty(attributes: &[Attribute], version: ProtocolVersion) -> Result<Option<Item>, EncodeError> {
-    if attributes.is_empty() {
+/// KMIP 2 has no place for them in the answer.
+pub(super) fn template_unless_empty(
+    attributes: &[Attribute],
+    version: ProtocolVersion,
+) -> Result<Option<Item>, EncodeError> {
+    if attributes.is_empty() || version.is_2() {
         return Ok(None);
     }
     AttributeList::to_template(&[], attributes, version, Newer::Omit).map(Some)
 }
 
-fn optional_template(fields: &mut Fields) -> Result<Vec<Attribute>, DecodeError> {
-    match fields.optional_item(Tag::TEMPLATE_ATTRIBUTE) {
-        Some(item) => AttributeList::from_template(item).map(|(_, attributes)| attributes),
-        None => Ok(vec![]),
+pub(super) fn optional_template(fields: &mut Fields, version: ProtocolVersion) -> Result<Vec<Attribute>, DecodeError> {
+    if version.is_2() {
+        return Ok(vec![]);
     }
+    Ok(AttributeList::take_template(fields, version)?.map(|(_, attributes)| attributes).unwrap_or_default())
 }

@@ -35,10 +35,10 @@ impl GetRequest {
             .build())
     }
 
-    pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+    pub(super) fn from_item(item: Item, _: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         let request = Self {
-            unique_identifier: fields.optional(Tag::UNIQUE_IDENTIFIER)?,
+            unique_identifier: fields.identifier()?,
             key_format_type: fields.optional(Tag::KEY_FORMAT_TYPE)?,
             key_wrap_type: fields.optional(Tag::KEY_WRAP_TYPE)?,
             key_compression_type: fields.optional(Tag::KEY_COMPRESSION_TYPE)?,
@@ -69,13 +69,13 @@ impl GetResponse {
             .build())
     }
 
-    pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+    pub(super) fn from_item(item: Item, version: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         let within = fields.tag();
         let response = Self {
             object_type: fields.required(Tag::OBJECT_TYPE)?,
             unique_identifier: fields.required(Tag::UNIQUE_IDENTIFIER)?,
-            object: ManagedObject::take(&mut fields)?
+            object: ManagedObject::take(&mut fields, version)?
                 .ok_or(DecodeError::Missing { tag: Tag::SYMMETRIC_KEY, within })?,
         };
         fields.finish()?;

@@ -53,10 +53,10 @@ impl RevokeRequest {
             .build())
     }
 
-    pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+    pub(super) fn from_item(item: Item, _: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         let request = Self {
-            unique_identifier: fields.optional(Tag::UNIQUE_IDENTIFIER)?,
+            unique_identifier: fields.identifier()?,
             revocation_reason: revocation_reason_from_item(fields.item(Tag::REVOCATION_REASON)?)?,
             compromise_occurrence_date: fields.optional::<Date>(Tag::COMPROMISE_OCCURRENCE_DATE)?.map(|date| date.0),
         };

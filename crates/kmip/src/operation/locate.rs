@@ -35,14 +35,14 @@ impl LocateRequest {
             .build())
     }
 
-    pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+    pub(super) fn from_item(item: Item, version: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         let request = Self {
             maximum_items: fields.optional(Tag::MAXIMUM_ITEMS)?,
             offset_items: fields.optional(Tag::OFFSET_ITEMS)?,
             storage_status_mask: fields.optional(Tag::STORAGE_STATUS_MASK)?,
             object_group_member: fields.optional(Tag::OBJECT_GROUP_MEMBER)?,
-            attributes: AttributeList::take(&mut fields)?,
+            attributes: AttributeList::take(&mut fields, version)?,
         };
         fields.finish()?;
         Ok(request)
@@ -67,7 +67,7 @@ impl LocateResponse {
             .build())
     }
 
-    pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+    pub(super) fn from_item(item: Item, _: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         let response = Self {
             located_items: fields.optional(Tag::LOCATED_ITEMS)?,

@@ -1,23 +1,30 @@
 //! Operations: what their requests ask and what their answers say (KMIP 1.4 section 4).
 
 mod attributes;
+mod check;
 mod create;
+mod crypto;
 mod get;
 mod lifecycle;
 mod locate;
 mod query;
+mod rekey;
 
 pub use attributes::{
-    AddAttributeRequest, AddAttributeResponse, GetAttributeListRequest, GetAttributeListResponse, GetAttributesRequest,
-    GetAttributesResponse,
+    AddAttributeRequest, AddAttributeResponse, DeleteAttributeRequest, DeleteAttributeResponse,
+    GetAttributeListRequest, GetAttributeListResponse, GetAttributesRequest, GetAttributesResponse,
+    ModifyAttributeRequest, ModifyAttributeResponse, SetAttributeRequest, SetAttributeResponse,
 };
+pub use check::{CheckRequest, CheckResponse};
 pub use create::{CreateRequest, CreateResponse, RegisterRequest, RegisterResponse};
+pub use crypto::{CryptographicParameters, DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse};
 pub use get::{GetRequest, GetResponse};
 pub use lifecycle::{
     ActivateRequest, ActivateResponse, DestroyRequest, DestroyResponse, RevokeRequest, RevokeResponse,
 };
 pub use locate::{LocateRequest, LocateResponse};
 pub use query::{DiscoverVersionsRequest, DiscoverVersionsResponse, QueryRequest, QueryResponse};
+pub use rekey::{RekeyRequest, RekeyResponse};
 
 use crate::names::Operation;
 use crate::ttlv::{DecodeError, EncodeError, Item};
@@ -72,9 +79,9 @@ macro_rules! payloads {
                 }
             }
 
-            pub(crate) fn from_item(operation: Operation, item: Item) -> Self {
+            pub(crate) fn from_item(operation: Operation, item: Item, version: ProtocolVersion) -> Self {
                 match operation {
-                    $(Operation::$operation => match <$request>::from_item(item) {
+                    $(Operation::$operation => match <$request>::from_item(item, version) {
                         Ok(payload) => Self::$variant(payload),
                         Err(error) => Self::Malformed(operation, error),
                     },)*
@@ -100,9 +107,13 @@ macro_rules! payloads {
                 }
             }
 
-            pub(crate) fn from_item(operation: Operation, item: Item) -> Result<Self, DecodeError> {
+            pub(crate) fn from_item(
+                operation: Operation,
+                item: Item,
+                version: ProtocolVersion,
+            ) -> Result<Self, DecodeError> {
                 Ok(match operation {
-                    $(Operation::$operation => Self::$variant(<$response>::from_item(item)?),)*
+                    $(Operation::$operation => Self::$variant(<$response>::from_item(item, version)?),)*
                     _ => Self::Other(operation, item),
                 })
             }
@@ -113,16 +124,23 @@ macro_rules! payloads {
 payloads! {
     Activate = ACTIVATE, ActivateRequest, ActivateResponse, "4.19";
     AddAttribute = ADD_ATTRIBUTE, AddAttributeRequest, AddAttributeResponse, "4.14";
+    Check = CHECK, CheckRequest, CheckResponse, "4.10";
     Create = CREATE, CreateRequest, CreateResponse, "4.1";
+    Decrypt = DECRYPT, DecryptRequest, DecryptResponse, "4.30";
+    DeleteAttribute = DELETE_ATTRIBUTE, DeleteAttributeRequest, DeleteAttributeResponse, "4.16";
     Destroy = DESTROY, DestroyRequest, DestroyResponse, "4.21";
     DiscoverVersions = DISCOVER_VERSIONS, DiscoverVersionsRequest, DiscoverVersionsResponse, "4.26";
+    Encrypt = ENCRYPT, EncryptRequest, EncryptResponse, "4.29";
     Get = GET, GetRequest, GetResponse, "4.11";
     GetAttributeList = GET_ATTRIBUTE_LIST, GetAttributeListRequest, GetAttributeListResponse, "4.13";
     GetAttributes = GET_ATTRIBUTES, GetAttributesRequest, GetAttributesResponse, "4.12";
     Locate = LOCATE, LocateRequest, LocateResponse, "4.9";
+    ModifyAttribute = MODIFY_ATTRIBUTE, ModifyAttributeRequest, ModifyAttributeResponse, "4.15";
     Query = QUERY, QueryRequest, QueryResponse, "4.25";
     Register = REGISTER, RegisterRequest, RegisterResponse, "4.3";
+    Rekey = REKEY, RekeyRequest, RekeyResponse, "4.4";
     Revoke = REVOKE, RevokeRequest, RevokeResponse, "4.20";
+    SetAttribute = SET_ATTRIBUTE, SetAttributeRequest, SetAttributeResponse, "(KMIP 2.1) 6.1.54";
 }
 
 /// A request or an answer whose payload is an object's identifier and nothing else.
@@ -142,9 +160,9 @@ macro_rules! identifier_only {
                     .build())
             }
 
-            pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+            pub(super) fn from_item(item: Item, _: ProtocolVersion) -> Result<Self, DecodeError> {
                 let mut fields = Fields::of(item)?;
-                let request = Self { unique_identifier: fields.optional(Tag::UNIQUE_IDENTIFIER)? };
+                let request = Self { unique_identifier: fields.identifier()? };
                 fields.finish()?;
                 Ok(request)
             }
@@ -163,7 +181,7 @@ macro_rules! identifier_only {
                 Ok(Builder::new(Tag::RESPONSE_PAYLOAD).field(Tag::UNIQUE_IDENTIFIER, &self.unique_identifier).build())
             }
 
-            pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+            pub(super) fn from_item(item: Item, _: ProtocolVersion) -> Result<Self, DecodeError> {
                 let mut fields = Fields::of(item)?;
                 let response = Self { unique_identifier: fields.required(Tag::UNIQUE_IDENTIFIER)? };
                 fields.finish()?;

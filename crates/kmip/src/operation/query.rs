@@ -29,7 +29,7 @@ macro_rules! versions {
                     .build())
             }
 
-            pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+            pub(super) fn from_item(item: Item, _: ProtocolVersion) -> Result<Self, DecodeError> {
                 let mut fields = Fields::of(item)?;
                 let versions = fields
                     .repeated_items(Tag::PROTOCOL_VERSION)
@@ -61,7 +61,7 @@ impl QueryRequest {
         Ok(Builder::new(Tag::REQUEST_PAYLOAD).repeated(Tag::QUERY_FUNCTION, &self.functions).build())
     }
 
-    pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+    pub(super) fn from_item(item: Item, _: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         let request = Self { functions: fields.repeated(Tag::QUERY_FUNCTION)? };
         fields.finish()?;
@@ -100,7 +100,7 @@ impl QueryResponse {
             .build())
     }
 
-    pub(super) fn from_item(item: Item) -> Result<Self, DecodeError> {
+    pub(super) fn from_item(item: Item, _: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut fields = Fields::of(item)?;
         Ok(Self {
             operations: fields.repeated(Tag::OPERATION)?,

@@ -89,6 +89,3 @@ pub async fn serve<H: Handler>(
         warn!("requests were still running when the time for shutting down was over");
     }
 }
-
-#[cfg(test)]
-mod tests;

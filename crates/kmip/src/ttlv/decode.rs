@@ -93,7 +93,7 @@ impl<'a> Decoder<'a> {
     fn value(&mut self, item_type: ItemType, length: usize, end: usize, depth: usize) -> Result<Value, DecodeError> {
         let fixed = match item_type {
             ItemType::Integer | ItemType::Enumeration | ItemType::Interval => Some(4),
-            ItemType::LongInteger | ItemType::Boolean | ItemType::DateTime => Some(8),
+            ItemType::LongInteger | ItemType::Boolean | ItemType::DateTime | ItemType::DateTimeExtended => Some(8),
             _ => None,
         };
         let start = self.offset;
@@ -108,6 +108,7 @@ impl<'a> Decoder<'a> {
             ItemType::Interval => Value::Interval(u32::from_be_bytes(self.array(end)?)),
             ItemType::LongInteger => Value::LongInteger(i64::from_be_bytes(self.array(end)?)),
             ItemType::DateTime => Value::DateTime(i64::from_be_bytes(self.array(end)?)),
+            ItemType::DateTimeExtended => Value::DateTimeExtended(i64::from_be_bytes(self.array(end)?)),
             ItemType::Boolean => match u64::from_be_bytes(self.array(end)?) {
                 0 => Value::Boolean(false),
                 1 => Value::Boolean(true),

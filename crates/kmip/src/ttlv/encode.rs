@@ -29,7 +29,9 @@ fn write(item: &Item, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         Value::Structure(items) => items.iter().try_for_each(|item| write(item, out))?,
         Value::Integer(value) => out.extend_from_slice(&value.to_be_bytes()),
         Value::Enumeration(value) | Value::Interval(value) => out.extend_from_slice(&value.to_be_bytes()),
-        Value::LongInteger(value) | Value::DateTime(value) => out.extend_from_slice(&value.to_be_bytes()),
+        Value::LongInteger(value) | Value::DateTime(value) | Value::DateTimeExtended(value) => {
+            out.extend_from_slice(&value.to_be_bytes());
+        }
         Value::Boolean(value) => out.extend_from_slice(&u64::from(*value).to_be_bytes()),
         Value::TextString(value) => out.extend_from_slice(value.as_bytes()),
         Value::BigInteger(value) | Value::ByteString(value) => out.extend_from_slice(value.expose()),

@@ -29,6 +29,8 @@ pub enum ItemType {
     DateTime = 0x09,
     /// Seconds, 32 bits without sign.
     Interval = 0x0A,
+    /// Microseconds since 1970, 64 bits with sign (KMIP 2.0).
+    DateTimeExtended = 0x0B,
 }
 
 impl ItemType {
@@ -44,6 +46,7 @@ impl ItemType {
             0x08 => Self::ByteString,
             0x09 => Self::DateTime,
             0x0A => Self::Interval,
+            0x0B => Self::DateTimeExtended,
             _ => return None,
         })
     }
@@ -72,6 +75,8 @@ pub enum Value {
     DateTime(i64),
     /// Seconds.
     Interval(u32),
+    /// Microseconds since 1970.
+    DateTimeExtended(i64),
 }
 
 impl Value {
@@ -89,6 +94,7 @@ impl Value {
             Self::ByteString(_) => ItemType::ByteString,
             Self::DateTime(_) => ItemType::DateTime,
             Self::Interval(_) => ItemType::Interval,
+            Self::DateTimeExtended(_) => ItemType::DateTimeExtended,
         }
     }
 
@@ -106,6 +112,7 @@ impl Value {
             Self::ByteString(value) => Self::ByteString(SecretBytes::copy_of(value.expose())),
             Self::DateTime(value) => Self::DateTime(*value),
             Self::Interval(value) => Self::Interval(*value),
+            Self::DateTimeExtended(value) => Self::DateTimeExtended(*value),
         }
     }
 
@@ -114,7 +121,7 @@ impl Value {
         match self {
             Self::Structure(items) => items.iter().map(Item::encoded_length).sum(),
             Self::Integer(_) | Self::Enumeration(_) | Self::Interval(_) => 4,
-            Self::LongInteger(_) | Self::Boolean(_) | Self::DateTime(_) => 8,
+            Self::LongInteger(_) | Self::Boolean(_) | Self::DateTime(_) | Self::DateTimeExtended(_) => 8,
             Self::BigInteger(value) | Self::ByteString(value) => value.len(),
             Self::TextString(value) => value.len(),
         }
@@ -147,6 +154,11 @@ impl Item {
     #[must_use]
     pub fn copy(&self) -> Self {
         Self::new(self.tag, self.value.copy())
+    }
+
+    /// Whether it's a vendor's addition (tags 54xxxx).
+    pub(crate) fn is_extension(&self) -> bool {
+        self.tag.0 >> 16 == 0x54
     }
 
     /// Bytes it takes in a message.

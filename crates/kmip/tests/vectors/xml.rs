@@ -12,15 +12,15 @@ use quick_xml::events::{BytesStart, Event};
 /// A message of a test case.
 pub(crate) struct Message {
     pub(crate) is_request: bool,
-    pub(crate) major_version: i32,
-    pub(crate) item: Item,
+    pub(crate) element: Element,
 }
 
-struct Element {
-    name: String,
-    kind: Option<String>,
-    value: String,
-    children: Vec<Element>,
+#[derive(Clone)]
+pub(crate) struct Element {
+    pub(crate) name: String,
+    pub(crate) kind: Option<String>,
+    pub(crate) value: String,
+    pub(crate) children: Vec<Element>,
 }
 
 pub(crate) fn messages(text: &str) -> Vec<Message> {
@@ -35,15 +35,7 @@ fn collect(element: &Element, found: &mut Vec<Message>) {
         element.children.iter().for_each(|child| collect(child, found));
         return;
     }
-    let major_version = find(element, "ProtocolVersionMajor").unwrap().value.parse().unwrap();
-    found.push(Message { is_request, major_version, item: item(element, None) });
-}
-
-fn find<'a>(element: &'a Element, name: &str) -> Option<&'a Element> {
-    if element.name == name {
-        return Some(element);
-    }
-    element.children.iter().find_map(|child| find(child, name))
+    found.push(Message { is_request, element: element.clone() });
 }
 
 fn parse(text: &str) -> Element {
@@ -74,12 +66,13 @@ fn element(start: &BytesStart<'_>) -> Element {
             .find(|attribute| attribute.key.as_ref() == name)
             .map(|attribute| quick_xml::escape::unescape(&attribute.value).unwrap().into_owned())
     };
-    Element {
-        name: start.name().as_ref().to_owned(),
-        kind: attribute("type"),
-        value: attribute("value").unwrap_or_default(),
-        children: vec![],
+    let name = start.name().as_ref().to_owned();
+    let mut value = attribute("value").unwrap_or_default();
+    if name == "AttributeName" {
+        // Some files were broken into lines within names.
+        value = value.split_whitespace().collect::<Vec<_>>().join(" ");
     }
+    Element { name, kind: attribute("type"), value, children: vec![] }
 }
 
 /// Names are compared by letters and digits only: the XML form leaves the rest out in more than one way.
@@ -92,17 +85,24 @@ fn made_up(name: &str, base: u32) -> u32 {
     base + name.bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte))) % 0xFFFF
 }
 
-fn item(element: &Element, attribute_name: Option<&str>) -> Item {
+pub(crate) fn tag(name: &str) -> Tag {
     static TAGS: LazyLock<HashMap<String, Tag>> =
         LazyLock::new(|| Tag::NAMED.iter().map(|tag| (plain(tag.name().unwrap()), *tag)).collect());
-    let tag = TAGS.get(&plain(&element.name)).copied().unwrap_or_else(|| Tag(made_up(&element.name, 0x54_0000)));
+    TAGS.get(&plain(name)).copied().unwrap_or_else(|| Tag(made_up(name, 0x54_0000)))
+}
+
+/// The item that an element stands for; `attribute_name` is that of the attribute whose value it may be.
+pub(crate) fn item(element: &Element, attribute_name: Option<&str>) -> Item {
+    let tag = tag(&element.name);
     let within = element.children.iter().find(|child| child.name == "AttributeName").map(|child| child.value.as_str());
     let value = &element.value;
     Item::new(
         tag,
         match element.kind.as_deref().unwrap_or("Structure") {
             "Structure" => Value::Structure(element.children.iter().map(|child| item(child, within)).collect()),
-            "Integer" => Value::Integer(number(value).and_then(|number| i32::try_from(number).ok()).unwrap_or(12)),
+            "Integer" => {
+                Value::Integer(number(value).map_or_else(|| mask(value), |number| i32::try_from(number).unwrap()))
+            }
             "LongInteger" => Value::LongInteger(number(value).unwrap()),
             "BigInteger" => Value::BigInteger(SecretBytes::new(big(value))),
             "Enumeration" => {
@@ -114,12 +114,35 @@ fn item(element: &Element, attribute_name: Option<&str>) -> Item {
             "ByteString" => {
                 Value::ByteString(SecretBytes::new(hex::decode(value).unwrap_or_else(|_| value.as_bytes().to_vec())))
             }
-            // Times depend on the run: any will do.
-            "DateTime" | "DateTimeExtended" => Value::DateTime(1_335_514_346),
+            // Times depend on the run, where it has not put them in: any will do.
+            "DateTime" | "DateTimeExtended" => Value::DateTime(number(value).unwrap_or(1_335_514_346)),
             "Interval" => Value::Interval(value.parse().unwrap_or(0)),
             other => panic!("{other} is no type"),
         },
     )
+}
+
+/// Uses of a key, by their names.
+fn mask(names: &str) -> i32 {
+    let bit = |name: &str| match plain(name).as_str() {
+        "sign" => 0x1,
+        "verify" => 0x2,
+        "encrypt" => 0x4,
+        "decrypt" => 0x8,
+        "wrapkey" => 0x10,
+        "unwrapkey" => 0x20,
+        "export" => 0x40,
+        "macgenerate" => 0x80,
+        "macverify" => 0x100,
+        "derivekey" => 0x200,
+        "contentcommitment" => 0x400,
+        "keyagreement" => 0x800,
+        "certificatesign" => 0x1000,
+        "crlsign" => 0x2000,
+        // What is stored where, and what else has bits: any will do.
+        _ => 0x4000_0000,
+    };
+    names.split_whitespace().map(bit).fold(0, std::ops::BitOr::bitor)
 }
 
 fn number(text: &str) -> Option<i64> {
@@ -147,8 +170,12 @@ fn enumeration(kind: &str, value: &str) -> u32 {
             })*
         };
     }
-    among!(BatchErrorContinuationOption CryptographicAlgorithm HashingAlgorithm KeyFormatType NameType ObjectGroupMember
-        ObjectType Operation QueryFunction ResultReason ResultStatus RevocationReasonCode State);
+    among!(AsynchronousIndicator BatchErrorContinuationOption BlockCipherMode CryptographicAlgorithm HashingAlgorithm
+        KeyFormatType LinkType NameType ObjectGroupMember ObjectType Operation PaddingMethod QueryFunction ResultReason
+        ResultStatus RevocationReasonCode State);
+    if kind == "AttributeReference" {
+        return tag(value).0;
+    }
     match number(value) {
         Some(number) => u32::try_from(number).unwrap(),
         None => made_up(value, 0x8000_0000),

@@ -27,7 +27,7 @@ pub(crate) struct Made {
 
 /// Why there is no key that is known, and whether there may be one all the same.
 pub(crate) struct NotMade {
-    pub(crate) fault: KeyFault,
+    pub(crate) fault: Box<KeyFault>,
     pub(crate) maybe_there: bool,
 }
 
@@ -39,7 +39,8 @@ pub(crate) async fn locate_or_make(
     name: &str,
     maybe_there: bool,
 ) -> Result<Made, NotMade> {
-    let failed = |error, maybe_there| NotMade { fault: KeyFault::of(what, provider, None, &error), maybe_there };
+    let failed =
+        |error, maybe_there| NotMade { fault: Box::new(KeyFault::of(what, provider, None, &error)), maybe_there };
     let lost = |error| failed(error, true);
     let found = |id| key_ref(what, provider, id).map(|key| Made { key, refused: Vec::new() });
     if maybe_there && let Some(id) = client.locate(Filter::by_name(name)).await.map_err(lost)?.into_iter().next() {
@@ -69,7 +70,7 @@ fn key_ref(what: &str, provider: &ProviderName, id: String) -> Result<KeyRef, No
     KeyId::try_from(id).map(|id| KeyRef::standard(provider.clone(), id)).map_err(|error| {
         let why = format!("key provider `{provider}` gave a key an ID that can't be kept: {error}");
         let problem = Problem::new(ward_types::Code::KeyServerRefused, what, why, "see the key server's log");
-        NotMade { fault: KeyFault::new(provider, None, problem), maybe_there: true }
+        NotMade { fault: Box::new(KeyFault::new(provider, None, problem)), maybe_there: true }
     })
 }
 

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -35,7 +34,7 @@ fn start() -> Cluster {
     let script = fs::read_to_string(script).unwrap();
     let mut command = Command::new("setpriv");
     // PostgreSQL refuses to run as root.
-    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+    if rustix::process::geteuid().is_root() {
         command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).env_remove("TMPDIR");
     }
     let mut process = command

@@ -37,7 +37,7 @@ async fn a_key_is_given_to_every_host_and_taken_when_nothing_needs_it() {
     let bytes = server.client().get_key(&id(&key)).await.unwrap();
     for host in &hosts {
         assert!(host.look(|inside| inside.keys[&key] == bytes.expose()), "another key");
-        assert_eq!(host.keys(), [key.clone()]);
+        assert_eq!(host.keys(), std::slice::from_ref(&key));
     }
     let told = ward.api.told(EventKind::KeyPushed).await;
     assert!(told[0].message.contains("a, b"), "{}", told[0].message);
@@ -58,7 +58,7 @@ async fn a_host_that_is_away_is_named_and_gets_the_key_when_it_is_back() {
     hosts[1].cut();
     let key = encrypt(&ward).await;
     for up in [&hosts[0], &hosts[2]] {
-        assert_eq!(up.keys(), [key.clone()]);
+        assert_eq!(up.keys(), std::slice::from_ref(&key));
     }
     let told = ward.api.told(EventKind::KeyHostUnreachable).await;
     assert_eq!(told.len(), 1);

@@ -111,6 +111,8 @@ async fn what_a_host_says_went_wrong_is_what_its_user_reads() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_ends_by_itself_is_noticed() {
     let (ward, _server, host) = with_vm().await;
+    let console = ward.api.get::<serde_json::Value>("/vms/web/console").await.unwrap_err();
+    assert_eq!(console.code(), Code::VmNotRunning);
     ward.api.done(Method::POST, "/vms/web/start", Some(json!({}))).await;
     let vm: VmView = ward.api.get("/vms/web").await.unwrap();
     assert_eq!((vm.power, vm.host.unwrap().as_str()), (Power::On, "h"));

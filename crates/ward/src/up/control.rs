@@ -13,6 +13,7 @@ use ward_controller::api::types::{Stop, TaskView, VmView};
 use ward_types::{Code, Power, Problem};
 
 use super::layout::{Chosen, Layout};
+use super::setup;
 use crate::client::{Api, ClientConfig, follow};
 use crate::output::{Output, fields, print_text};
 
@@ -142,7 +143,8 @@ pub(super) async fn stop_all(layout: &Layout, output: Output) -> Result<(), Prob
 }
 
 async fn stop_vms(layout: &Layout, output: Output) -> Result<(), Problem> {
-    let api = Api::new(&ClientConfig::load_from(&layout.client_config())?)?;
+    let Some(chosen) = layout.chosen()? else { return Ok(()) };
+    let api = Api::new(&setup::session(layout, &chosen).await?)?;
     let vms: Vec<VmView> = api.get("/vms").await?;
     for vm in vms.iter().filter(|vm| vm.power == Power::On) {
         let stop = Stop { force: false, wait_s: Some(GUEST_S) };

@@ -37,33 +37,35 @@ pub(super) async fn login(
     chosen: &Chosen,
     alive: impl Fn() -> Result<(), Problem>,
 ) -> Result<Api, Problem> {
-    let directory = layout.directory(CONTROLLER);
     let deadline = Instant::now() + PATIENCE;
     loop {
         alive()?;
-        match try_login(layout, chosen, &directory).await {
-            Ok(config) => return Api::new(&config),
+        match session(layout, chosen).await {
+            Ok(config) => {
+                remember(&config)?;
+                return Api::new(&config);
+            }
             Err(problem) if Instant::now() > deadline => return Err(problem),
             Err(_) => sleep(Duration::from_millis(100)).await,
         }
     }
 }
 
-async fn try_login(layout: &Layout, chosen: &Chosen, directory: &std::path::Path) -> Result<ClientConfig, Problem> {
+/// A login for `ward up` itself: the last one, or, where that has ended, a new one.
+pub(super) async fn session(layout: &Layout, chosen: &Chosen) -> Result<ClientConfig, Problem> {
     let path = layout.client_config();
     if let Ok(config) = ClientConfig::load_from(&path)
         && config.url == chosen.url()
         && Api::new(&config)?.get::<serde_json::Value>("/session").await.is_ok()
     {
-        remember(&config)?;
         return Ok(config);
     }
+    let directory = layout.directory(CONTROLLER);
     let ca = read_file(WHAT, &directory.join(ward_controller::CA_FILE))?;
     let password = read_file(WHAT, &directory.join(ward_controller::ADMIN_PASSWORD_FILE))?;
     let config = ClientConfig { url: chosen.url(), ca, user: "admin".to_owned(), token: None };
     let (config, _) = log_in(config, password.trim_end().to_owned()).await?;
     config.save_to(&path)?;
-    remember(&config)?;
     Ok(config)
 }
 

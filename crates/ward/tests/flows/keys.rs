@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use ward_controller::api::types::HostState;
 use ward_types::{Code, EventKind};
 
-use crate::support::{Access, MIB, Pki, System, decipher, disk, run, set, text};
+use crate::support::{Access, MIB, Pki, System, decipher, disk, eventually, run, set, text};
 
 const SIZE: u64 = 4 * MIB;
 
@@ -192,8 +193,10 @@ fn a_host_that_is_down_during_the_push() {
     system.restart("host-2");
     system.has_keys("host-2", &keys);
     // And makes use of it, alone.
-    system.stop("host-1");
-    system.stop("host-3");
+    for host in ["host-1", "host-3"] {
+        system.stop(host);
+        eventually(&format!("{host} is missed"), || (system.host(host).state == HostState::Disconnected).then_some(()));
+    }
     system.done(&["vm", "decrypt", "vm"]);
     system.is_plain(&content);
 }

@@ -101,6 +101,10 @@ impl Bench {
             assert_eq!(created.iter().filter(|created| **created == key).count(), 1, "{key}");
         }
         assert_eq!(at_server.len(), self.vms, "one key for each VM");
+        if let Some(vm) = names.iter().find(|vm| self.system.vm(vm).encrypted) {
+            let (key, disk) = (self.system.key_id(vm), self.system.file(vm, "disk-0.luks"));
+            self.system.no_key_lies_about(&self.system.access(), &key, &disk);
+        }
         let homes = names.iter().cloned().collect();
         assert_eq!(self.system.names("."), homes, "something is left on the datastore");
     }

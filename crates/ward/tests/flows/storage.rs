@@ -19,7 +19,7 @@ fn with_datastore(size: u64) -> System {
 impl System {
     /// Leaves so many bytes free on the datastore.
     fn fill_but(&self, free: u64) -> Ballast {
-        let path = self.datastore().join("ballast");
+        let path = (0..).map(|n| self.datastore().join(format!("ballast-{n}"))).find(|path| !path.exists()).unwrap();
         let file = File::create(&path).unwrap();
         let stat = rustix::fs::fstatvfs(&file).unwrap();
         let there = stat.f_bavail * stat.f_frsize;
@@ -43,10 +43,10 @@ fn a_full_datastore_is_seen_before_anything_is_done() {
     let image = system.path("image");
     let content = disk(&image, SIZE);
     let big = system.path("big");
-    fs::write(&big, noise(5, 60 << 20)).unwrap();
+    fs::write(&big, noise(5, 1 << 20).repeat(60)).unwrap();
     let ballast = system.fill_but(40 * MIB);
     system.refused(&["vm", "import", "big", "--disk", text(&big)], Code::StorageFull);
-    assert_eq!(system.names("."), set(["ballast"]));
+    assert_eq!(system.names("."), set(["ballast-0"]));
 
     system.import("vm", &[&image]);
     drop(ballast);
@@ -72,16 +72,18 @@ fn a_full_datastore_is_seen_before_anything_is_done() {
 fn a_datastore_that_fills_up_meanwhile() {
     let system = with_datastore(512 * MIB);
     let (large, small) = (system.path("large"), system.path("small"));
-    fs::write(&large, noise(3, 96 << 20)).unwrap();
+    fs::write(&large, noise(3, 1 << 20).repeat(160)).unwrap();
     let content = disk(&small, SIZE);
     system.import("vm", &[&large, &small]);
+    // Just enough for both disks and their headers, so that it is soon filled.
+    let _other = system.fill_but((160 + 16 + 8 + 16 + 4) * MIB);
     let plain = set(["disk-0.raw", "disk-1.raw", "vm.toml"]);
 
     let encrypting = system.ask_meanwhile(&["vm", "encrypt", "vm"]);
     let part = system.file("vm", "disk-0.luks.part");
     // Its room is set aside by now.
     eventually("the first disk is being encrypted", || {
-        fs::metadata(&part).is_ok_and(|part| part.len() > 96 * MIB).then_some(())
+        fs::metadata(&part).is_ok_and(|part| part.len() > 160 * MIB).then_some(())
     });
     let ballast = system.fill_but(MIB);
     let output = encrypting.wait_with_output().unwrap();

@@ -7,7 +7,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use key_search::Search;
 use ward_types::EventKind;
 
 use crate::support::{Access, Parts, PyKmip, System, contents, lossy, run, set, text};
@@ -102,17 +101,6 @@ fn cryptsetup_opens(disk: &Path, kek: &[u8]) {
     }
 }
 
-/// Searches everything that the controller and the hosts have written, the datastore too.
-fn no_key_lies_in(directory: &Path, access: &Access, key_id: &str, disk: &Path) {
-    let Access { address, ca, cert, key } = access.clone();
-    let (key_id, disks) = (key_id.to_owned(), vec![disk.to_owned()]);
-    let search = Search { server: address, ca, cert, key, key_id, disks, directories: vec![directory.to_owned()] };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let report = runtime.block_on(search.run()).unwrap();
-    assert_eq!(report.findings, [], "{report:?}");
-    assert!(report.files > 20 && report.bytes > 64 << 20 && report.keys == 2, "{report:?}");
-}
-
 /// Boots of a guest on the way: plain, encrypted, on the second host.
 struct Way<'a> {
     format: &'a str,
@@ -156,7 +144,8 @@ fn encrypted_moved_decrypted(
         sums.iter().for_each(|before| assert_eq!(*before, sum));
         system.restart("host-1");
     });
-    no_key_lies_in(&system.state(), access, &key_id, &luks);
+    let report = system.no_key_lies_about(access, &key_id, &luks);
+    assert!(report.files > 20 && report.bytes > 64 << 20, "{report:?}");
 
     system.done(&["vm", "decrypt", vm]);
     assert_eq!(system.files(vm), set([&disk, "initrd", "kernel", "vm.toml"]));

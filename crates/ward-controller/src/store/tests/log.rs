@@ -36,7 +36,7 @@ async fn events_are_read_as_they_were_written(db: Db) {
     let mut tx = db.store.write().await.unwrap();
     event::record(&mut tx, EventKind::KeyMissingAtServer, &subject, "it's gone; DROP TABLE event").await.unwrap();
     tx.commit().await.unwrap();
-    let events = event::last(&mut *db.store.read().await.unwrap(), 10).await.unwrap();
+    let events = event::last(&mut db.store.read().await.unwrap(), 10).await.unwrap();
     let [event] = events.as_slice() else { panic!("{events:?}") };
     assert_eq!((event.id, event.kind, &event.subject), (1, EventKind::KeyMissingAtServer, &subject));
     assert_eq!(event.severity, EventKind::KeyMissingAtServer.severity());
@@ -71,7 +71,7 @@ async fn what_is_undone_leaves_no_gap(db: Db) {
     event::record(&mut tx, EventKind::UserLogin, &EventSubject::default(), "undone").await.unwrap();
     drop(tx);
     add(&db, &["b"]).await;
-    let events = event::last(&mut *db.store.read().await.unwrap(), 10).await.unwrap();
+    let events = event::last(&mut db.store.read().await.unwrap(), 10).await.unwrap();
     let listed: Vec<_> = events.iter().map(|event| (event.id, event.message.as_str())).collect();
     assert_eq!(listed, [(1, "a"), (2, "b")]);
 }
@@ -100,7 +100,7 @@ async fn numbers_are_gapless_and_in_the_order_of_commits(db: Db) {
         while seen.len() < wanted {
             added.mark_unchanged();
             let after = i64::try_from(seen.len()).unwrap();
-            let events = event::after(&mut *db.store.read().await.unwrap(), after, 7).await.unwrap();
+            let events = event::after(&mut db.store.read().await.unwrap(), after, 7).await.unwrap();
             if events.is_empty() {
                 added.changed().await.unwrap();
             }
@@ -115,7 +115,7 @@ async fn numbers_are_gapless_and_in_the_order_of_commits(db: Db) {
     assert_eq!(ids, (1..=i64::try_from(wanted).unwrap()).collect::<Vec<_>>());
     let messages: HashSet<_> = seen.iter().map(|event| &event.message).collect();
     assert_eq!(messages.len(), wanted);
-    assert_eq!(event::last(&mut *db.store.read().await.unwrap(), 1000).await.unwrap().len(), wanted);
+    assert_eq!(event::last(&mut db.store.read().await.unwrap(), 1000).await.unwrap().len(), wanted);
 }
 
 async fn followers_hear_of_commits_only(db: Db) {

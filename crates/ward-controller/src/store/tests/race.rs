@@ -39,7 +39,7 @@ async fn one_of_many_tasks_for_a_vm_is_open(db: Db) {
         won += u32::from(asker.await.unwrap());
     }
     assert_eq!(won, 1);
-    assert_eq!(task::open(&mut *db.store.read().await.unwrap()).await.unwrap().len(), 1);
+    assert_eq!(task::open(&mut db.store.read().await.unwrap()).await.unwrap().len(), 1);
 }
 
 /// Every rule of the form "if there is none, add one" is written that way.
@@ -59,7 +59,7 @@ async fn who_reads_then_writes_sees_nobody_elses_half(db: Db) {
     for writer in writers {
         writer.await.unwrap();
     }
-    let count = setting::get(&mut *db.store.read().await.unwrap(), "count").await.unwrap();
+    let count = setting::get(&mut db.store.read().await.unwrap(), "count").await.unwrap();
     assert_eq!(count.as_deref(), Some("10"));
 }
 

@@ -36,7 +36,7 @@ async fn two_may_open_at_once(db: Db) {
     let mut tx = one.unwrap().write().await.unwrap();
     cluster::add(&mut tx, &name("c")).await.unwrap();
     tx.commit().await.unwrap();
-    assert_eq!(cluster::list(&mut *two.unwrap().read().await.unwrap()).await.unwrap().len(), 1);
+    assert_eq!(cluster::list(&mut two.unwrap().read().await.unwrap()).await.unwrap().len(), 1);
 }
 
 async fn a_database_of_a_newer_version_is_refused(db: Db) {

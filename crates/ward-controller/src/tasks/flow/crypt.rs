@@ -89,7 +89,7 @@ async fn ready_key(run: &mut Run) -> Step<KeyRef> {
                     if !maybe_there && let Work::Encrypt { mark, .. } = &mut run.work {
                         *mark = KeyMark::None;
                     }
-                    return fault(run, error).await;
+                    return fault(run, *error).await;
                 }
             };
             crash_point::reach("task.key-made-unknown");

@@ -23,7 +23,12 @@ const OWNER: &str = "controller";
 pub struct KeyServer {
     directory: TempDir,
     pub address: SocketAddr,
-    running: Option<(oneshot::Sender<()>, JoinHandle<Result<(), Error>>)>,
+    running: Option<Running>,
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<Result<(), Error>>,
 }
 
 impl KeyServer {
@@ -53,11 +58,11 @@ impl KeyServer {
         let serving = tokio::spawn(server.serve(async {
             let _ = stopped.await;
         }));
-        self.running = Some((stop, serving));
+        self.running = Some(Running { stop, serving });
     }
 
     pub async fn stop(&mut self) {
-        let (stop, serving) = self.running.take().unwrap();
+        let Running { stop, serving } = self.running.take().unwrap();
         drop(stop);
         in_time("the key server's end", serving).await.unwrap().unwrap();
     }

@@ -13,6 +13,7 @@ use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use key_search::Report;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use ward_controller::api::types::{HostState, HostView, TaskView, VmView};
@@ -295,6 +296,18 @@ impl System {
         }
         let address = format!("127.0.0.1:{}", self.port_of("keyserver"));
         Access::new(address, out.join("ca.pem"), out.join("client.pem"), out.join("client.key"))
+    }
+
+    /// Searches everything that the system has written for the key of a VM, and for that of its disk.
+    pub(crate) fn no_key_lies_about(&self, access: &Access, key_id: &str, disk: &Path) -> Report {
+        let report = access.search(key_id, disk, &self.state());
+        assert!(report.findings.is_empty() && report.keys == 2, "{report:?}");
+        report
+    }
+
+    /// How many processes of the system there are.
+    pub(crate) fn processes(&self) -> usize {
+        processes::processes_in(self.dir.path()).len()
     }
 
     /// The ends of all logs, for what a failed test says.

@@ -20,7 +20,7 @@ pub(super) fn end_all_in(directory: &Path) {
     });
 }
 
-fn processes_in(directory: &Path) -> Vec<Pid> {
+pub(super) fn processes_in(directory: &Path) -> Vec<Pid> {
     let name = directory.as_os_str().as_encoded_bytes();
     let mut found = Vec::new();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use key_search::{Report, Search};
 use kmip::attribute::RevocationReason;
 use kmip::client::{Client, ClientConfig, Filter};
 use kmip::names::RevocationReasonCode;
@@ -11,8 +12,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 use super::lossy;
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
 
 /// A client's way to a key server.
 #[derive(Clone)]
@@ -28,13 +34,20 @@ impl Access {
         Self { address, ca, cert, key }
     }
 
+    /// Searches the files in a directory for a key, and for that of a disk under it.
+    pub(super) fn search(&self, key_id: &str, disk: &Path, directory: &Path) -> Report {
+        let Self { address: server, ca, cert, key } = self.clone();
+        let (disks, directories) = (vec![disk.to_owned()], vec![directory.to_owned()]);
+        let search = Search { server, ca, cert, key, key_id: key_id.to_owned(), disks, directories };
+        runtime().block_on(search.run()).unwrap()
+    }
+
     fn with<T>(&self, work: impl AsyncFnOnce(Client) -> T) -> T {
         let (host, port) = self.address.split_once(':').unwrap();
         let read = |path: &Path| fs::read(path).unwrap();
         let (ca, cert, key) = (read(&self.ca), read(&self.cert), read(&self.key));
         let config = ClientConfig::new(host, port.parse().unwrap(), &ca, &cert, &key).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(work(Client::new(config)))
+        runtime().block_on(work(Client::new(config)))
     }
 
     /// A key's bytes.

@@ -1,64 +1,20 @@
-//! What an attested host shows to whoever hands out keys: a signed token, good for a short time and for one TLS key.
-//!
-//! A JWT (RFC 7519) with the claims of an EAT attestation result (draft-ietf-rats-ear-04), whose trustworthiness vector
-//! is that of AR4SI, and with the certificate it is bound to (`cnf` with `x5t#S256`: RFC 7800, RFC 8705 section 3.1). It
-//! is signed with ECDSA on P-256 (`ES256`); nothing else is accepted.
+//! Checking tokens.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use serde::Deserialize;
 
-use crate::appraisal::Attested;
+use super::claims::Claims;
+use super::{AFFIRMING, ALGORITHM, CLOCK_SKEW, EAR_PROFILE, MAX_LIFETIME, MAX_TOKEN_LEN, TYPE, TokenPublicKey};
 use crate::binding::CertThumbprint;
-use crate::hash::HashAlg;
 use crate::label::Label;
-use crate::secure_boot::SECURE_BOOT_PCR;
 use crate::tpm::Name;
-
-/// The longest token that is read, in bytes.
-pub const MAX_TOKEN_LEN: usize = 16 * 1024;
-
-/// The longest time for which a token may be made.
-pub const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How far the clocks of issuer and verifier may be apart.
-pub const CLOCK_SKEW: Duration = Duration::from_secs(30);
-
-const TYPE: &str = "JWT";
-const ALGORITHM: &str = "ES256";
-const EAR_PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
-const AFFIRMING: &str = "affirming";
-
-/// A token can't be made, or a key for tokens can't.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum IssueError {
-    /// The library could not make a key, or not take one in.
-    #[error("the key for signing tokens can't be {0}")]
-    Key(&'static str),
-    /// The lifetime is none, or too long.
-    #[error("a token can't be good for {0:?}: a second at least and a day at most are allowed")]
-    Lifetime(Duration),
-    /// The appraisal is too old.
-    #[error("the host was appraised at {appraised}, it is {now} now: attest it again")]
-    OldAppraisal {
-        /// When the host was appraised.
-        appraised: Timestamp,
-        /// When the token was to be made.
-        now: Timestamp,
-    },
-    /// The library could not sign.
-    #[error("the token could not be signed: {0}")]
-    Signing(String),
-}
 
 /// Why a token is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -164,243 +120,6 @@ impl TokenError {
     }
 }
 
-/// The public key of an attestation service: a point on P-256, as SEC 1 writes it. In base64url without padding.
-#[derive(Clone, PartialEq, Eq)]
-pub struct TokenPublicKey([u8; 65]);
-
-impl TokenPublicKey {
-    /// The key with these bytes: 4, x, y. That the point is on the curve shows when a signature is checked.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        bytes.try_into().ok().filter(|bytes: &[u8; 65]| bytes[0] == 4).map(Self)
-    }
-
-    /// Its bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// `kid`: SHA-256 of its bytes, in base64url.
-    pub fn id(&self) -> String {
-        URL_SAFE_NO_PAD.encode(HashAlg::Sha256.digest(&[&self.0]).bytes())
-    }
-}
-
-impl fmt::Debug for TokenPublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.id())
-    }
-}
-
-impl Serialize for TokenPublicKey {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&URL_SAFE_NO_PAD.encode(self.0))
-    }
-}
-
-impl<'de> Deserialize<'de> for TokenPublicKey {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(serde::de::Error::custom)?;
-        Self::from_bytes(&bytes).ok_or_else(|| serde::de::Error::custom("not a point on P-256 of 65 bytes"))
-    }
-}
-
-/// The private key of an attestation service. It shows itself to nobody.
-pub struct TokenKey {
-    encoding: EncodingKey,
-    public: TokenPublicKey,
-}
-
-impl TokenKey {
-    /// A fresh key, as PKCS #8 in DER: to be kept sealed.
-    ///
-    /// # Errors
-    /// [`IssueError::Key`]
-    pub fn generate_pkcs8() -> Result<Zeroizing<Vec<u8>>, IssueError> {
-        let random = aws_lc_rs::rand::SystemRandom::new();
-        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random);
-        document.map(|pkcs8| Zeroizing::new(pkcs8.as_ref().to_vec())).map_err(|_| IssueError::Key("made"))
-    }
-
-    /// The key in this PKCS #8 document.
-    ///
-    /// # Errors
-    /// [`IssueError::Key`] if it is not one on P-256.
-    pub fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, IssueError> {
-        let bad = IssueError::Key("taken in: it is not PKCS #8 with a key on P-256");
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8).map_err(|_| bad.clone())?;
-        let public = TokenPublicKey::from_bytes(pair.public_key().as_ref()).ok_or(bad)?;
-        Ok(Self { encoding: EncodingKey::from_ec_der(pkcs8), public })
-    }
-
-    /// The public key.
-    pub fn public(&self) -> &TokenPublicKey {
-        &self.public
-    }
-}
-
-/// The software that appraises, for `ear_verifier_id`. draft-ietf-rats-ear-04, section 3.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerifierId {
-    /// Who makes it.
-    pub developer: String,
-    /// Which it is.
-    pub build: String,
-}
-
-/// Makes tokens.
-pub struct Issuer {
-    name: Label,
-    software: VerifierId,
-    key: TokenKey,
-    lifetime: Duration,
-}
-
-impl Issuer {
-    /// An issuer with this name, whose tokens are good for so long.
-    ///
-    /// # Errors
-    /// [`IssueError::Lifetime`]
-    pub fn new(name: Label, software: VerifierId, key: TokenKey, lifetime: Duration) -> Result<Self, IssueError> {
-        if lifetime < Duration::from_secs(1) || lifetime > MAX_LIFETIME {
-            return Err(IssueError::Lifetime(lifetime));
-        }
-        Ok(Self { name, software, key, lifetime })
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &Label {
-        &self.name
-    }
-
-    /// The public key.
-    pub fn public_key(&self) -> &TokenPublicKey {
-        self.key.public()
-    }
-
-    /// A token for a host that was just attested, bound to the certificate of its TLS session.
-    ///
-    /// `host` is what the caller calls it, `id` must be unique, `audience` is who is to accept the token.
-    ///
-    /// # Errors
-    /// [`IssueError::OldAppraisal`], [`IssueError::Signing`]
-    pub fn issue(
-        &self,
-        attested: &Attested,
-        host: &Label,
-        audience: &Label,
-        id: &Label,
-        now: Timestamp,
-    ) -> Result<String, IssueError> {
-        if now < attested.at() || now.duration_since(attested.at()).unsigned_abs() > CLOCK_SKEW {
-            return Err(IssueError::OldAppraisal { appraised: attested.at(), now });
-        }
-        let issued = now.as_second();
-        let lifetime = i64::try_from(self.lifetime.as_secs()).map_err(|_| IssueError::Lifetime(self.lifetime))?;
-        let claims = Claims {
-            iss: self.name.to_string(),
-            sub: host.clone(),
-            aud: audience.to_string(),
-            iat: issued,
-            exp: issued + lifetime,
-            jti: id.clone(),
-            eat_profile: EAR_PROFILE.to_owned(),
-            ear_status: AFFIRMING.to_owned(),
-            ear_verifier_id: self.software.clone(),
-            cnf: Confirmation { certificate: attested.certificate() },
-            submods: Submodules { tpm: Submodule::of(attested) },
-        };
-        let mut header = Header::new(Algorithm::ES256);
-        header.typ = Some(TYPE.to_owned());
-        header.kid = Some(self.key.public.id());
-        jsonwebtoken::encode(&header, &claims, &self.key.encoding)
-            .map_err(|error| IssueError::Signing(error.to_string()))
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct Claims {
-    iss: String,
-    sub: Label,
-    aud: String,
-    iat: i64,
-    exp: i64,
-    jti: Label,
-    eat_profile: String,
-    ear_status: String,
-    ear_verifier_id: VerifierId,
-    cnf: Confirmation,
-    submods: Submodules,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Confirmation {
-    #[serde(rename = "x5t#S256")]
-    certificate: CertThumbprint,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Submodules {
-    tpm: Submodule,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Submodule {
-    ear_status: String,
-    ear_trustworthiness_vector: TrustVector,
-    ear_appraisal_policy_ids: Vec<String>,
-    eat_nonce: String,
-    ear_verifier_claims: VerifierClaims,
-}
-
-/// AR4SI, section 2.3: what was not looked at is left out.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct TrustVector {
-    instance_identity: i8,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    configuration: Option<i8>,
-    executables: i8,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    hardware: Option<i8>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct VerifierClaims {
-    ak: Name,
-    ek: Name,
-    reset_count: u32,
-    images: Vec<String>,
-}
-
-impl Submodule {
-    fn of(attested: &Attested) -> Self {
-        Self {
-            ear_status: AFFIRMING.to_owned(),
-            ear_trustworthiness_vector: TrustVector {
-                // The instance is known, and not known to be compromised.
-                instance_identity: 2,
-                // The configuration is known and approved.
-                configuration: attested.vouched().contains(SECURE_BOOT_PCR).then_some(2),
-                // What was loaded in booting is approved; what ran afterwards is not known.
-                executables: 3,
-                // The hardware is genuine.
-                hardware: attested.ek_certified().then_some(2),
-            },
-            ear_appraisal_policy_ids: vec![attested.policy().to_string()],
-            eat_nonce: URL_SAFE_NO_PAD.encode(attested.nonce().as_bytes()),
-            ear_verifier_claims: VerifierClaims {
-                ak: attested.ak().clone(),
-                ek: attested.ek().clone(),
-                reset_count: attested.reset_count(),
-                images: attested.images().iter().map(ToString::to_string).collect(),
-            },
-        }
-    }
-}
-
 /// The header of a token: these three parameters and no others. So a token can't bring its own key (`jwk`, `jku`,
 /// `x5u`), and none can be critical.
 #[derive(Deserialize)]
@@ -471,6 +190,7 @@ impl TokenVerifier {
             issued,
             expires,
             certificate: bound,
+            policies: claims.submods.tpm.ear_appraisal_policy_ids,
             ek: says.ek,
             images: says.images,
         })
@@ -556,6 +276,7 @@ pub struct VerifiedToken {
     issued: Timestamp,
     expires: Timestamp,
     certificate: CertThumbprint,
+    policies: Vec<Label>,
     ek: Name,
     images: Vec<String>,
 }
@@ -589,6 +310,11 @@ impl VerifiedToken {
     /// The certificate it is bound to.
     pub fn certificate(&self) -> CertThumbprint {
         self.certificate
+    }
+
+    /// The policies that the host meets.
+    pub fn policies(&self) -> &[Label] {
+        &self.policies
     }
 
     /// The Name of the EK of the host's TPM.
