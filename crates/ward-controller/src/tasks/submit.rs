@@ -1,19 +1,26 @@
 //! How a task comes to be: everything is checked, then the task is written down, then it runs.
 
-use ward_types::{Code, EventKind, KeyId, Name, Power, Problem, ProviderName, TaskInfo, TaskKind, VmId};
+use ward_rpc::api::host::HomeRef;
+use ward_types::{
+    Code, Component, CryptoRequest, EventKind, EventSubject, Name, PolicyName, Power, Problem, TaskInfo, TaskKind, VmId,
+};
 
+use super::may::{By, MayCrypt};
 use super::{KeyMark, Work, cannot, engine};
-use crate::api::auth::Caller;
 use crate::api::repeat::repeated;
-use crate::authz::operations::{CreateVm, DecryptVm, EncryptVm, ImportVm, RemoveVm, StartVm, StopVm};
-use crate::authz::{Granted, Sight};
+use crate::api::types::SetPolicy;
+use crate::authz::operations::{
+    CloneVm, CreateVm, EncryptNewVm, ImportVm, RemoveVm, SetPolicyOfVm, SetTemplate, StartVm, StopVm, UnregisterVm,
+};
+use crate::authz::{Granted, Sight, Target as _};
 use crate::controller::Shared;
 use crate::hosts;
-use crate::plan::{self, NewVm, ProviderFacts, VmFacts};
+use crate::keys;
+use crate::plan::{self, CryptPlan, NewVm, ProviderFacts, Selection, Verb, VmFacts};
 use crate::store::cluster::{ClusterRow, DatastoreRow};
 use crate::store::task::TaskRow;
 use crate::store::vm::VmRow;
-use crate::store::{Tx, cluster, event, provider, request, task, vm};
+use crate::store::{Tx, cluster, event, policy, provider, request, task, vm};
 
 /// What makes tasks. Who asks, and that it may, is in the proof that each kind of task takes.
 pub(crate) struct Order<'a> {
@@ -42,13 +49,20 @@ impl Asked {
             power: self.row.power,
             host: self.host.as_ref(),
             busy: self.busy.as_ref(),
+            locked: self.row.locked.as_ref(),
+            template: self.row.template,
         }
     }
 }
 
 impl Order<'_> {
-    /// Makes a VM.
-    pub(crate) async fn make(&self, may: MayMake, new: NewVm) -> Result<TaskInfo, Problem> {
+    /// Makes a VM. Under storage policies that encrypt it is encrypted from its beginning.
+    pub(crate) async fn make(
+        &self,
+        may: MayMake,
+        new: NewVm,
+        under: Option<(Granted<EncryptNewVm>, SetPolicy)>,
+    ) -> Result<TaskInfo, Problem> {
         let (caller, place) = match &may {
             MayMake::Blank(granted) => (granted.caller(), granted.on()),
             MayMake::FromFiles(granted) => (granted.caller(), granted.on()),
@@ -61,57 +75,141 @@ impl Order<'_> {
         let exists = vm::find(&mut tx, new.name.as_str()).await?.is_some();
         let plan = plan::create(new, exists)?;
         let what = cannot(plan.kind, &plan.spec.name);
-        plan::place(&what, &self.controller.links.facts(place.cluster), plan::Needs::default())?;
-        let row = VmRow {
-            id: plan.spec.id,
-            name: plan.spec.name.clone(),
-            cluster: place.cluster,
-            datastore: place.id,
-            directory: plan.spec.name.clone(),
-            config: None,
-            host: None,
-            power: Power::Off,
-        };
-        match vm::add(&mut tx, &row).await {
-            Err(error) if error.is_conflict() => {
-                return Err(Problem::new(
-                    Code::Exists,
-                    what,
-                    "there is a VM of that name, or one with a home in that directory, already",
-                    "choose another name",
-                ));
+        let spec = plan.spec.clone();
+        let work = match under {
+            None => Work::Make { spec, host: None },
+            Some((_, wanted)) => {
+                let rows = policy::list(&mut tx).await?;
+                let providers = providers(&mut tx).await?;
+                let (crypt, policies) = plan::create_under(plan.kind, &spec, &wanted, &rows, &providers)?;
+                if crypt.steps.is_empty() {
+                    Work::Make { spec, host: None }
+                } else {
+                    let marks = vec![KeyMark::None; crypt.keys.len()];
+                    Work::MakeEncrypted { spec, plan: crypt, marks, policies, host: None }
+                }
             }
-            added => added?,
-        }
-        self.begin(tx, caller, plan.kind, (row.id, &row.name), Work::Make { spec: plan.spec, host: None }).await
+        };
+        let needs = plan::Needs { keys: work.keys().next().is_some(), ..plan::Needs::default() };
+        plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
+        let row = new_row(plan.spec.id, &plan.spec.name, place);
+        self.add_row(&mut tx, &what, &row).await?;
+        self.begin(tx, caller.into(), plan.kind, (row.id, &row.name), work).await
     }
 
-    /// Encrypts all of a VM that is not encrypted.
-    pub(crate) async fn encrypt(
+    /// Makes a VM from another one, on a datastore of the same cluster. `may` is for what changes of its encryption.
+    pub(crate) async fn clone_vm(
         &self,
-        granted: Granted<EncryptVm>,
-        provider: Option<&ProviderName>,
-        key_id: Option<&KeyId>,
+        (source, target): (Granted<CloneVm>, Granted<CreateVm>),
+        may: &MayCrypt,
+        new: &Name,
+        wish: &plan::CloneWish,
     ) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask(TaskKind::VmEncrypt, granted.on()).await?;
-        let providers = provider::list(&mut asked.tx).await?;
-        let providers: Vec<_> =
-            providers.into_iter().map(|row| ProviderFacts { name: row.name, is_default: row.is_default }).collect();
-        let plan = plan::encrypt(asked.facts(), provider, key_id, &providers)?;
-        self.check_place(TaskKind::VmEncrypt, &asked.row, true)?;
-        let work = Work::Encrypt { key: plan.key, components: plan.components, mark: KeyMark::None, host: None };
-        self.begin(asked.tx, granted.caller(), TaskKind::VmEncrypt, (asked.row.id, &asked.row.name), work).await
+        let kind = TaskKind::VmClone;
+        let mut asked = self.ask(kind, source.on()).await?;
+        let exists = vm::find(&mut asked.tx, new.as_str()).await?.is_some();
+        let providers = providers(&mut asked.tx).await?;
+        let plan = plan::clone(asked.facts(), wish, exists, new, &providers)?;
+        may.check(asked.row.id, &plan)?;
+        let what = cannot(kind, &asked.row.name);
+        let datastores = cluster::datastores(&mut asked.tx).await?;
+        let from = datastores.into_iter().find(|row| row.id == asked.row.datastore);
+        let from = from.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
+        let place = target.on();
+        if place.cluster != asked.row.cluster {
+            let why = format!("datastore `{}` is another cluster's, whose hosts can't read the VM", place.name);
+            return Err(Problem::new(Code::RequestInvalid, what, why, "name a datastore of the VM's own cluster"));
+        }
+        let keys = asked.row.keys();
+        let encrypts = !keys.is_empty() || !plan.keys.is_empty();
+        let needs = plan::Needs { rather: asked.row.host, keys: encrypts, ..plan::Needs::default() };
+        plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
+        let assigned = policy::assigned(&mut asked.tx, Some(asked.row.id)).await?;
+        let policies = assigned.into_iter().map(|((_, component), name)| (component, name)).collect();
+        let row = new_row(VmId::new(), new, place);
+        self.add_row(&mut asked.tx, &what, &row).await?;
+        let work = Work::Clone {
+            source: asked.row.name.clone(),
+            from: HomeRef { datastore: from.directory, directory: asked.row.directory.clone() },
+            keys,
+            marks: vec![KeyMark::None; plan.keys.len()],
+            plan,
+            policies,
+            host: None,
+        };
+        self.begin(asked.tx, source.caller().into(), kind, (row.id, &row.name), work).await
     }
 
-    /// Decrypts all of a VM that is encrypted.
-    pub(crate) async fn decrypt(&self, granted: Granted<DecryptVm>) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(TaskKind::VmDecrypt, granted.on()).await?;
-        let plan = plan::decrypt(asked.facts())?;
-        self.check_place(TaskKind::VmDecrypt, &asked.row, true)?;
-        let keys =
-            asked.row.config.as_ref().map_or_else(Vec::new, |config| config.keys().into_iter().cloned().collect());
-        let work = Work::Decrypt { plan, keys, host: None };
-        self.begin(asked.tx, granted.caller(), TaskKind::VmDecrypt, (asked.row.id, &asked.row.name), work).await
+    async fn add_row(&self, tx: &mut Tx, what: &str, row: &VmRow) -> Result<(), Problem> {
+        match vm::add(tx, row).await {
+            Err(error) if error.is_conflict() => Err(Problem::new(
+                Code::Exists,
+                what,
+                "there is a VM of that name, or one with a home in that directory, already",
+                "choose another name",
+            )),
+            added => Ok(added?),
+        }
+    }
+
+    /// Encrypts, decrypts or recrypts the components of a VM that are named, or all that the verb applies to.
+    pub(crate) async fn crypt_whole(
+        &self,
+        may: &MayCrypt,
+        vm: &VmRow,
+        kind: TaskKind,
+        selection: &Selection,
+        verb: Verb,
+    ) -> Result<TaskInfo, Problem> {
+        let asked = self.ask(kind, vm).await?;
+        let request = plan::whole(asked.facts(), selection, verb)?;
+        self.crypt_asked(may, asked, &request, Vec::new()).await
+    }
+
+    /// Does what is asked of each component of a VM.
+    pub(crate) async fn crypt(&self, may: &MayCrypt, vm: &VmRow, request: &CryptoRequest) -> Result<TaskInfo, Problem> {
+        let asked = self.ask(plan::kind(request), vm).await?;
+        self.crypt_asked(may, asked, request, Vec::new()).await
+    }
+
+    /// Puts components of a VM under storage policies, and makes them as these want. `may` is for that.
+    pub(crate) async fn set_policy(
+        &self,
+        granted: Granted<SetPolicyOfVm>,
+        may: &MayCrypt,
+        wanted: &SetPolicy,
+    ) -> Result<TaskInfo, Problem> {
+        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on()).await?;
+        let rows = policy::list(&mut asked.tx).await?;
+        let (request, policies) = plan::set_policy(asked.facts(), wanted, &rows)?;
+        if request == CryptoRequest::default() {
+            // All is as the policies want it already; only their names change.
+            let (row, plan) = (asked.row, CryptPlan::default());
+            let work = Work::Crypt { plan, marks: Vec::new(), policies, host: None };
+            let by = granted.caller().into();
+            return self.begin(asked.tx, by, TaskKind::VmReconfigure, (row.id, &row.name), work).await;
+        }
+        self.crypt_asked(may, asked, &request, policies).await
+    }
+
+    async fn crypt_asked(
+        &self,
+        may: &MayCrypt,
+        mut asked: Asked,
+        request: &CryptoRequest,
+        policies: Vec<(Component, PolicyName)>,
+    ) -> Result<TaskInfo, Problem> {
+        let providers = providers(&mut asked.tx).await?;
+        let plan = plan::crypt(asked.facts(), request, &providers)?;
+        may.check(asked.row.id, &plan)?;
+        let kind = plan::kind(request);
+        let hosts = self.controller.links.facts(asked.row.cluster);
+        let only = asked.row.host.filter(|_| asked.row.power == Power::On);
+        let needs = plan::Needs { rather: asked.row.host, only, keys: true, ..plan::Needs::default() };
+        plan::place(&cannot(kind, &asked.row.name), &hosts, needs)?;
+        let marks = vec![KeyMark::None; plan.keys.len()];
+        let work = Work::Crypt { plan, marks, policies, host: None };
+        self.begin(asked.tx, may.by(), kind, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Starts a VM.
@@ -120,7 +218,7 @@ impl Order<'_> {
         let hosts = self.controller.links.facts(asked.row.cluster);
         let keys = plan::start(asked.facts(), asked.row.host, host.as_ref(), &hosts)?;
         let work = Work::Start { asked: host, keys, host: None };
-        self.begin(asked.tx, granted.caller(), TaskKind::VmStart, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, granted.caller().into(), TaskKind::VmStart, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Stops a VM.
@@ -128,7 +226,7 @@ impl Order<'_> {
         let asked = self.ask(TaskKind::VmStop, granted.on()).await?;
         let host = plan::stop(asked.facts(), asked.row.host)?;
         let work = Work::Stop { host, force, wait_ms };
-        self.begin(asked.tx, granted.caller(), TaskKind::VmStop, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, granted.caller().into(), TaskKind::VmStop, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Deletes a VM with its home.
@@ -137,7 +235,35 @@ impl Order<'_> {
         let hosts = self.controller.links.facts(asked.row.cluster);
         let keys = plan::remove(asked.facts(), &hosts)?;
         let work = Work::Remove { keys, host: None };
-        self.begin(asked.tx, granted.caller(), TaskKind::VmRemove, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, granted.caller().into(), TaskKind::VmRemove, (asked.row.id, &asked.row.name), work).await
+    }
+
+    /// Takes a VM out of the inventory. Its home stays as it is, and its keys stay at their key servers.
+    pub(crate) async fn unregister(&self, granted: Granted<UnregisterVm>) -> Result<(), Problem> {
+        let mut asked = self.ask(TaskKind::VmRemove, granted.on()).await?;
+        let keys = plan::unregister(asked.facts())?;
+        let (id, name, cluster) = (asked.row.id, asked.row.name.clone(), asked.row.cluster);
+        let tx = &mut asked.tx;
+        vm::remove(tx, id).await?;
+        let subject = EventSubject { vm: Some(id), user: Some(granted.user().clone()), ..EventSubject::default() };
+        let message = format!("VM `{name}` unregistered; its home stays");
+        event::record(tx, EventKind::VmUnregistered, &subject, &message).await?;
+        let unneeded = keys::retire(tx, &subject, keys).await?;
+        asked.tx.commit().await?;
+        keys::drop_from_hosts(self.controller, cluster, unneeded).await;
+        Ok(())
+    }
+
+    /// Makes a VM a template, or a template a VM.
+    pub(crate) async fn set_template(&self, granted: &Granted<SetTemplate>, template: bool) -> Result<(), Problem> {
+        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on()).await?;
+        plan::set_template(asked.facts())?;
+        let (id, name) = (asked.row.id, asked.row.name.clone());
+        vm::set_template(&mut asked.tx, id, template).await?;
+        let subject = EventSubject { vm: Some(id), user: Some(granted.user().clone()), ..EventSubject::default() };
+        let message = format!("VM `{name}` is {} template", if template { "a" } else { "no" });
+        event::record(&mut asked.tx, EventKind::VmTemplate, &subject, &message).await?;
+        Ok(asked.tx.commit().await?)
     }
 
     async fn ask(&self, kind: TaskKind, known: &VmRow) -> Result<Asked, Problem> {
@@ -152,21 +278,15 @@ impl Order<'_> {
         Ok(Asked { tx, row, busy, host })
     }
 
-    fn check_place(&self, kind: TaskKind, row: &VmRow, keys: bool) -> Result<(), Problem> {
-        let hosts = self.controller.links.facts(row.cluster);
-        let needs = plan::Needs { rather: row.host, keys, ..plan::Needs::default() };
-        plan::place(&cannot(kind, &row.name), &hosts, needs).map(drop)
-    }
-
     async fn begin(
         &self,
         mut tx: Tx,
-        caller: &Caller,
+        by: By<'_>,
         kind: TaskKind,
         (id, name): (VmId, &Name),
         work: Work,
     ) -> Result<TaskInfo, Problem> {
-        let row: TaskRow = match task::add(&mut tx, kind, (id, name), caller.user(), &work).await {
+        let row: TaskRow = match task::add(&mut tx, kind, (id, name), by.user(), &work).await {
             // Only where two controllers share a database: here the transaction would have seen the other task.
             Err(error) if error.is_conflict() => {
                 let why = "another task works on it";
@@ -174,7 +294,9 @@ impl Order<'_> {
             }
             added => added?,
         };
-        if let Some(key) = caller.request() {
+        if let By::Caller(caller) = by
+            && let Some(key) = caller.request()
+        {
             match request::add(&mut tx, caller.user(), key, row.info.id).await {
                 // The same request, at the same time: the other one was first.
                 Err(error) if error.is_conflict() => {
@@ -185,7 +307,7 @@ impl Order<'_> {
                 added => added?,
             }
         }
-        let message = format!("task {} ({kind} of VM `{name}`) begun by `{}`", row.info.id, caller.user());
+        let message = format!("task {} ({kind} of VM `{name}`) begun by `{}`", row.info.id, by.user());
         event::record(&mut tx, EventKind::TaskStarted, &engine::about(&row.info), &message).await?;
         tx.commit().await?;
         crash_point::reach("task.accepted");
@@ -193,6 +315,28 @@ impl Order<'_> {
         engine::spawn(self.controller, row);
         Ok(info)
     }
+}
+
+/// A VM whose home is about to be made.
+fn new_row(id: VmId, name: &Name, place: &DatastoreRow) -> VmRow {
+    VmRow {
+        id,
+        name: name.clone(),
+        cluster: place.cluster,
+        datastore: place.id,
+        directory: name.clone(),
+        config: None,
+        host: None,
+        power: Power::Off,
+        locked: None,
+        template: false,
+    }
+}
+
+/// What is known of the key providers.
+pub(crate) async fn providers(tx: &mut Tx) -> Result<Vec<ProviderFacts>, Problem> {
+    let rows = provider::list(tx).await?;
+    Ok(rows.into_iter().map(|row| ProviderFacts { name: row.name, is_default: row.is_default }).collect())
 }
 
 /// The datastore for a new VM: the one named, or the only one that the caller may see.

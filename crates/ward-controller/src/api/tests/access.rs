@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use ward_types::{Object, Power};
 
 use super::{House, copy, key, name};
+use crate::api::types::RecryptionState;
 use crate::store::permission::SubjectId;
-use crate::store::{permission, user};
+use crate::store::{permission, recryption, user};
 
 const IDENTITIES: [(&str, Option<&str>); 5] = [
     ("nobody", None),
@@ -22,6 +23,7 @@ struct Ids {
     task: String,
     permission: String,
     session: String,
+    recryption: String,
 }
 
 /// Two clusters; everything that is asked about is in the one that `local` does not administer.
@@ -44,8 +46,22 @@ async fn template() -> (House, Ids) {
     let permission = permission::give(&mut tx, SubjectId::Group(group), &Object::Vm(vm), &role, true).await.unwrap();
     let session =
         user::sessions(&mut tx).await.unwrap().into_iter().find(|row| row.user.as_str() == "someone").unwrap();
+    let many = recryption::RecryptionRow {
+        id: ward_types::TaskId::new(),
+        user: name("admin"),
+        request: Default::default(),
+        state: RecryptionState::Running,
+        created: Default::default(),
+        ended: None,
+    };
+    recryption::add(&mut tx, &many, &[]).await.unwrap();
     tx.commit().await.unwrap();
-    let ids = Ids { task: task.to_string(), permission: permission.to_string(), session: session.id.to_string() };
+    let ids = Ids {
+        task: task.to_string(),
+        permission: permission.to_string(),
+        session: session.id.to_string(),
+        recryption: many.id.to_string(),
+    };
     (house, ids)
 }
 
@@ -63,6 +79,8 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
             "{role}" => "operator",
             "{permission}" => &ids.permission,
             "{session}" => &ids.session,
+            "{policy}" => "VM%20Encryption%20Policy",
+            "{recryption}" => &ids.recryption,
             unknown if unknown.starts_with('{') => panic!("say in this test what stands for {unknown}"),
             fixed => fixed,
         };
@@ -89,7 +107,15 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
             "name": "new", "datastore": "default-store",
             "disks": [{ "source": "blank", "size": 4096, "format": "raw" }],
         }),
-        ("post", "/vms/{vm}/start" | "/vms/{vm}/stop" | "/vms/{vm}/encrypt") => json!({}),
+        ("post", "/vms/{vm}/start" | "/vms/{vm}/stop" | "/vms/{vm}/encrypt" | "/vms/{vm}/decrypt") => json!({}),
+        ("post", "/vms/{vm}/recrypt" | "/recryptions" | "/recryptions/plan") => json!({}),
+        ("post", "/vms/{vm}/crypto") => json!({ "home": { "op": "shallow-recrypt" } }),
+        ("post", "/vms/{vm}/policy") => json!({ "home": "No Encryption Policy" }),
+        ("post", "/vms/{vm}/clone") => json!({ "name": "new" }),
+        ("post", "/vms/{vm}/template") => json!({ "template": true }),
+        ("post", "/vms/register") => json!({ "datastore": "default-store", "directory": "web-9" }),
+        ("post", "/policies") => json!({ "name": "new" }),
+        ("put", "/providers/{provider}/rotation") => json!({ "days": 90 }),
         (_, "/session/privileges") => {
             uri.push_str("?object=vm/web-1");
             Value::Null

@@ -207,7 +207,18 @@ impl House {
         }))
         .unwrap();
         let directory = name(named);
-        let row = VmRow { id, name: name(named), cluster, datastore, directory, config: None, host: None, power };
+        let row = VmRow {
+            id,
+            name: name(named),
+            cluster,
+            datastore,
+            directory,
+            config: None,
+            host: None,
+            power,
+            locked: None,
+            template: false,
+        };
         let mut tx = self.controller.store.write().await.unwrap();
         vm::add(&mut tx, &row).await.unwrap();
         vm::set_config(&mut tx, id, &config).await.unwrap();

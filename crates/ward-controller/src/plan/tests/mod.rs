@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod create;
-mod crypt;
 mod key;
 mod place;
 mod power;
@@ -103,6 +102,8 @@ impl Vm {
             power: self.power,
             host: self.host.as_ref(),
             busy: self.busy.as_ref(),
+            locked: None,
+            template: false,
         }
     }
 }

@@ -102,6 +102,8 @@ impl Place {
             config: None,
             host: None,
             power: Power::Off,
+            locked: None,
+            template: false,
         }
     }
 }

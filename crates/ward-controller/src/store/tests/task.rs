@@ -75,7 +75,12 @@ async fn every_kind_of_work_is_kept(db: Db) {
         kernel: None,
         disks: vec![ward_rpc::api::host::DiskSource::Copy { path: "/x".into() }],
     };
-    let encrypt = |key, mark| Work::Encrypt { key, components: vec![ward_types::Component::Home], mark, host };
+    let encrypt = |key, mark| {
+        let action = crate::plan::PlannedAction::Encrypt(0);
+        let steps = vec![crate::plan::PlannedStep { component: ward_types::Component::Home, action }];
+        let policies = vec![(ward_types::Component::Home, ward_types::PolicyName::encryption())];
+        Work::Crypt { plan: crate::plan::CryptPlan { keys: vec![key], steps }, marks: vec![mark], policies, host }
+    };
     let new = || KeyChoice::New("kms".parse().unwrap());
     let works = [
         Work::Make { spec, host },
@@ -83,7 +88,7 @@ async fn every_kind_of_work_is_kept(db: Db) {
         encrypt(new(), KeyMark::Wanted),
         encrypt(new(), KeyMark::Made { key: one.clone() }),
         encrypt(KeyChoice::Existing(one.clone()), KeyMark::Ready { key: one.clone() }),
-        Work::Decrypt { plan: ward_types::CryptoPlan::default(), keys: vec![one.clone()], host },
+        Work::Crypt { plan: crate::plan::CryptPlan::default(), marks: vec![], policies: vec![], host },
         Work::Start { asked: Some(name("h")), keys: vec![one.clone()], host: None },
         Work::Stop { host: HostId::new(), force: true, wait_ms: 7 },
         Work::Remove { keys: vec![one], host },

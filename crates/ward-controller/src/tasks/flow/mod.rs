@@ -1,15 +1,14 @@
 //! What each kind of task does, step by step.
 
+mod clone;
 mod crypt;
+mod key;
 mod make;
 mod power;
 mod remove;
 
-use std::sync::Arc;
-
-use futures_util::future::join_all;
 use tokio::sync::watch;
-use ward_rpc::api::host::{AbandonJob, DropKeys, HomeRef};
+use ward_rpc::api::host::{AbandonJob, HomeRef};
 use ward_types::{AuditOutcome, EventKind, EventSubject, KeyRef, Problem, TaskInfo, TaskKind, VmConfig};
 
 use super::board::Live;
@@ -18,8 +17,7 @@ use super::run::{Run, Step, told};
 use super::{KeyMark, Work};
 use crate::authz::Target as _;
 use crate::controller::Controller;
-use crate::hosts::Link;
-use crate::keys::name_of;
+use crate::keys::{self, name_of};
 use crate::plan::KeyChoice;
 use crate::store::vm::VmRow;
 use crate::store::{StoreError, Tx, cluster, event, task, vm};
@@ -27,9 +25,9 @@ use crate::store::{StoreError, Tx, cluster, event, task, vm};
 /// Runs a task from the first step that is not behind it to its end.
 pub(crate) async fn run(run: &mut Run) -> Step {
     match &run.work {
-        Work::Make { .. } => make::run(run).await,
-        Work::Encrypt { .. } => crypt::encrypt(run).await,
-        Work::Decrypt { .. } => crypt::decrypt(run).await,
+        Work::Make { .. } | Work::MakeEncrypted { .. } => make::run(run).await,
+        Work::Clone { .. } => clone::run(run).await,
+        Work::Crypt { .. } => crypt::run(run).await,
         Work::Start { .. } => power::start(run).await,
         Work::Stop { .. } => power::stop(run).await,
         Work::Remove { .. } => remove::run(run).await,
@@ -48,17 +46,17 @@ pub(crate) async fn give_up(
     let mut tx = controller.store.write().await?;
     let mut subject = about(info);
     subject.host = work.host();
-    if matches!(info.kind, TaskKind::VmCreate | TaskKind::VmImport) {
+    if matches!(info.kind, TaskKind::VmCreate | TaskKind::VmImport | TaskKind::VmClone) {
         vm::remove(&mut tx, info.vm).await?;
     }
     if let Some(now) = &now {
         vm::set_config(&mut tx, info.vm, now).await?;
     }
     let vm = vm::get(&mut tx, info.vm).await?;
-    let unneeded = match work {
-        Work::Encrypt { key, mark, .. } => tell_of_key(&mut tx, info, &mut subject, key, mark).await?,
-        _ => Vec::new(),
-    };
+    let mut unneeded = Vec::new();
+    for (n, (choice, mark)) in work.keys().enumerate() {
+        unneeded.extend(tell_of_key(&mut tx, info, &mut subject, n, (choice, mark)).await?);
+    }
     let message = format!("{}: {}. {} [{}]", problem.what, problem.why, problem.remedy, problem.code);
     event::record(&mut tx, EventKind::TaskFailed, &subject, &message).await?;
     let mut keys = unneeded.to_vec();
@@ -67,7 +65,9 @@ pub(crate) async fn give_up(
     let progress = live.borrow().progress;
     task::end(&mut tx, info.id, progress, Some(problem)).await?;
     tx.commit().await?;
-    drop_keys(controller, vm, unneeded).await;
+    if let Some(vm) = vm {
+        keys::drop_from_hosts(controller, vm.cluster, unneeded).await;
+    }
     if let Some(link) = work.host().and_then(|host| controller.links.get(host)) {
         // Swept by the host's supervisor where this fails.
         let _ = link.call(ward_rpc::api::host::ForgetJob { job: info.id }).await;
@@ -75,13 +75,13 @@ pub(crate) async fn give_up(
     Ok(())
 }
 
-/// Records what is left at the key server of an encryption that came to nothing; tells the keys that hosts may forget.
+/// Records what is left at the key server of a key of a task that came to nothing; tells the keys that hosts may forget.
 async fn tell_of_key(
     tx: &mut Tx,
     info: &TaskInfo,
     subject: &mut EventSubject,
-    choice: &KeyChoice,
-    mark: &KeyMark,
+    n: usize,
+    (choice, mark): (&KeyChoice, &KeyMark),
 ) -> Result<Vec<KeyRef>, StoreError> {
     let (message, key) = match (choice, mark) {
         // It was there before, and is somebody else's affair.
@@ -89,7 +89,7 @@ async fn tell_of_key(
         (KeyChoice::New(_), KeyMark::None) => return Ok(Vec::new()),
         (KeyChoice::New(provider), KeyMark::Wanted) => {
             subject.provider = Some(provider.clone());
-            let name = name_of(info.id);
+            let name = name_of(info.id, n);
             let message = format!(
                 "a key of the name {name} may have been made at key provider `{provider}` for a task that failed; \
                  nothing needs it"
@@ -116,7 +116,7 @@ async fn tell_of_key(
 /// host does not answer, the next job on the VM does it, or its start.
 async fn abandon(controller: &Controller, info: &TaskInfo, work: &Work) -> Result<Option<Box<VmConfig>>, StoreError> {
     let Some(link) = work.host().and_then(|host| controller.links.get(host)) else { return Ok(None) };
-    if !matches!(work, Work::Make { .. } | Work::Encrypt { .. } | Work::Decrypt { .. }) {
+    if matches!(work, Work::Start { .. } | Work::Stop { .. } | Work::Remove { .. }) {
         return Ok(None);
     }
     let mut db = controller.store.read().await?;
@@ -132,15 +132,4 @@ async fn abandon(controller: &Controller, info: &TaskInfo, work: &Work) -> Resul
             Ok(None)
         }
     }
-}
-
-/// Lets hosts forget the keys of an encryption that came to nothing.
-async fn drop_keys(controller: &Controller, vm: Option<VmRow>, keys: Vec<KeyRef>) {
-    let Some(vm) = vm.filter(|_| !keys.is_empty()) else { return };
-    let call = |link: Arc<Link>| {
-        let keys = keys.clone();
-        // One that is away now comes back without it.
-        async move { drop(link.call(DropKeys { keys }).await) }
-    };
-    join_all(controller.links.of_cluster(vm.cluster).into_iter().map(call)).await;
 }
