@@ -60,6 +60,7 @@ pub enum CryptoSpec {
 
 /// What is asked of a VM, component by component. What isn't named stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct CryptoRequest {
     /// Of the VM home.
     #[serde(default)]

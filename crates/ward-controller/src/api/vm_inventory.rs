@@ -10,7 +10,7 @@ use super::types::{CloneKeys, CloneVm, Register, SetTemplate, TaskView, VmView};
 use super::vm_crypto::note;
 use super::vms::one;
 use crate::authz::operations::{self, SetTemplate as MaySetTemplate, UnlockVm, UnregisterVm};
-use crate::authz::{Granted, Sight, grant, grant_named, named};
+use crate::authz::{Granted, Note, Sight, grant, grant_named, named};
 use crate::controller::Shared;
 use crate::plan::CloneWish;
 use crate::register;
@@ -58,9 +58,11 @@ pub(super) async fn unlock(State(controller): State<Shared>, granted: Granted<Un
     responses((status = 200, body = VmView), (status = "4XX", body = Problem)))]
 pub(super) async fn template(
     State(controller): State<Shared>,
-    granted: Granted<MaySetTemplate>,
+    caller: Caller,
+    keys: Keys,
     Body(wanted): Body<SetTemplate>,
 ) -> ApiResult<Json<VmView>> {
+    let granted: Granted<MaySetTemplate> = grant_named(&controller, &caller, keys.first(), Note::default()).await?;
     Order { controller: &controller }.set_template(&granted, wanted.template).await?;
     one(&controller, granted.on().id).await
 }

@@ -148,7 +148,8 @@ async fn a_clone_is_a_vm_of_its_own() {
     assert_eq!(key_of(&ward, "same").await, key);
     ward.api.done(Method::POST, "/vms/web/clone", Some(json!({ "name": "new", "keys": "new" }))).await;
     assert!(key_of(&ward, "new").await != key);
-    let plain = json!({ "name": "plain", "crypto": { "home": { "op": "decrypt" }, "disks": { "0": { "op": "decrypt" } } } });
+    let plain =
+        json!({ "name": "plain", "crypto": { "home": { "op": "decrypt" }, "disks": { "0": { "op": "decrypt" } } } });
     ward.api.done(Method::POST, "/vms/web/clone", Some(plain)).await;
     assert!(!vm(&ward, "plain").await.encrypted);
     let half = json!({ "name": "half", "crypto": { "home": { "op": "decrypt" } } });

@@ -185,6 +185,16 @@ async fn the_audit_log_has_who_did_what_to_what_under_which_key() {
 }
 
 #[tokio::test]
+async fn what_asks_for_nothing_tells_nothing() {
+    let house = House::new().await;
+    let place = house.add_cluster("default").await;
+    house.add_vm("web-1", place, Power::Off, None).await;
+    house.add_user("alice", &[]).await;
+    let alice = house.session_of("alice").await;
+    house.post(&alice, "/vms/web-1/crypto", json!({})).await.refused(404, "object.not-found");
+}
+
+#[tokio::test]
 async fn a_permission_goes_with_its_object() {
     let house = House::new().await;
     house.add_provider("kms").await;

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Hello};
 use ward_rpc::api::host::{
-    CancelJob, DropKeys, ForgetJob, HomeRef, HostStatus, JobOutcome, JobSpec, JobStatus, ReadHome, StartJob, StartVm, Started,
-    Status, StopVm, VmPower, WatchJob,
+    CancelJob, DropKeys, ForgetJob, HomeRef, HostStatus, JobOutcome, JobSpec, JobStatus, ReadHome, StartJob, StartVm,
+    Started, Status, StopVm, VmPower, WatchJob,
 };
 use ward_rpc::{
     Answer, CallError, Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, Peer, PushReply, Request,

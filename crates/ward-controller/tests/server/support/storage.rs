@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use ward_rpc::api::host::{CreateVm, DiskSource, HomeRef, JobOutcome, JobSpec};
 use ward_types::{
-    Boot, Code, Component, CryptoPlan, CryptoStep, DiskConfig, DiskCrypto, DiskId, HomeCrypto, KeyRef, PlainFormat, Problem,
-    StepAction, VmConfig, WrappedHomeKey,
+    Boot, Code, Component, CryptoPlan, CryptoStep, DiskConfig, DiskCrypto, DiskId, HomeCrypto, KeyRef, PlainFormat,
+    Problem, StepAction, VmConfig, WrappedHomeKey,
 };
 
 /// The homes, by their paths.
