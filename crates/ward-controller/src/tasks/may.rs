@@ -3,7 +3,7 @@
 use ward_types::{CryptoSpec, Name, Problem, VmId};
 
 use crate::api::auth::Caller;
-use crate::authz::operations::{DecryptVm, EncryptVm, RecryptVm};
+use crate::authz::operations::{DecryptVm, EncryptVm, ReadVm, RecryptVm};
 use crate::authz::{Granted, Note, grant};
 use crate::controller::Controller;
 use crate::plan::{CryptPlan, PlannedAction};
@@ -73,6 +73,10 @@ impl MayCrypt {
             proofs.2 = Some(grant(controller, caller, vm.clone(), note()).await?);
         }
         let (encrypt, decrypt, recrypt) = proofs;
+        if encrypt.is_none() && decrypt.is_none() && recrypt.is_none() {
+            // What asks for nothing is still answered only to who may see the VM.
+            let _: Granted<ReadVm> = grant(controller, caller, vm.clone(), note()).await?;
+        }
         Ok(Self(Proofs::One(Box::new(OnOne { caller: caller.clone(), encrypt, decrypt, recrypt }))))
     }
 

@@ -6,10 +6,12 @@
 //! storage   what can be wrong with images, disks and datastores
 //! vms       a VM that is not in the state that was asked for
 //! kills     the controller or an agent killed at any step
+//! access    users, roles, the audit log
 //! cli       exit codes, JSON, help, completion
 //! ```
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod cli;
 mod keys;
 mod kills;
