@@ -16,7 +16,7 @@ use crate::controller::{Controller, Shared};
 use crate::hosts::Links;
 use crate::store::Store;
 use crate::tasks::Board;
-use crate::{Config, Error, api, files, hosts, init, tasks};
+use crate::{Config, Error, api, files, hosts, init, native, tasks};
 
 /// How long open requests and tasks may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -58,6 +58,7 @@ impl Server {
             id: identity.id,
             store,
             seal,
+            root_key: config.root_key,
             authority: identity.authority,
             advertise_hosts: config.advertise_hosts.unwrap_or_else(|| hosts_address.to_string()),
             links: Links::new(host_tls),
@@ -91,6 +92,7 @@ impl Server {
                 tracing::error!(%error, "cannot go on with what was there before");
             }
         }
+        controller.background.spawn(native::remind(Arc::clone(&controller)));
         let users = serve(api, api_tls, api::router(Arc::clone(&controller)), shutdown.clone());
         let agents = serve(hosts, hosts_tls, hosts::router(Arc::clone(&controller)), shutdown.clone());
         let both = async { tokio::join!(users, agents) };

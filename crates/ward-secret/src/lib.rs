@@ -11,12 +11,14 @@
 
 mod alloc;
 mod keys;
+mod native;
 mod page;
 mod process;
 mod seal;
 
 pub use alloc::WipingAllocator;
-pub use keys::{DEK_LEN, Dek, HOME_KEY_LEN, HomeKey, KEK_LEN, Kek, WrappedKey};
+pub use keys::{DEK_LEN, Dek, HOME_KEY_LEN, HomeKey, KDK_LEN, KEK_LEN, Kdk, Kek, WrappedKey};
+pub use native::{KekContext, SALT_LEN, WRAPPED_KEK_LEN};
 pub use page::Locked;
 pub use process::harden_process;
 pub use seal::{SealKey, Sealed};

@@ -5,6 +5,7 @@ mod clusters;
 pub(crate) mod edge;
 mod events;
 pub(crate) mod hosts;
+mod native;
 mod providers;
 mod session;
 pub(crate) mod tasks;
@@ -63,6 +64,12 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(tasks::show))
         .routes(routes!(tasks::cancel))
         .routes(routes!(events::list))
+        .routes(routes!(native::add))
+        .routes(routes!(native::import))
+        .routes(routes!(native::export))
+        .routes(routes!(native::keep))
+        .routes(routes!(native::update_key))
+        .routes(routes!(native::delete_version))
 }
 
 fn parts(controller: &Shared) -> (Router<Shared>, utoipa::openapi::OpenApi) {

@@ -5,27 +5,31 @@ use ward_secret::Zeroizing;
 use ward_types::{Code, EventKind, EventSubject, Problem, ProviderKind, ProviderName};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, not_found};
-use super::types::{AddProvider, Live, ProviderView};
+use super::edge::{ApiResult, Body, Params, not_found};
+use super::native;
+use super::types::{AddProvider, Live, ProviderView, RemoveProvider};
 use crate::controller::{Controller, Shared};
 use crate::keys::{self, probe};
 use crate::root;
 use crate::store::provider::{self, ProviderRow};
 use crate::store::{event, vm};
 
-async fn view(controller: &Controller, row: &ProviderRow) -> Result<ProviderView, Problem> {
-    let mut vms: Vec<_> = vm::users_of_provider(&mut *controller.store.read().await?, &row.name)
-        .await?
-        .into_iter()
-        .map(|(vm, _)| vm)
-        .collect();
+pub(super) async fn view(controller: &Controller, row: &ProviderRow) -> Result<ProviderView, Problem> {
+    let users = vm::users_of_provider(&mut *controller.store.read().await?, &row.name).await?;
+    let native = native::view(controller, &row.name, &users).await?;
+    let mut vms: Vec<_> = users.into_iter().map(|(vm, _)| vm).collect();
     vms.dedup();
+    let server = match row.kind {
+        ProviderKind::Standard => join_server(&row.server_host, row.server_port),
+        ProviderKind::Native => String::new(),
+    };
     Ok(ProviderView {
         name: row.name.clone(),
         kind: row.kind,
-        server: join_server(&row.server_host, row.server_port),
+        server,
         default: row.is_default,
         vms,
+        native,
         live: None,
     })
 }
@@ -54,7 +58,7 @@ fn split_server(text: &str) -> Option<(String, u16)> {
     (!host.is_empty() && port != 0).then(|| (host.to_owned(), port))
 }
 
-async fn load(controller: &Controller, name: &str) -> Result<ProviderRow, Problem> {
+pub(super) async fn load(controller: &Controller, name: &str) -> Result<ProviderRow, Problem> {
     let found = match name.parse::<ProviderName>() {
         Ok(name) => provider::get(&mut *controller.store.read().await?, &name).await?,
         Err(_) => None,
@@ -84,6 +88,9 @@ pub(super) async fn show(
     Path(name): Path<String>,
 ) -> ApiResult<Json<ProviderView>> {
     let row = load(&controller, &name).await?;
+    if row.kind == ProviderKind::Native {
+        return Ok(Json(view(&controller, &row).await?));
+    }
     let what = format!("cannot reach key provider `{name}`");
     let live = match keys::client_of(&controller, &what, &row) {
         Ok(client) => probe(&what, &row.name, &client).await.map_err(|fault| fault.problem),
@@ -149,7 +156,7 @@ pub(super) async fn add(
     Ok(Json(view))
 }
 
-fn exists(what: String) -> Problem {
+pub(super) fn exists(what: String) -> Problem {
     let why = "there is one of that name already";
     Problem::new(Code::Exists, what, why, "choose another name, or remove that one with `ward provider rm`")
 }
@@ -175,17 +182,23 @@ pub(super) async fn make_default(
     Ok(Json(view(&controller, &row).await?))
 }
 
-/// Removes a key provider that no VM needs. Its keys stay at its server.
+/// Removes a key provider that no VM needs. The keys of a standard one stay at its server; the key of a native one is
+/// deleted everywhere, and only a backup brings it back. A native one can be removed although VMs need it, where its name
+/// is said again.
 #[utoipa::path(delete, path = "/providers/{provider}", tag = "provider",
-    params(("provider" = String, Path, description = "name")),
+    params(("provider" = String, Path, description = "name"), RemoveProvider),
     responses((status = 200), (status = "4XX", body = Problem)))]
 pub(super) async fn remove(
     State(controller): State<Shared>,
     caller: Caller,
     Path(name): Path<String>,
+    Params(how): Params<RemoveProvider>,
 ) -> ApiResult<Json<()>> {
     let row = load(&controller, &name).await?;
     let what = format!("cannot remove key provider `{name}`");
+    if row.kind == ProviderKind::Native {
+        return native::remove(&controller, &caller, &row, how.force.as_deref()).await;
+    }
     let mut tx = controller.store.write().await?;
     let users = vm::users_of_provider(&mut tx, &row.name).await?;
     if !users.is_empty() {

@@ -6,7 +6,7 @@ use ward_types::{
     StepAction, TaskKind, VmConfig,
 };
 
-use super::{ProviderFacts, VmFacts, cannot, off};
+use super::{NativeFacts, ProviderFacts, VmFacts, cannot, off};
 
 /// Where the KEK comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub(crate) struct EncryptPlan {
     pub(crate) key: KeyChoice,
     /// What is to be encrypted: all that is not.
     pub(crate) components: Vec<Component>,
+    /// Whether only a host with a TPM can do it.
+    pub(crate) tpm: bool,
 }
 
 impl EncryptPlan {
@@ -52,11 +54,46 @@ pub(crate) fn encrypt(
         ));
     }
     let provider = choose_provider(vm.name, provider, providers)?;
+    let native = providers.iter().find(|facts| facts.name == provider).and_then(|facts| facts.native);
+    if let Some(native) = native {
+        check_native(vm.name, &provider, native, key_id)?;
+    }
     let key = match key_id {
         None => KeyChoice::New(provider),
         Some(id) => KeyChoice::Existing(KeyRef::standard(provider, id.clone())),
     };
-    Ok(EncryptPlan { key, components })
+    Ok(EncryptPlan { key, components, tpm: native.is_some_and(|native| native.tpm_required) })
+}
+
+/// Whether a native provider may encrypt.
+fn check_native(
+    vm: &Name,
+    provider: &ProviderName,
+    native: NativeFacts,
+    key_id: Option<&KeyId>,
+) -> Result<(), Problem> {
+    let what = cannot(TaskKind::VmEncrypt, vm);
+    if key_id.is_some() {
+        let why = format!("the keys of native provider `{provider}` have no IDs: it makes one for each VM");
+        return Err(Problem::new(Code::RequestInvalid, what, why, "leave `--key-id` out"));
+    }
+    if !native.serves {
+        return Err(Problem::new(
+            Code::ProviderNone,
+            what,
+            format!("key provider `{provider}` does not serve the hosts of its cluster"),
+            "name another provider with `--provider`",
+        ));
+    }
+    if !native.backed_up {
+        return Err(Problem::new(
+            Code::ProviderNotBackedUp,
+            what,
+            format!("the key of native provider `{provider}` is not backed up: were it lost, so would the VM be"),
+            format!("back it up with `ward provider export {provider} --out FILE`, then try again"),
+        ));
+    }
+    Ok(())
 }
 
 /// Plans the decryption of all of a VM that is encrypted.

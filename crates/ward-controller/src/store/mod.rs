@@ -7,6 +7,7 @@ pub(crate) mod cells;
 pub(crate) mod cluster;
 pub(crate) mod event;
 pub(crate) mod host;
+pub(crate) mod native;
 pub(crate) mod provider;
 pub(crate) mod setting;
 pub(crate) mod task;

@@ -13,7 +13,7 @@ pub(crate) mod submit;
 
 use serde::{Deserialize, Serialize};
 use ward_rpc::api::host::CreateVm;
-use ward_types::{Component, CryptoPlan, HostId, KeyRef, Name, TaskKind};
+use ward_types::{Component, CryptoPlan, HostId, KeyRef, Name, ProviderName, TaskKind};
 
 pub(crate) use board::Board;
 pub(crate) use engine::{cancel, resume_all};
@@ -63,6 +63,15 @@ impl Work {
             | Self::Start { host, .. }
             | Self::Remove { host, .. } => *host,
             Self::Stop { host, .. } => Some(*host),
+        }
+    }
+
+    /// Whether it makes a key of that provider, or has made one that no VM has yet.
+    pub(crate) fn may_make_key_of(&self, provider: &ProviderName) -> bool {
+        match self {
+            Self::Encrypt { key: KeyChoice::New(name), .. } => name == provider,
+            Self::Encrypt { key: KeyChoice::Existing(key), .. } => key.provider == *provider,
+            _ => false,
         }
     }
 

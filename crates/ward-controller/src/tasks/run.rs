@@ -156,6 +156,8 @@ impl Run {
 
     /// Of `keys`, tells the hosts to forget those that no VM needs any more, and records that.
     pub(crate) async fn retire(&self, tx: &mut Tx, keys: Vec<KeyRef>) -> Result<Vec<KeyRef>, StoreError> {
+        // What is wrapped in the VM's own files is gone with them: hosts hold nothing of it, and nothing stays elsewhere.
+        let keys = keys.into_iter().filter(|key| key.kdk().is_none()).collect();
         let unneeded = vm::unneeded(tx, keys).await?;
         for key in &unneeded {
             let message = format!(

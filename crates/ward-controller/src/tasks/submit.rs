@@ -1,14 +1,17 @@
 //! How a task comes to be: everything is checked, then the task is written down, then it runs.
 
-use ward_types::{ClusterId, Code, EventKind, KeyId, Name, Power, Problem, ProviderName, TaskInfo, TaskKind, VmId};
+use ward_types::{
+    ClusterId, Code, EventKind, KeyId, KeyRef, Name, Power, Problem, ProviderName, TaskInfo, TaskKind, VmId,
+};
 
 use super::{KeyMark, Work, cannot, engine};
 use crate::controller::Shared;
 use crate::hosts;
-use crate::plan::{self, NewVm, ProviderFacts, VmFacts};
+use crate::native;
+use crate::plan::{self, NativeFacts, NewVm, ProviderFacts, VmFacts};
 use crate::store::task::TaskRow;
 use crate::store::vm::VmRow;
-use crate::store::{Tx, cluster, event, provider, task, vm};
+use crate::store::{self, Tx, cluster, event, provider, task, vm};
 
 /// Who asks, for the log.
 pub(crate) struct Order<'a> {
@@ -93,11 +96,9 @@ impl Order<'_> {
         key_id: Option<&KeyId>,
     ) -> Result<TaskInfo, Problem> {
         let mut asked = self.ask(TaskKind::VmEncrypt, key).await?;
-        let providers = provider::list(&mut asked.tx).await?;
-        let providers: Vec<_> =
-            providers.into_iter().map(|row| ProviderFacts { name: row.name, is_default: row.is_default }).collect();
+        let providers = provider_facts(&mut asked.tx, asked.row.cluster).await?;
         let plan = plan::encrypt(asked.facts(), provider, key_id, &providers)?;
-        self.check_place(TaskKind::VmEncrypt, &asked.row, true)?;
+        self.check_place(TaskKind::VmEncrypt, &asked.row, plan.tpm)?;
         let work = Work::Encrypt { key: plan.key, components: plan.components, mark: KeyMark::None, host: None };
         self.begin(asked.tx, TaskKind::VmEncrypt, (asked.row.id, &asked.row.name), work).await
     }
@@ -106,9 +107,9 @@ impl Order<'_> {
     pub(crate) async fn decrypt(&self, key: &str) -> Result<TaskInfo, Problem> {
         let asked = self.ask(TaskKind::VmDecrypt, key).await?;
         let plan = plan::decrypt(asked.facts())?;
-        self.check_place(TaskKind::VmDecrypt, &asked.row, true)?;
-        let keys =
+        let keys: Vec<_> =
             asked.row.config.as_ref().map_or_else(Vec::new, |config| config.keys().into_iter().cloned().collect());
+        self.check_place(TaskKind::VmDecrypt, &asked.row, native::needs_tpm(self.controller, &keys).await?)?;
         let work = Work::Decrypt { plan, keys, host: None };
         self.begin(asked.tx, TaskKind::VmDecrypt, (asked.row.id, &asked.row.name), work).await
     }
@@ -118,6 +119,7 @@ impl Order<'_> {
         let asked = self.ask(TaskKind::VmStart, key).await?;
         let hosts = self.controller.links.facts(asked.row.cluster);
         let keys = plan::start(asked.facts(), asked.row.host, host.as_ref(), &hosts)?;
+        self.check_native(TaskKind::VmStart, &asked.row, &keys).await?;
         let work = Work::Start { asked: host, keys, host: None };
         self.begin(asked.tx, TaskKind::VmStart, (asked.row.id, &asked.row.name), work).await
     }
@@ -156,9 +158,16 @@ impl Order<'_> {
         Ok(Asked { tx, row, busy, host })
     }
 
-    fn check_place(&self, kind: TaskKind, row: &VmRow, keys: bool) -> Result<(), Problem> {
+    /// Makes sure that the controller has what hosts unwrap a VM's keys with.
+    async fn check_native(&self, kind: TaskKind, row: &VmRow, keys: &[KeyRef]) -> Result<(), Problem> {
+        let rows = store::native::list(&mut *self.controller.store.read().await?).await?;
+        let what = cannot(kind, &row.name);
+        keys.iter().filter_map(KeyRef::kdk).try_for_each(|kdk| native::check(&what, &rows, &kdk, row.cluster))
+    }
+
+    fn check_place(&self, kind: TaskKind, row: &VmRow, tpm: bool) -> Result<(), Problem> {
         let hosts = self.controller.links.facts(row.cluster);
-        let needs = plan::Needs { rather: row.host, keys, ..plan::Needs::default() };
+        let needs = plan::Needs { rather: row.host, keys: true, tpm, ..plan::Needs::default() };
         plan::place(&cannot(kind, &row.name), &hosts, needs).map(drop)
     }
 
@@ -185,6 +194,20 @@ impl Order<'_> {
         engine::spawn(self.controller, row);
         Ok(info)
     }
+}
+
+/// What planners need to know of key providers, for VMs of a cluster.
+pub(crate) async fn provider_facts(tx: &mut Tx, cluster: ClusterId) -> Result<Vec<ProviderFacts>, Problem> {
+    let natives = store::native::list(tx).await?;
+    let facts = |row: provider::ProviderRow| {
+        let native = natives.iter().find(|native| native.name == row.name).map(|native| NativeFacts {
+            backed_up: native.backed_up.is_some(),
+            serves: native.serves(cluster),
+            tpm_required: native.tpm_required,
+        });
+        ProviderFacts { name: row.name, is_default: row.is_default, native }
+    };
+    Ok(provider::list(tx).await?.into_iter().map(facts).collect())
 }
 
 /// The datastores' cluster, for callers that have only a name.

@@ -6,6 +6,7 @@ pub(crate) mod datastore;
 pub(crate) mod event;
 pub(crate) mod host;
 pub(crate) mod login;
+pub(crate) mod native;
 pub(crate) mod provider;
 pub(crate) mod task;
 pub(crate) mod vm;
@@ -28,6 +29,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<(), Problem> {
         Command::Host(host) => match host {
             host::Host::Run(arguments) => server(process::host::run(arguments)),
             host::Host::Enrol(arguments) => server(process::host::enrol(arguments, output)),
+            host::Host::Start(arguments) => client(process::host::start(arguments, output)),
             host::Host::Client(host) => client(host.run(output)),
         },
         Command::Cluster(cluster) => client(cluster.run(output)),

@@ -1,11 +1,12 @@
 //! Encrypting and decrypting: the key first, then the host's work.
 
 use ward_rpc::api::host::JobSpec;
-use ward_types::{EventKind, KeyRef, Problem, VmConfig};
+use ward_types::{EventKind, HostId, KeyRef, Problem, VmConfig};
 
 use super::super::job::{forget, run_job};
 use super::super::run::{Run, Step};
 use super::super::{KeyMark, Work};
+use super::native;
 use crate::keys::{self, KeyFault, Made};
 use crate::plan::{EncryptPlan, KeyChoice};
 use crate::store::vm;
@@ -67,6 +68,11 @@ async fn ready_key(run: &mut Run) -> Step<KeyRef> {
     if let KeyMark::Ready { key } = mark {
         return Ok(key);
     }
+    if let KeyChoice::New(provider) = &choice
+        && let Some((key, host)) = native::new_key(run, &provider.clone()).await?
+    {
+        return made_on_host(run, key, host).await;
+    }
     let what = run.what();
     let provider = match &choice {
         KeyChoice::New(provider) => provider.clone(),
@@ -110,6 +116,20 @@ async fn ready_key(run: &mut Run) -> Step<KeyRef> {
         let message = format!("key {key} made and activated for VM `{}`", run.info.vm_name);
         run.event(&mut tx, EventKind::KeyCreated, None, Some(&key), &message).await?;
     }
+    tx.commit().await?;
+    crash_point::reach("task.key-ready");
+    Ok(key)
+}
+
+/// Writes down the key that a host has made.
+async fn made_on_host(run: &mut Run, key: KeyRef, host: HostId) -> Step<KeyRef> {
+    if let Work::Encrypt { mark, .. } = &mut run.work {
+        *mark = KeyMark::Ready { key: key.clone() };
+    }
+    let mut tx = run.controller.store.write().await?;
+    crate::store::task::set_work(&mut tx, run.info.id, "key ready", &run.work).await?;
+    let message = format!("key {key} made for VM `{}`", run.info.vm_name);
+    run.event(&mut tx, EventKind::KeyCreated, Some(host), Some(&key), &message).await?;
     tx.commit().await?;
     crash_point::reach("task.key-ready");
     Ok(key)

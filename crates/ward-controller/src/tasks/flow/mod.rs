@@ -2,6 +2,7 @@
 
 mod crypt;
 mod make;
+mod native;
 mod power;
 mod remove;
 
@@ -51,6 +52,8 @@ pub(crate) async fn give_up(
     let mut unneeded = None;
     if let Work::Encrypt { key: crate::plan::KeyChoice::New(_), mark, .. } = work
         && let KeyMark::Made { key } | KeyMark::Ready { key } = mark
+        // One that is wrapped was in the reference only, and is gone with it.
+        && key.kdk().is_none()
     {
         subject.key = Some(key.clone());
         unneeded = Some(key.clone());
@@ -59,6 +62,9 @@ pub(crate) async fn give_up(
         event::record(&mut tx, EventKind::KeyUnneeded, &subject, &message).await?;
     }
     let message = format!("{}: {}. {} [{}]", problem.what, problem.why, problem.remedy, problem.code);
+    if let Some(kind) = crate::keys::event_of_host(problem.code) {
+        event::record(&mut tx, kind, &subject, &message).await?;
+    }
     event::record(&mut tx, EventKind::TaskFailed, &subject, &message).await?;
     let progress = live.borrow().progress;
     task::end(&mut tx, info.id, progress, Some(problem)).await?;
