@@ -204,5 +204,5 @@ fn session(
         SymmetricDefinition::AES_128_CFB,
         HashingAlgorithm::Sha256,
     )?;
-    session.ok_or_else(|| Error::WrapperError(tss_esapi::WrapperErrorKind::InvalidHandleState))
+    session.ok_or(Error::WrapperError(tss_esapi::WrapperErrorKind::InvalidHandleState))
 }

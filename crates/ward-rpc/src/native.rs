@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_cut_body_is_refused_whole() {
         let body = push().encode().unwrap();
-        let boundary = (body.len() + 1) / 2;
+        let boundary = body.len().div_ceil(2);
         for length in (1..body.len()).filter(|length| length.abs_diff(boundary) > 1) {
             assert!(NativePush::decode(&body[..length]).is_err(), "cut to {length}");
         }

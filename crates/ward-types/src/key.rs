@@ -86,7 +86,7 @@ pub enum KeyLocator {
         key_id: KeyId,
     },
     /// By unwrapping it: the reference holds the KEK, under the provider's key.
-    Native(NativeKey),
+    Native(Box<NativeKey>),
 }
 
 impl KeyRef {
@@ -98,8 +98,8 @@ impl KeyRef {
 
     /// A key of a native provider.
     #[must_use]
-    pub const fn native(provider: ProviderName, key: NativeKey) -> Self {
-        Self { provider, key: KeyLocator::Native(key) }
+    pub fn native(provider: ProviderName, key: NativeKey) -> Self {
+        Self { provider, key: KeyLocator::Native(Box::new(key)) }
     }
 
     /// The provider's key that a host must have to unwrap this one; none where it must have the key itself.
@@ -107,15 +107,15 @@ impl KeyRef {
     pub fn kdk(&self) -> Option<KdkRef> {
         match &self.key {
             KeyLocator::Standard { .. } => None,
-            KeyLocator::Native(NativeKey { key_id, version, .. }) => {
-                Some(KdkRef { provider: self.provider.clone(), key_id: *key_id, version: *version })
+            KeyLocator::Native(key) => {
+                Some(KdkRef { provider: self.provider.clone(), key_id: key.key_id, version: key.version })
             }
         }
     }
 
     /// The only VM that may use the key; none where any may.
     #[must_use]
-    pub const fn bound_to(&self) -> Option<VmId> {
+    pub fn bound_to(&self) -> Option<VmId> {
         match &self.key {
             KeyLocator::Standard { .. } => None,
             KeyLocator::Native(key) => Some(key.vm),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ward_rpc::api::host::{ForgetJob, HostStatus, Status, VmPower};
-use ward_types::{Code, EventKind, EventSubject, KdkRef, KeyRef, Power, VmId};
+use ward_types::{Code, EventKind, EventSubject, KdkRef, KeyRef, Power, Problem, VmId};
 
 use super::refill::Refill;
 use super::{Link, note_if_stopped};
@@ -25,6 +25,7 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
     let mut misses = 0u32;
     let refill = Refill::default();
     let mut native_fault = None;
+    let mut trouble = None;
     let refilling = Arc::new(AtomicBool::new(false));
     loop {
         let round = async {
@@ -34,6 +35,7 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
                 Ok(status) => {
                     misses = 0;
                     answered(&controller, &link, &before, &status).await?;
+                    say_trouble(&controller, &link, &status, &mut trouble).await;
                     if before.native(&link, &status) != status.native.keys && status.unfit.is_none() {
                         give_native(&controller, &link, &mut native_fault).await;
                     }
@@ -104,6 +106,18 @@ impl Before {
     fn native(&self, link: &Link, status: &HostStatus) -> Vec<KdkRef> {
         crate::native::wanted(&self.native, link.cluster, status.native.tpm)
     }
+}
+
+/// Says once that a host can't use its TPM, or what it has sealed.
+async fn say_trouble(controller: &Shared, link: &Link, status: &HostStatus, said: &mut Option<Problem>) {
+    let trouble = &status.native.trouble;
+    if trouble != said
+        && let Some(problem) = trouble
+    {
+        let message = format!("host `{}`: {}: {}. {}", link.name, problem.what, problem.why, problem.remedy);
+        controller.record(EventKind::KeyNotOnHost, &about(link), &message).await;
+    }
+    said.clone_from(trouble);
 }
 
 /// Brings a host up to date that was away, or has started anew. What is wrong is said once.

@@ -176,3 +176,36 @@ pub(crate) async fn needs_tpm(controller: &Controller, keys: &[KeyRef]) -> Resul
     let rows = native::list(&mut *controller.store.read().await?).await?;
     Ok(keys.iter().any(|key| rows.iter().any(|row| row.tpm_required && row.name == key.provider)))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use ward_types::KdkId;
+
+    use super::*;
+    use crate::store::native::VersionRow;
+
+    #[test]
+    fn a_vm_is_refused_where_its_provider_is_not_the_same_or_not_at_all() {
+        let (here, there) = (ClusterId::new(), ClusterId::new());
+        let key_id = KdkId::new();
+        let row = NativeRow {
+            name: "n1".parse().unwrap(),
+            key_id,
+            tpm_required: false,
+            backed_up: None,
+            reminded: None,
+            clusters: vec![here],
+            versions: vec![VersionRow { version: 2, sealed_kdk: String::new(), created: 0 }],
+        };
+        let rows = [row];
+        let kdk = |provider: &str, key_id, version| KdkRef { provider: provider.parse().unwrap(), key_id, version };
+        let check = |kdk: &KdkRef, cluster| check("cannot", &rows, kdk, cluster).err().map(|problem| problem.code);
+        assert_eq!(check(&kdk("n1", key_id, 2), here), None);
+        assert_eq!(check(&kdk("n1", key_id, 2), there), Some(Code::ProviderNone));
+        assert_eq!(check(&kdk("n2", key_id, 2), here), Some(Code::ProviderNone));
+        assert_eq!(check(&kdk("n1", KdkId::new(), 2), here), Some(Code::KeyWrong));
+        assert_eq!(check(&kdk("n1", key_id, 1), here), Some(Code::KeyWrongVersion));
+    }
+}

@@ -117,7 +117,8 @@ mod tests {
     fn ring(keys: &[KdkRef]) -> KeyRing {
         let mut ring = KeyRing::default();
         let entry = |key: &KdkRef| NativeEntry { key: key.clone(), tpm_required: false };
-        ring.replace(keys.iter().map(|key| (entry(key), Kdk::take(&mut [key.version as u8; 32]).unwrap())));
+        let kdk = |key: &KdkRef| Kdk::take(&mut [key.version.to_be_bytes(); 8].concat()).unwrap();
+        ring.replace(keys.iter().map(|key| (entry(key), kdk(key))));
         ring
     }
 

@@ -1,7 +1,9 @@
 """Opens a disk from a backup of its native key provider: by docs/native-format.md, with openssl and cryptsetup, and
 nothing of Ward. Writes what the guest sees to OUT.
 
-usage: open_disk.py BACKUP PASSWORD_FILE DISK OUT
+With KEYS, writes KEK and DEK there, in hexadecimal, for a search after them.
+
+usage: open_disk.py BACKUP PASSWORD_FILE DISK OUT [KEYS]
 """
 
 import base64
@@ -46,7 +48,7 @@ def kek_of(key, kdk):
     return run("openssl", "enc", "-d", "-id-aes256-wrap-pad", "-K", wrapping_key, "-iv", "a65959a6", input=wrapped)
 
 
-def main(backup, password_file, disk, out):
+def main(backup, password_file, disk, out, keys=None):
     metadata = json.loads(run("cryptsetup", "luksDump", "--dump-json-metadata", disk))
     key = next(token for token in metadata["tokens"].values() if token["type"] == "ward")["ward"]["key"]
     kek = kek_of(key, kdk_of(backup, password_file, key))
@@ -59,6 +61,8 @@ def main(backup, password_file, disk, out):
             "--volume-key-file", dek_file, disk,
         )
         dek = dek_file.read_bytes()
+    if keys:
+        Path(keys).write_text(f"{kek.hex()}\n{dek.hex()}\n")
     # Where cryptsetup could map the disk, it would do the rest.
     segment = metadata["segments"]["0"]
     sector_size = segment["sector_size"]

@@ -6,7 +6,7 @@ use std::process::Command;
 use ward_controller::api::types::NativeState;
 use ward_types::{Code, EventKind};
 
-use crate::support::{MIB, System, eventually, found_below, keys_in, text};
+use crate::support::{MIB, System, eventually, found_below, in_memory, keys_in, text};
 
 #[test]
 fn from_the_first_key_to_the_day_without_a_controller() {
@@ -41,17 +41,26 @@ fn from_the_first_key_to_the_day_without_a_controller() {
     }
 
     // A stranger with the backup and the document opens the disk.
-    let plain = system.path("plain");
+    let (plain, opened_with) = (system.path("plain"), system.path("keys"));
     let python = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.venv/bin/python");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/native/open_disk.py");
     let opened = Command::new(python)
-        .args([script, text(&backup), text(&system.password()), text(&disk), text(&plain)])
+        .args([script, text(&backup), text(&system.password()), text(&disk), text(&plain), text(&opened_with)])
         .output()
         .unwrap();
     assert!(opened.status.success(), "{}", String::from_utf8_lossy(&opened.stderr));
     assert!(fs::read(&plain).unwrap()[..4 * MIB] == content, "the disk holds something else");
 
     system.ward(&["vm", "start", "web-1"]);
+    // QEMU knows none of the keys. That the search finds what is there shows in the agent, which holds the first one.
+    let mut secrets = fs::read_to_string(&opened_with).unwrap();
+    secrets.push_str(&keys[0].iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let secrets: Vec<Vec<u8>> = secrets.lines().map(bytes).collect();
+    assert_eq!(secrets.iter().map(Vec::len).collect::<Vec<_>>(), [32, 64, 32]);
+    for secret in &secrets {
+        assert!(!in_memory(&system.qemu(0), &secret[..32]));
+    }
+    assert!(in_memory(&system.agent(0), &keys[0]));
     system.ward(&["vm", "stop", "web-1", "--force"]);
     // With the controller gone, the host goes on as long as its agent lives.
     system.kill_controller();
@@ -79,4 +88,8 @@ fn from_the_first_key_to_the_day_without_a_controller() {
     assert!(fs::read(home.join("disk-0.raw")).unwrap() == content, "it came back as something else");
     // Nobody needs the provider any more.
     system.ward(&["provider", "rm", "n1"]);
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap()).collect()
 }

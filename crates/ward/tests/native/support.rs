@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -78,21 +79,52 @@ impl Drop for System {
     }
 }
 
+/// The processes that work in a directory.
+fn processes_in(directory: &Path) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let inside = processes
+        .filter(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory)));
+    inside.map(|process| process.file_name().into_string().unwrap()).collect()
+}
+
 /// Ends every process that works in a directory, and waits for their ends.
 fn end_all_in(directory: &Path) {
-    let pids = || -> Vec<_> {
-        let processes = fs::read_dir("/proc").unwrap().flatten();
-        let inside = processes
-            .filter(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory)));
-        inside.map(|process| process.file_name()).collect()
-    };
     eventually("the guests' ends", || {
-        let pids = pids();
+        let pids = processes_in(directory);
         for pid in &pids {
             let _ = Command::new("kill").arg("-KILL").arg(pid).stderr(Stdio::null()).status();
         }
         pids.is_empty().then_some(())
     });
+}
+
+/// Whether a process has these bytes anywhere in its memory.
+pub(crate) fn in_memory(pid: &str, secret: &[u8]) -> bool {
+    let process = Path::new("/proc").join(pid);
+    let memory = fs::File::open(process.join("mem")).unwrap();
+    let maps = fs::read_to_string(process.join("maps")).unwrap();
+    let mut searched = 0;
+    for line in maps.lines() {
+        let (range, rest) = line.split_once(' ').unwrap();
+        let (from, to) = range.split_once('-').unwrap();
+        let at = |text| u64::from_str_radix(text, 16).unwrap();
+        if !rest.starts_with("rw") {
+            continue;
+        }
+        let mut bytes = vec![0; usize::try_from(at(to) - at(from)).unwrap()];
+        if memory.read_exact_at(&mut bytes, at(from)).is_ok() {
+            searched += bytes.len();
+            let mut rest = &bytes[..];
+            while let Some(next) = rest.iter().position(|byte| *byte == secret[0]) {
+                if rest[next..].starts_with(secret) {
+                    return true;
+                }
+                rest = &rest[next + 1..];
+            }
+        }
+    }
+    assert!(searched > MIB, "nothing was searched");
+    false
 }
 
 impl System {
@@ -248,6 +280,22 @@ impl System {
     /// Ends the guests that an agent has left running, as a power cut would.
     pub(crate) fn end_guests(&self, host: usize) {
         end_all_in(&self.host_state(host).join("run"));
+    }
+
+    /// The ID of a host's agent.
+    pub(crate) fn agent(&self, host: usize) -> String {
+        self.hosts[host].agent.as_ref().unwrap().id().to_string()
+    }
+
+    /// The ID of the one QEMU that runs on a host.
+    pub(crate) fn qemu(&self, host: usize) -> String {
+        let run = self.host_state(host).join("run");
+        let inside = processes_in(&run).into_iter().filter(|pid| {
+            fs::read_to_string(Path::new("/proc").join(pid).join("comm")).is_ok_and(|name| name.starts_with("qemu"))
+        });
+        let qemus: Vec<_> = inside.collect();
+        assert_eq!(qemus.len(), 1, "{qemus:?}");
+        qemus[0].clone()
     }
 
     /// A command that must succeed: its result.
