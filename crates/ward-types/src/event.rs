@@ -131,6 +131,8 @@ kinds! {
     KeyTampered = "key.error.tampered", Error;
     /// A native provider's key has no backup.
     ProviderNotBackedUp = "provider.not-backed-up", Warning;
+    /// A native provider's key left the controller, in a file under a password.
+    ProviderExported = "provider.exported", Info;
     /// A native provider's key was backed up.
     ProviderBackedUp = "provider.backed-up", Info;
     /// A native provider got a new version of its key.

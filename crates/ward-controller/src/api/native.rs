@@ -161,16 +161,27 @@ pub(super) async fn add(
     responses((status = 200, body = NativeBackup), (status = "4XX", body = Problem)))]
 pub(super) async fn export(
     State(controller): State<Shared>,
-    _: Caller,
+    caller: Caller,
     Path(name): Path<String>,
     Body(how): Body<ExportNative>,
 ) -> ApiResult<Json<NativeBackup>> {
     let password = Zeroizing::new(how.password);
+    let open = password.is_empty() && how.allow_empty;
     let what = format!("cannot back up key provider `{name}`");
+    if password.is_empty() && !open {
+        let remedy = "give a password; or say that an empty one is meant, if the file is to protect nothing";
+        return Err(Problem::new(Code::RequestInvalid, what, "the password is empty", remedy).into());
+    }
     let row = load_native(&controller, &what, &name).await?;
     let backup = native::backup_of(&controller.seal, &row)?;
     let writing = move || backup.write(&password, Timestamp::now().to_string());
     let file = tokio::task::spawn_blocking(writing).await.map_err(|panic| Problem::internal(what, panic))??;
+    // Before it leaves.
+    let under = if open { "with no password" } else { "under a password" };
+    let message = format!("the key of native provider `{name}` (up to version {}) was exported {under}", row.current());
+    let mut tx = controller.store.write().await?;
+    event::record(&mut tx, EventKind::ProviderExported, &about(&caller, &row.name), &message).await?;
+    tx.commit().await?;
     Ok(Json(NativeBackup { file: STANDARD.encode(file), version: row.current() }))
 }
 

@@ -523,8 +523,11 @@ pub struct AddNative {
 /// Under what a backup is to be made.
 #[derive(Serialize, Deserialize, ToSchema)]
 pub struct ExportNative {
-    /// The password; an empty one protects nothing.
+    /// The password.
     pub password: String,
+    /// Whether an empty password is meant: it protects nothing.
+    #[serde(default)]
+    pub allow_empty: bool,
 }
 
 /// A backup.

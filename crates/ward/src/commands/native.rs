@@ -153,7 +153,7 @@ async fn export(
     mut file: std::fs::File,
     out: &Path,
 ) -> Result<ProviderView, Problem> {
-    let body = ExportNative { password: password.to_string() };
+    let body = ExportNative { password: password.to_string(), allow_empty: password.is_empty() };
     let backup: NativeBackup = api.post(&format!("/native-providers/{name}/export"), &body).await?;
     let bytes = STANDARD.decode(&backup.file).map_err(|error| Problem::internal(what, error))?;
     file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(|error| {

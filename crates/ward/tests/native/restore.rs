@@ -3,9 +3,9 @@
 use std::fs;
 
 use ward_controller::api::types::{NativeState, Restored};
-use ward_types::Code;
+use ward_types::{Code, EventKind};
 
-use crate::support::{System, text};
+use crate::support::{System, keys_in, text};
 
 #[test]
 fn a_fresh_controller_brings_the_vms_back() {
@@ -50,6 +50,23 @@ fn a_fresh_controller_brings_the_vms_back() {
     // The new controller's host starts the old controller's VM.
     let state = new.host_state(0);
     new.ward(&["host", "start", text(&home), "--state", text(&state)]);
+}
+
+#[test]
+fn a_backup_without_a_password_is_asked_for_by_name() {
+    let system = System::start(0);
+    system.ward(&["provider", "add", "native", "n1"]);
+    let (empty, out) = (system.path("empty"), system.path("n1.p12"));
+    fs::write(&empty, "\n").unwrap();
+    let with_file = ["provider", "export", "n1", "--out", text(&out), "--password-file", text(&empty)];
+    let problem = system.refused(Code::RequestInvalid, &with_file);
+    assert!(problem.remedy.contains("--empty-password"), "{problem:?}");
+    system.ward(&["provider", "export", "n1", "--out", text(&out), "--empty-password"]);
+    assert!(system.has_event(EventKind::ProviderExported));
+    assert_eq!(keys_in(&out, &empty).len(), 1);
+    let fresh = System::start(0);
+    fresh.ward(&["provider", "import", "n1", "--in", text(&out), "--empty-password"]);
+    assert_eq!(fresh.native("n1").key_id, system.native("n1").key_id);
 }
 
 #[test]
