@@ -1,7 +1,31 @@
 //! What a controller is told when it starts.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+
+/// Where the root key comes from, under which the controller seals what it keeps. Chosen at the first start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RootKey {
+    /// `root.key` in the state directory, which only its owner may read; made where there is none.
+    #[default]
+    File,
+    /// The credential `ward-root-key` (32 bytes) of the service manager, in `$CREDENTIALS_DIRECTORY`.
+    Credential,
+    /// A random key that lies in `root.sealed` in the state directory, under a passphrase (argon2id) that is read from
+    /// this file at each start.
+    Passphrase(PathBuf),
+}
+
+impl fmt::Display for RootKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File => "a file in the controller's state directory",
+            Self::Credential => "a credential of the service manager",
+            Self::Passphrase(_) => "a passphrase given at start",
+        })
+    }
+}
 
 /// What a controller is told when it starts.
 #[derive(Clone, Debug)]
@@ -21,6 +45,8 @@ pub struct Config {
     /// A file with the first user's password; none means one is made up and written to `admin-password` in the state
     /// directory.
     pub admin_password_file: Option<PathBuf>,
+    /// Where the root key comes from.
+    pub root_key: RootKey,
 }
 
 impl Config {
@@ -35,6 +61,7 @@ impl Config {
             advertise_hosts: None,
             public_names: Vec::new(),
             admin_password_file: None,
+            root_key: RootKey::File,
         }
     }
 

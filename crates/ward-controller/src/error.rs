@@ -39,10 +39,12 @@ pub enum Error {
     #[error(transparent)]
     Pki(#[from] PkiError),
     /// The root key does not open what the database holds sealed.
-    #[error("{path} is not the root key under which the controller's database was sealed ({source}); restore the right file", path = path.display())]
+    #[error(
+        "{from} is not the root key under which the controller's database was sealed ({source}); give it the right one"
+    )]
     RootKey {
-        /// The file.
-        path: PathBuf,
+        /// Where the key came from.
+        from: String,
         /// What was wrong.
         source: SecretError,
     },
@@ -54,6 +56,14 @@ pub enum Error {
     RootKeyMissing {
         /// Where it should be.
         path: PathBuf,
+    },
+    /// There is no root key where it should come from.
+    #[error("there is no root key to be had from {from}: {why}")]
+    RootKeySource {
+        /// Where it should come from.
+        from: String,
+        /// Why not, and what to do.
+        why: String,
     },
     /// A secret could not be made.
     #[error(transparent)]

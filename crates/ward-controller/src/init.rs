@@ -1,8 +1,6 @@
 //! The first start: who the controller is, its certificates, its first user. Every step is done once, whenever the
 //! process was killed in between.
 
-use std::path::Path;
-
 use uuid::Uuid;
 use ward_rpc::{Authority, Credentials, Role};
 use ward_secret::{SealKey, Zeroizing};
@@ -10,7 +8,7 @@ use ward_types::{Name, Object};
 
 use crate::store::permission::{self, SubjectId};
 use crate::store::{Store, StoreError, cluster, setting, user};
-use crate::{Config, Error, files, password, root};
+use crate::{Config, Error, RootKey, files, password, root};
 
 /// The name of the file in the state directory with the first user's password.
 pub const ADMIN_PASSWORD_FILE: &str = "admin-password";
@@ -36,9 +34,9 @@ pub(crate) async fn init(config: &Config, store: &Store) -> Result<(Identity, Se
     let state_dir = &config.state_dir;
     let known = setting::get(&mut *store.read().await?, "authority-certificate").await?;
     // With something sealed already, a missing root key is a loss and not a first start.
-    let seal = root::load(state_dir, known.is_none())?;
+    let seal = root::load(state_dir, &config.root_key, known.is_none())?;
     let id = controller_id(store).await?;
-    let authority = authority(state_dir, store, &seal, known).await?;
+    let authority = authority(&config.root_key, store, &seal, known).await?;
     files::write_private(&state_dir.join(CA_FILE), authority.certificate().as_bytes())?;
     let credentials = issue(config, id, &authority)?;
     default_cluster(store).await?;
@@ -61,7 +59,7 @@ async fn controller_id(store: &Store) -> Result<Uuid, Error> {
 }
 
 async fn authority(
-    state_dir: &Path,
+    root_key: &RootKey,
     store: &Store,
     seal: &SealKey,
     certificate: Option<String>,
@@ -69,7 +67,7 @@ async fn authority(
     const PURPOSE: &str = "authority-key";
     if let Some(certificate) = certificate {
         let sealed = setting::get(&mut *store.read().await?, "authority-key").await?.unwrap_or_default();
-        let wrong_key = |source| Error::RootKey { path: state_dir.join(root::FILE), source };
+        let wrong_key = |source| Error::RootKey { from: root_key.to_string(), source };
         let key = root::open(seal, PURPOSE, &sealed).map_err(wrong_key)?;
         let key = std::str::from_utf8(&key).map_err(|_| wrong_key(ward_secret::SecretError::Unwrap))?;
         return Ok(Authority::load(Credentials::new(certificate, Zeroizing::new(key.to_owned()))));

@@ -8,13 +8,14 @@
 //! recryption     new keys for many VMs, and by the clock
 //! register       VMs taken into the inventory from their homes
 //! keys           the way of a key: made, activated, got, pushed, forgotten
+//! native         native key providers: their keys, given to hosts, backed up, restored
 //! hosts          enrolment, and one supervisor for each host
 //! store          SQL: one code path for SQLite and PostgreSQL
 //! ```
 //!
 //! No KEK and no DEK is ever stored here; a KEK is in memory for the time of one push. The secrets that must be kept
-//! (the CA's key, the private keys with which the controller speaks to key servers) lie in the database sealed under a
-//! root key, which lies in a file of its own.
+//! (the CA's key, the private keys with which the controller speaks to key servers, the keys of native providers) lie in
+//! the database sealed under a root key, which comes from where the operator chose.
 
 #![forbid(unsafe_code)]
 
@@ -29,6 +30,7 @@ mod files;
 mod hosts;
 mod init;
 mod keys;
+mod native;
 mod password;
 mod plan;
 mod recryption;
@@ -38,7 +40,7 @@ mod server;
 mod store;
 mod tasks;
 
-pub use config::Config;
+pub use config::{Config, RootKey};
 pub use error::Error;
 pub use init::{ADMIN_PASSWORD_FILE, CA_FILE};
 pub use server::Server;

@@ -17,7 +17,7 @@ use crate::controller::{Controller, Shared};
 use crate::hosts::Links;
 use crate::store::Store;
 use crate::tasks::Board;
-use crate::{Config, Error, api, files, hosts, init, recryption, tasks};
+use crate::{Config, Error, api, files, hosts, init, native, recryption, tasks};
 
 /// How long open requests and tasks may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -59,6 +59,7 @@ impl Server {
             id: identity.id,
             store,
             seal,
+            root_key: config.root_key,
             authority: identity.authority,
             advertise_hosts: config.advertise_hosts.unwrap_or_else(|| hosts_address.to_string()),
             links: Links::new(host_tls),
@@ -103,6 +104,7 @@ impl Server {
             tracing::error!(%error, "cannot go on with recryptions");
         }
         controller.background.spawn(recryption::schedule(Arc::clone(&controller)));
+        controller.background.spawn(native::remind(Arc::clone(&controller)));
         let users = serve(api, api_tls, api::router(Arc::clone(&controller)), shutdown.clone());
         let agents = serve(hosts, hosts_tls, hosts::router(Arc::clone(&controller)), shutdown.clone());
         let both = async { tokio::join!(users, agents) };

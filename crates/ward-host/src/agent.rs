@@ -1,10 +1,10 @@
 //! The agent: it answers the controller, and says hello to it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, Json, State};
 use axum::response::Response;
 use axum::routing::post;
 use bytes::Bytes;
@@ -13,12 +13,14 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::Hello;
 use ward_rpc::api::host::{
-    AbandonJob, CancelJob, DropKeys, ForgetJob, HomeRef, HostStatus, ReadConsole, ReadHome, StartJob, StartVm, Status,
-    StopVm, VmPower, WatchJob,
+    AbandonJob, CancelJob, DropKeys, ForgetJob, HomeRef, HostStatus, MakeKey, NativeStatus, ReadConsole, ReadHome,
+    StartHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
 };
-use ward_rpc::{Answer, Call, Credentials, KeyPush, PUSH_KEYS_PATH, Peer, PushReply, ServerKind};
+use ward_rpc::{
+    Answer, Call, Credentials, KeyPush, NativePush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply, ServerKind,
+};
 use ward_secret::{Kek, Zeroize as _};
-use ward_types::{Code, Problem, VmConfig};
+use ward_types::{Code, KeyRef, Problem, VmConfig};
 
 use crate::config::Config;
 use crate::fault::{Doing, Fault, Result};
@@ -27,6 +29,8 @@ use crate::home::{Home, HomeLock, Use};
 use crate::identity::{self, Enrolment};
 use crate::jobs::{Environment, Jobs};
 use crate::keys::{Inserted, SharedKeys};
+use crate::local;
+use crate::vault::Vault;
 use crate::vmm::{Accelerator, Qemu, Settings, Vms};
 
 /// How long a call that waits may wait.
@@ -62,8 +66,11 @@ async fn serve(config: Config, shutdown: CancellationToken) -> Result<()> {
     tracing::info!(host = %enrolment.host, listen = %config.listen, "the host agent runs");
     let hello = Hello { boot: agent.boot, address };
     let greeting = tokio::spawn(say_hello(enrolment, credentials, hello, shutdown.clone()));
+    let local = tokio::spawn(local::serve(config.local_socket(), local_router(Arc::clone(&agent)), shutdown.clone()));
     ward_rpc::serve(listener, tls, router(Arc::clone(&agent), shutdown.clone()), shutdown).await;
     greeting.abort();
+    // It ends with the same shutdown.
+    let _ = local.await;
     agent.jobs.suspend().await;
     Ok(())
 }
@@ -85,6 +92,7 @@ struct Agent {
     enrolment: Enrolment,
     boot: Uuid,
     keys: SharedKeys,
+    vault: Mutex<Vault>,
     jobs: Arc<Jobs>,
     vms: Arc<Vms>,
 }
@@ -92,6 +100,10 @@ struct Agent {
 impl Agent {
     async fn new(config: &Config, enrolment: &Enrolment) -> Result<Self> {
         let keys = SharedKeys::default();
+        let (state_dir, tpm) = (config.state_dir.clone(), config.tpm.clone());
+        let opening = tokio::task::spawn_blocking(move || Vault::open(&state_dir, tpm.as_ref()));
+        let (vault, kept) = opening.await.map_err(|panic| Fault::internal(panic.to_string()))?;
+        keys.lock().ring.replace(kept.keys);
         let host = enrolment.host;
         files::make_private_dir(&config.run_dir())?;
         // Relative ones would be looked for in other directories by the processes that get them.
@@ -103,24 +115,60 @@ impl Agent {
         }
         let vms = Vms::new(Settings { host, exe: exe.clone(), run_dir, keys: keys.clone(), qemu });
         let jobs = Arc::new(Jobs::new(Environment { host, exe, keys: keys.clone() }));
-        Ok(Self { enrolment: enrolment.clone(), boot: Uuid::new_v4(), keys, jobs, vms })
+        Ok(Self { enrolment: enrolment.clone(), boot: Uuid::new_v4(), keys, vault: Mutex::new(vault), jobs, vms })
     }
 
     fn status(&self) -> HostStatus {
         let qemu = self.vms.qemu().as_ref().ok();
         // Whether a key could be taken in shows in trying it.
         let unfit = Kek::generate().err().map(|error| Fault::from(error).problem("this host can't hold keys"));
+        let native = self.native_status();
+        let keys = self.keys.lock().references();
         HostStatus {
             host: self.enrolment.host,
             version: env!("CARGO_PKG_VERSION").into(),
             boot: self.boot,
-            keys: self.keys.lock().references(),
+            keys,
             vms: self.vms.running(),
             jobs: self.jobs.list(),
             qemu: qemu.map(|qemu| qemu.version.clone()),
             kvm: qemu.is_some_and(|qemu| qemu.accelerator == Accelerator::Kvm),
             unfit,
+            native,
         }
+    }
+
+    fn native_status(&self) -> NativeStatus {
+        let keys = self.keys.lock().ring.references();
+        let vault = self.vault.lock().unwrap_or_else(PoisonError::into_inner);
+        NativeStatus { keys, tpm: vault.has_tpm(), sealed: vault.sealed, trouble: vault.trouble.clone() }
+    }
+
+    /// Takes the present state of the keys of native providers: what is not in it goes.
+    fn take_native(&self, mut push: NativePush) -> NativeStatus {
+        {
+            let mut vault = self.vault.lock().unwrap_or_else(PoisonError::into_inner);
+            // The controller does not send them either.
+            push.keys.retain(|(entry, _)| vault.has_tpm() || !entry.tpm_required);
+            vault.keep(&push);
+            self.keys.lock().ring.replace(push.keys);
+        }
+        self.native_status()
+    }
+
+    fn make_key(&self, call: &MakeKey) -> Answer<KeyRef> {
+        let made = self.keys.lock().ring.make(&call.kdk, call.vm);
+        made.map_err(|fault| fault.problem(format!("cannot make a key of provider `{}`", call.kdk.provider)))
+    }
+
+    /// Starts the VM in a home, whichever it is.
+    async fn start_home(&self, at: HomeRef) -> Answer<Started> {
+        let what = format!("cannot start the VM in {}", at.path().display());
+        let reading = at.clone();
+        let read = tokio::task::spawn_blocking(move || Ok(Home::open(&reading)?.read()?.unverified().id));
+        let vm = read.await.map_err(|panic| Problem::internal(&what, panic))?;
+        let vm = vm.map_err(|fault: Fault| fault.problem(&what))?;
+        self.vms.start(vm, at).await
     }
 
     fn take_keys(&self, push: KeyPush) -> PushReply {
@@ -230,7 +278,17 @@ fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
             Err(panic) => Err(Problem::internal(what, panic)),
         }
     });
-    router.route(PUSH_KEYS_PATH, post(push_keys)).with_state(Shared { agent, shutdown })
+    router = bind(router, |s, call: MakeKey| async move { s.agent.make_key(&call) });
+    let router = router.route(PUSH_KEYS_PATH, post(push_keys)).route(PUSH_NATIVE_PATH, post(push_native_keys));
+    router.with_state(Shared { agent, shutdown })
+}
+
+/// What the agent answers on its own socket, to whoever may open that: this machine's administrator.
+fn local_router(agent: Arc<Agent>) -> Router {
+    let start = |State(agent): State<Arc<Agent>>, Json(call): Json<StartHome>| async move {
+        ward_rpc::answer(agent.start_home(call.home).await)
+    };
+    Router::new().route(&StartHome::path(), post(start)).with_state(agent)
 }
 
 fn wait(ms: u32) -> Duration {
@@ -242,6 +300,21 @@ async fn push_keys(State(shared): State<Shared>, Extension(peer): Extension<Peer
         .and_then(|()| KeyPush::decode(&body).map_err(Problem::from))
         .map(|push| shared.agent.take_keys(push));
     // The keys in it, where nothing else refers to the buffer any more.
+    if let Ok(mut body) = body.try_into_mut() {
+        body.zeroize();
+    }
+    ward_rpc::answer(taken)
+}
+
+async fn push_native_keys(State(shared): State<Shared>, Extension(peer): Extension<Peer>, body: Bytes) -> Response {
+    let taken = admit(peer, "push-native-keys").and_then(|()| NativePush::decode(&body).map_err(Problem::from));
+    let taken = match taken {
+        // The TPM takes its time.
+        Ok(push) => tokio::task::spawn_blocking(move || shared.agent.take_native(push))
+            .await
+            .map_err(|panic| Problem::internal("cannot take keys", panic)),
+        Err(problem) => Err(problem),
+    };
     if let Ok(mut body) = body.try_into_mut() {
         body.zeroize();
     }

@@ -8,6 +8,15 @@ use crate::fault::Fault;
 /// The longest path that a Unix socket can have.
 const MAX_SOCKET_PATH: usize = 107;
 
+/// The host's TPM, and what keys are bound to in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TpmConfig {
+    /// How to reach it, as a TCTI: `device:/dev/tpmrm0`, or `swtpm:host=HOST,port=PORT`.
+    pub tcti: String,
+    /// The PCRs of the SHA-256 bank that must be as they were for it to unseal keys: 0 to 23.
+    pub pcrs: Vec<u8>,
+}
+
 /// How an agent runs.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -21,18 +30,26 @@ pub struct Config {
     pub exe: PathBuf,
     /// QEMU; none means the one of this machine's processor in `PATH`.
     pub qemu: Option<PathBuf>,
+    /// The TPM to which keys of native providers are sealed, so that they outlive a restart; none means that the host waits
+    /// for the controller then.
+    pub tpm: Option<TpmConfig>,
 }
 
 impl Config {
     /// A configuration in which only what must be said is said.
     #[must_use]
     pub fn new(state_dir: PathBuf, listen: SocketAddr, exe: PathBuf) -> Self {
-        Self { state_dir, listen, advertise: None, exe, qemu: None }
+        Self { state_dir, listen, advertise: None, exe, qemu: None, tpm: None }
     }
 
     /// The directory under which each running VM has one.
     pub(crate) fn run_dir(&self) -> PathBuf {
         self.state_dir.join("run")
+    }
+
+    /// The socket on which the agent answers this machine's administrator.
+    pub(crate) fn local_socket(&self) -> PathBuf {
+        self.state_dir.join(crate::local::SOCKET)
     }
 
     /// The QEMU to run.

@@ -1,20 +1,24 @@
-//! The key cache: which KEKs this host has. In memory only.
+//! The key cache: what this host has to resolve key references with. In memory only.
 //!
 //! A core without I/O: keys go in, are resolved and are dropped. A [`ResolvedKek`] can come from nowhere else, so whoever
-//! has one has asked.
+//! has one has asked; and nobody who asks need know which kind of provider a key is of.
+
+mod ring;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ward_secret::Kek;
-use ward_types::{Code, KeyRef};
+use ward_types::{Code, KeyLocator, KeyRef};
 
 use crate::fault::Fault;
+use ring::KeyRing;
 
-/// The KEKs that the controller gave to this host, by their references.
+/// What the controller gave to this host: KEKs by their references, and the keys of native providers.
 #[derive(Default)]
 pub(crate) struct KeyCache {
     keys: BTreeMap<KeyRef, Arc<Kek>>,
+    pub(crate) ring: KeyRing,
 }
 
 /// A KEK that was found in the cache. It stays usable for who holds it when the cache drops the key.
@@ -84,12 +88,14 @@ impl KeyCache {
         self.keys.keys().cloned().collect()
     }
 
-    /// A key, or why it can't be had: `key.not-on-host`.
+    /// A key, or why it can't be had: `key.not-on-host`, and for one that is to be unwrapped `key.wrong-version`,
+    /// `key.wrong` and `key.tampered`.
     pub(crate) fn resolve(&self, key: &KeyRef) -> Result<ResolvedKek, Fault> {
-        match self.keys.get(key) {
-            Some(kek) => Ok(ResolvedKek { reference: key.clone(), kek: Arc::clone(kek) }),
-            None => Err(missing(&[key])),
-        }
+        let kek = match &key.key {
+            KeyLocator::Standard { .. } => self.keys.get(key).map(Arc::clone).ok_or_else(|| missing(&[key]))?,
+            KeyLocator::Native(native) => Arc::new(self.ring.unwrap(&key.provider, native)?),
+        };
+        Ok(ResolvedKek { reference: key.clone(), kek })
     }
 
     /// All of these keys, or which of them are missing.
@@ -100,6 +106,7 @@ impl KeyCache {
                 Ok(resolved) => {
                     found.insert(key.clone(), resolved);
                 }
+                Err(fault) if key.kdk().is_some() => return Err(fault),
                 Err(_) if lacking.contains(&key) => {}
                 Err(_) => lacking.push(key),
             }

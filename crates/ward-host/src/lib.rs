@@ -3,6 +3,8 @@
 //! ```text
 //! agent      answers the controller's calls, and says hello to it
 //!   keys     the key cache: a KeyRef becomes a KEK, or a reason why not
+//!   vault    what of that outlives a restart, sealed to the TPM
+//!   local    what this machine's administrator can have done without the controller
 //!   home     a VM's directory: its description, authenticated where the home is encrypted, and its lock
 //!   jobs     work that takes long, survives a kill at any moment, and undoes itself where it fails
 //!   vmm      QEMU and the disk process of each running VM; both survive the agent
@@ -21,10 +23,14 @@ mod home;
 mod identity;
 mod jobs;
 mod keys;
+mod local;
 pub mod measure;
+mod tpm;
+mod vault;
 mod vmm;
 mod volume;
 
 pub use agent::run;
-pub use config::Config;
+pub use config::{Config, TpmConfig};
 pub use identity::{Enrolment, enrol};
+pub use local::start_home;

@@ -111,7 +111,12 @@ impl Volume {
             return Ok(());
         }
         let why = if (label.vm, label.disk) == (expected.vm, expected.disk) {
-            format!("{path} says that its key is {}, the VM's description says {}", label.key, expected.key)
+            let (named, expected) = (label.key.to_string(), expected.key.to_string());
+            if named == expected {
+                format!("the token of {path} holds the key {named} in other bytes than the VM's description")
+            } else {
+                format!("{path} says that its key is {named}, the VM's description says {expected}")
+            }
         } else {
             format!("{path} says that it is {} of VM {}, not {}", label.disk, label.vm, expected.disk)
         };

@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ward_types::{Code, Problem};
 
-use crate::keys::{KeyPush, PUSH_KEYS_PATH, PushReply};
+use crate::api::host::NativeStatus;
+use crate::keys::{KeyPush, PUSH_KEYS_PATH, PushError, PushReply};
+use crate::native::{NativePush, PUSH_NATIVE_PATH};
 
 /// A request that has a name and one type of reply.
 pub trait Call: Serialize + DeserializeOwned + Send + 'static {
@@ -91,6 +94,22 @@ impl Client {
         })
     }
 
+    /// A client of the agent that answers on a socket of this machine. Who may open that says the socket's mode.
+    ///
+    /// # Errors
+    /// Where the client can't be made.
+    pub fn local(socket: &std::path::Path) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        // There is no TLS on it; the HTTP library wants to know how it would be done all the same.
+        let tls = crate::tls::client_config("", None)?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(rustls::ClientConfig::clone(&tls))
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .unix_socket(socket)
+            .build()?;
+        Ok(Self { http, base: "http://localhost".to_owned(), peer: format!("the agent at {}", socket.display()) })
+    }
+
     /// Makes a call.
     ///
     /// # Errors
@@ -113,10 +132,22 @@ impl Client {
     /// # Errors
     /// [`CallError`].
     pub async fn push_keys(&self, push: &KeyPush) -> Result<PushReply, CallError> {
-        let body = push.encode().map_err(|error| CallError::Refused(Box::new(error.into())))?;
+        self.push(PUSH_KEYS_PATH, push.encode()).await
+    }
+
+    /// Gives the peer all the keys of native providers that it is to have.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn push_native_keys(&self, push: &NativePush) -> Result<NativeStatus, CallError> {
+        self.push(PUSH_NATIVE_PATH, push.encode()).await
+    }
+
+    async fn push<R: DeserializeOwned>(&self, path: &str, body: Result<Bytes, PushError>) -> Result<R, CallError> {
+        let body = body.map_err(|error| CallError::Refused(Box::new(error.into())))?;
         let request = self
             .http
-            .post(format!("{}{PUSH_KEYS_PATH}", self.base))
+            .post(format!("{}{path}", self.base))
             .timeout(Self::CALL_TIMEOUT)
             .header(http::header::CONTENT_TYPE, "application/octet-stream")
             .body(body);

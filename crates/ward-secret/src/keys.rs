@@ -8,6 +8,8 @@ use crate::{Locked, SecretError};
 
 /// Length of a [`Kek`], in bytes.
 pub const KEK_LEN: usize = 32;
+/// Length of a [`Kdk`], in bytes.
+pub const KDK_LEN: usize = 32;
 /// Length of a [`Dek`], in bytes.
 pub const DEK_LEN: usize = 64;
 /// Length of a [`WrappingKey`], in bytes.
@@ -55,6 +57,10 @@ macro_rules! key {
 key! {
     /// A key-encryption key, AES-256. Opens LUKS2 keyslots and unwraps a [`HomeKey`]; never touches data.
     Kek, KEK_LEN
+}
+key! {
+    /// A key-derivation key: a native provider's own key. KEKs are wrapped under keys that are derived from it.
+    Kdk, KDK_LEN
 }
 key! {
     /// A data-encryption key of one disk, XTS-AES-256 (two AES-256 keys).

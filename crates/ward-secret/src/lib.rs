@@ -11,12 +11,16 @@
 
 mod alloc;
 mod keys;
+mod native;
 mod page;
 mod process;
 mod seal;
 
 pub use alloc::WipingAllocator;
-pub use keys::{DEK_LEN, Dek, HOME_KEY_LEN, HomeKey, KEK_LEN, Kek, WRAPPING_KEY_LEN, WrappedKey, WrappingKey};
+pub use keys::{
+    DEK_LEN, Dek, HOME_KEY_LEN, HomeKey, KDK_LEN, KEK_LEN, Kdk, Kek, WRAPPING_KEY_LEN, WrappedKey, WrappingKey,
+};
+pub use native::{KekContext, SALT_LEN, WRAPPED_KEK_LEN};
 pub use page::Locked;
 pub use process::harden_process;
 pub use seal::{SealKey, Sealed};

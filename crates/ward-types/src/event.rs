@@ -152,6 +152,28 @@ kinds! {
     RecryptionEnded = "recryption.ended", Info;
     /// The age at which keys are replaced was set.
     RotationSet = "rotation.set", Info;
+    /// A host does not have what opens a key.
+    KeyNotOnHost = "key.error.not-on-host", Error;
+    /// A key was wrapped under a version of its provider's key that is not there.
+    KeyWrongVersion = "key.error.wrong-version", Error;
+    /// A key does not open what it should.
+    KeyWrong = "key.error.wrong", Error;
+    /// A wrapped key was altered, or is another VM's.
+    KeyTampered = "key.error.tampered", Error;
+    /// A native provider's key has no backup.
+    ProviderNotBackedUp = "provider.not-backed-up", Warning;
+    /// A native provider's key left the controller, in a file under a password.
+    ProviderExported = "provider.exported", Info;
+    /// A native provider's key was backed up.
+    ProviderBackedUp = "provider.backed-up", Info;
+    /// A native provider got a new version of its key.
+    ProviderKeyUpdated = "provider.key-updated", Info;
+    /// A version of a native provider's key was deleted.
+    ProviderKeyDeleted = "provider.key-deleted", Info;
+    /// A native provider was restored from a backup.
+    ProviderRestored = "provider.restored", Info;
+    /// A native provider was deleted although VMs need it.
+    ProviderRemovedInUse = "provider.removed-in-use", Warning;
 }
 
 impl PartialSchema for EventKind {

@@ -37,6 +37,12 @@ macro_rules! uuid_id {
             pub const fn uuid(self) -> Uuid {
                 self.0
             }
+
+            /// Its 16 bytes.
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
         }
 
         impl Default for $name {
@@ -80,6 +86,8 @@ uuid_id! {
     GroupId
     /// A permission: a role for a user or group on an object.
     PermissionId
+    /// The key of a native provider, in all its versions.
+    KdkId
 }
 
 /// A disk of one VM: 0 is the first. It keeps its number when others are removed.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{NameError, ProviderName};
+use crate::{KdkRef, NameError, NativeKey, ProviderName, VmId};
 
 /// The ID that a key server chose for a key (KMIP: Unique Identifier): an opaque text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -53,12 +53,15 @@ impl fmt::Display for KeyId {
 pub enum ProviderKind {
     /// A key server that speaks KMIP.
     Standard,
+    /// The controller makes the provider's key; hosts make KEKs and wrap them under it.
+    Native,
 }
 
 impl fmt::Display for ProviderKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Standard => "standard",
+            Self::Native => "native",
         })
     }
 }
@@ -82,6 +85,8 @@ pub enum KeyLocator {
         /// The ID that the key server chose.
         key_id: KeyId,
     },
+    /// By unwrapping it: the reference holds the KEK, under the provider's key.
+    Native(Box<NativeKey>),
 }
 
 impl KeyRef {
@@ -90,12 +95,39 @@ impl KeyRef {
     pub const fn standard(provider: ProviderName, key_id: KeyId) -> Self {
         Self { provider, key: KeyLocator::Standard { key_id } }
     }
+
+    /// A key of a native provider.
+    #[must_use]
+    pub fn native(provider: ProviderName, key: NativeKey) -> Self {
+        Self { provider, key: KeyLocator::Native(Box::new(key)) }
+    }
+
+    /// The provider's key that a host must have to unwrap this one; none where it must have the key itself.
+    #[must_use]
+    pub fn kdk(&self) -> Option<KdkRef> {
+        match &self.key {
+            KeyLocator::Standard { .. } => None,
+            KeyLocator::Native(key) => {
+                Some(KdkRef { provider: self.provider.clone(), key_id: key.key_id, version: key.version })
+            }
+        }
+    }
+
+    /// The only VM that may use the key; none where any may.
+    #[must_use]
+    pub fn bound_to(&self) -> Option<VmId> {
+        match &self.key {
+            KeyLocator::Standard { .. } => None,
+            KeyLocator::Native(key) => Some(key.vm),
+        }
+    }
 }
 
 impl fmt::Display for KeyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
             KeyLocator::Standard { key_id } => write!(f, "{}/{key_id}", self.provider),
+            KeyLocator::Native(key) => write!(f, "{}/{key}", self.provider),
         }
     }
 }
@@ -144,5 +176,22 @@ mod tests {
         assert_eq!(json, r#"{"provider":"kms","kind":"standard","key_id":"42"}"#);
         assert_eq!(serde_json::from_str::<KeyRef>(&json).unwrap(), key);
         assert_eq!(key.to_string(), "kms/42");
+    }
+
+    #[test]
+    fn a_native_reference_holds_what_it_takes() {
+        let key = NativeKey {
+            key_id: "6f1c2a52-7b0e-4c2e-9a57-0d6b1f2a3c4d".parse().unwrap(),
+            version: 2,
+            salt: crate::Salt([0xa5; 32]),
+            wrapped: crate::WrappedKek([1; 40]),
+            vm: "0190c5b2-8a1e-7b3c-8d4e-5f60718293a4".parse().unwrap(),
+        };
+        let key = KeyRef::native("n1".parse().unwrap(), key);
+        let json = serde_json::to_string(&key).unwrap();
+        assert!(json.starts_with(r#"{"provider":"n1","kind":"native","key_id":"6f1c2a52-"#), "{json}");
+        assert_eq!(serde_json::from_str::<KeyRef>(&json).unwrap(), key);
+        assert_eq!(key.to_string(), "n1/v2/a5a5a5a5");
+        assert_eq!(key.kdk().unwrap().version, 2);
     }
 }

@@ -7,6 +7,7 @@ mod event;
 mod ids;
 mod key;
 mod names;
+mod native;
 mod problem;
 mod task;
 mod text;
@@ -16,9 +17,12 @@ pub use audit::{AuditEntry, AuditOutcome, AuditRecord};
 pub use authz::{Object, ObjectKind, Privilege, PrivilegeSet, Role, RoleKind, Subject, builtin_roles};
 pub use crypto::{Component, CryptoPlan, CryptoRequest, CryptoSpec, CryptoStep, KeyWish, StepAction};
 pub use event::{Event, EventKind, EventSubject, Severity};
-pub use ids::{ClusterId, DatastoreId, DiskId, GroupId, HostId, IdError, PermissionId, TaskId, TokenId, UserId, VmId};
+pub use ids::{
+    ClusterId, DatastoreId, DiskId, GroupId, HostId, IdError, KdkId, PermissionId, TaskId, TokenId, UserId, VmId,
+};
 pub use key::{KeyId, KeyLocator, KeyRef, KeyState, ProviderKind};
 pub use names::{FileName, Name, NameError, PolicyName, ProviderName, RoleName};
+pub use native::{BytesError, KdkRef, NativeKey, Salt, WrappedKek};
 pub use problem::{Code, Problem, ProblemDocument};
 pub use task::{Progress, ProgressUnit, TaskInfo, TaskKind, TaskState};
 pub use vm::{Boot, DiskConfig, DiskCrypto, HomeCrypto, PlainFormat, Power, VmConfig, WrappedHomeKey};

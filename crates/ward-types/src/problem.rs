@@ -160,6 +160,18 @@ codes! {
     DeviceUnsuitable = "disk.device-unsuitable", 409, 5;
     /// The VM has no vTPM.
     TpmNone = "vm.no-tpm", 409, 5;
+    /// The key was wrapped under a version of its provider's key that is not there.
+    KeyWrongVersion = "key.wrong-version", 409, 6;
+    /// A wrapped key was altered, or is another VM's.
+    KeyTampered = "key.tampered", 409, 6;
+    /// A native provider encrypts nothing before its key is backed up.
+    ProviderNotBackedUp = "provider.not-backed-up", 409, 6;
+    /// A backup is damaged or no backup.
+    BackupInvalid = "backup.invalid", 409, 2;
+    /// The password does not open the backup.
+    BackupPassword = "backup.wrong-password", 409, 2;
+    /// The backup is another provider's, or of an earlier state of this one.
+    BackupOther = "backup.other", 409, 5;
     /// A defect of Ward; please report it.
     Internal = "internal", 500, 1;
 }

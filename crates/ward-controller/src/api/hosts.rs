@@ -40,6 +40,9 @@ pub(crate) fn view(controller: &Controller, row: HostRow, clusters: &[ClusterRow
         keys: status.map_or_else(Vec::new, |status| status.keys.clone()),
         vms: status.map_or_else(Vec::new, |status| status.vms.clone()),
         unfit: status.and_then(|status| status.unfit.clone()),
+        native_keys: status.map_or_else(Vec::new, |status| status.native.keys.clone()),
+        tpm: status.is_some_and(|status| status.native.tpm),
+        tpm_trouble: status.and_then(|status| status.native.trouble.clone()),
     })
 }
 

@@ -7,6 +7,7 @@ mod describe;
 pub(crate) mod edge;
 pub(crate) mod events;
 pub(crate) mod hosts;
+mod native;
 mod page;
 mod policies;
 mod providers;
@@ -117,6 +118,12 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(recryptions::pause))
         .routes(routes!(recryptions::resume))
         .routes(routes!(recryptions::cancel))
+        .routes(routes!(native::add))
+        .routes(routes!(native::import))
+        .routes(routes!(native::export))
+        .routes(routes!(native::keep))
+        .routes(routes!(native::update_key))
+        .routes(routes!(native::delete_version))
 }
 
 fn parts(controller: &Shared) -> (Router<Shared>, serde_json::Value) {

@@ -5,9 +5,10 @@ use ward_secret::Zeroizing;
 use ward_types::{Code, EventKind, EventSubject, Problem, ProviderKind};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, Keys};
+use super::edge::{ApiResult, Body, Keys, Params};
+use super::native;
 use super::page::{Listed, Page};
-use super::types::{AddProvider, Live, PageQuery, ProviderView, SetRotation};
+use super::types::{AddProvider, Live, PageQuery, ProviderView, RemoveProvider as HowToRemove, SetRotation};
 use crate::authz::operations::{self, ReadProvider, RemoveProvider, SetDefaultProvider, SetRotationOf};
 use crate::authz::{Granted, Root, Sight, grant, grant_named};
 use crate::controller::{Controller, Shared};
@@ -16,20 +17,23 @@ use crate::root;
 use crate::store::provider::{self, ProviderRow};
 use crate::store::{event, recryption, task, vm};
 
-async fn view(controller: &Controller, row: &ProviderRow) -> Result<ProviderView, Problem> {
-    let mut vms: Vec<_> = vm::users_of_provider(&mut *controller.store.read().await?, &row.name)
-        .await?
-        .into_iter()
-        .map(|(vm, _)| vm)
-        .collect();
+pub(super) async fn view(controller: &Controller, row: &ProviderRow) -> Result<ProviderView, Problem> {
+    let users = vm::users_of_provider(&mut *controller.store.read().await?, &row.name).await?;
+    let native = native::view(controller, &row.name, &users).await?;
+    let mut vms: Vec<_> = users.into_iter().map(|(vm, _)| vm).collect();
     vms.dedup();
+    let server = match row.kind {
+        ProviderKind::Standard => join_server(&row.server_host, row.server_port),
+        ProviderKind::Native => String::new(),
+    };
     Ok(ProviderView {
         name: row.name.clone(),
         kind: row.kind,
-        server: join_server(&row.server_host, row.server_port),
+        server,
         default: row.is_default,
         vms,
         rotate_days: recryption::rotations(&mut *controller.store.read().await?).await?.get(&row.name).copied(),
+        native,
         live: None,
     })
 }
@@ -84,6 +88,9 @@ pub(super) async fn show(
     granted: Granted<ReadProvider>,
 ) -> ApiResult<Json<ProviderView>> {
     let row = granted.on();
+    if row.kind == ProviderKind::Native {
+        return Ok(Json(view(&controller, row).await?));
+    }
     let what = format!("cannot reach key provider `{}`", row.name);
     let live = match keys::client_of(&controller, &what, row) {
         Ok(client) => probe(&what, &row.name, &client).await.map_err(|fault| *fault.problem),
@@ -151,7 +158,7 @@ pub(super) async fn add(
     Ok(Json(view))
 }
 
-fn exists(what: String) -> Problem {
+pub(super) fn exists(what: String) -> Problem {
     let why = "there is one of that name already";
     Problem::new(Code::Exists, what, why, "choose another name, or remove that one with `ward provider rm`")
 }
@@ -206,13 +213,23 @@ pub(super) async fn set_rotation(
     Ok(Json(view(&controller, granted.on()).await?))
 }
 
-/// Removes a key provider that no VM needs. Its keys stay at its server.
+/// Removes a key provider that no VM needs. The keys of a standard one stay at its server; the key of a native one is
+/// deleted everywhere, and only a backup brings it back. A native one can be removed although VMs need it, where its name
+/// is said again.
 #[utoipa::path(delete, path = "/providers/{provider}", tag = "provider",
-    params(("provider" = String, Path, description = "name")),
+    params(("provider" = String, Path, description = "name"), HowToRemove),
     responses((status = 200), (status = "4XX", body = Problem)))]
-pub(super) async fn remove(State(controller): State<Shared>, granted: Granted<RemoveProvider>) -> ApiResult<Json<()>> {
-    let name = granted.on().name.clone();
+pub(super) async fn remove(
+    State(controller): State<Shared>,
+    granted: Granted<RemoveProvider>,
+    Params(how): Params<HowToRemove>,
+) -> ApiResult<Json<()>> {
+    let row = granted.on();
+    let name = row.name.clone();
     let what = format!("cannot remove key provider `{name}`");
+    if row.kind == ProviderKind::Native {
+        return native::remove(&controller, &granted, how.force.as_deref()).await;
+    }
     let mut tx = controller.store.write().await?;
     let vms = vm::users_of_provider(&mut tx, &name).await?;
     let vms = vms.iter().map(|(vm, key)| format!("VM `{vm}` (key {key})"));

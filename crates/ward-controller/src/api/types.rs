@@ -1,8 +1,10 @@
 //! What requests and answers of the REST API are made of. The command-line client speaks these types too.
 
 mod access;
+mod native;
 
 pub use self::access::*;
+pub use self::native::*;
 pub use super::page::PageQuery;
 
 use std::collections::BTreeMap;
@@ -13,8 +15,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use ward_types::{
-    ClusterId, Component, CryptoRequest, DatastoreId, DiskId, HostId, KeyId, KeyRef, Name, PlainFormat, PolicyName,
-    Power, Problem, ProviderKind, ProviderName, TaskId, TaskInfo, VmConfig, VmId,
+    ClusterId, Component, CryptoRequest, DatastoreId, DiskId, HostId, KdkRef, KeyId, KeyRef, Name, PlainFormat,
+    PolicyName, Power, Problem, ProviderKind, ProviderName, TaskId, TaskInfo, VmConfig, VmId,
 };
 
 /// Who wants to log in.
@@ -183,6 +185,15 @@ pub struct HostView {
     /// Why it can't hold keys, if it can't.
     #[serde(default)]
     pub unfit: Option<Problem>,
+    /// The keys of native providers that it has.
+    #[serde(default)]
+    pub native_keys: Vec<KdkRef>,
+    /// Whether it has a TPM to which it seals those.
+    #[serde(default)]
+    pub tpm: bool,
+    /// What is wrong with its TPM, or with what it has sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm_trouble: Option<Problem>,
 }
 
 /// A key provider.
@@ -192,7 +203,7 @@ pub struct ProviderView {
     pub name: ProviderName,
     /// Its kind.
     pub kind: ProviderKind,
-    /// Its server.
+    /// Its server; empty where its kind has none.
     pub server: String,
     /// Whether keys come from it unless said otherwise.
     pub default: bool,
@@ -201,6 +212,9 @@ pub struct ProviderView {
     /// After how many days its keys are replaced, if they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotate_days: Option<u32>,
+    /// What is particular to a native one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native: Option<NativeView>,
     /// How its server answers; only where one provider is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Live>,

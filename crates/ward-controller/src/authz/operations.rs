@@ -74,6 +74,8 @@ operations! {
     AddProvider on Root: "provider.add", "add a key provider", changes, [CryptoManageKeyServers];
     SetDefaultProvider on ProviderRow: "provider.default", "make default", changes, [CryptoManageKeyServers];
     RemoveProvider on ProviderRow: "provider.remove", "remove", changes, [CryptoManageKeyServers];
+    ExportProvider on ProviderRow: "provider.export", "back up the key of", changes, [CryptoManageKeyServers];
+    ChangeProviderKey on ProviderRow: "provider.change-key", "change the key of", changes, [CryptoManageKeys];
     ReadVm on VmRow: "vm.read", "show", reads, [Read];
     CreateVm on DatastoreRow: "vm.create", "make a VM on", changes, [VmCreate];
     ImportVm on DatastoreRow: "vm.import", "import a VM to", changes, [VmCreate, VmImport];

@@ -8,10 +8,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
-use ward_rpc::api::host::HostStatus;
-use ward_rpc::{Call, CallError, Client, KeyPush, PushReply, Role};
+use ward_rpc::api::host::{HostStatus, NativeStatus};
+use ward_rpc::{Call, CallError, Client, KeyPush, NativePush, PushReply, Role};
 use ward_types::{ClusterId, HostId, KeyRef, Name};
 
+use crate::native::HostHolds;
 use crate::plan::HostFacts;
 use crate::store::host::HostRow;
 
@@ -36,6 +37,8 @@ pub(crate) struct Link {
     asked: watch::Sender<()>,
     /// Wakes the supervisor.
     pub(crate) poke: Notify,
+    /// Who gives the host the keys of native providers just now.
+    pub(crate) native_turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone)]
@@ -91,6 +94,7 @@ impl Links {
             }),
             asked: self.asked.clone(),
             poke: Notify::new(),
+            native_turn: tokio::sync::Mutex::default(),
         });
         lock(&self.links).insert(row.id, Arc::clone(&link));
         link
@@ -103,6 +107,13 @@ impl Links {
     /// The hosts of a cluster, by name.
     pub(crate) fn of_cluster(&self, cluster: ClusterId) -> Vec<Arc<Link>> {
         let mut links: Vec<_> = lock(&self.links).values().filter(|link| link.cluster == cluster).cloned().collect();
+        links.sort_by(|one, other| one.name.cmp(&other.name));
+        links
+    }
+
+    /// All hosts, by name.
+    pub(crate) fn all(&self) -> Vec<Arc<Link>> {
+        let mut links: Vec<_> = lock(&self.links).values().cloned().collect();
         links.sort_by(|one, other| one.name.cmp(&other.name));
         links
     }
@@ -153,6 +164,7 @@ impl Link {
             connected: state.reach == Reach::Up,
             unfit: status.and_then(|status| status.unfit.clone()),
             qemu: status.is_some_and(|status| status.qemu.is_some()),
+            tpm: status.is_some_and(|status| status.native.tpm),
             vms: status.map_or(0, |status| status.vms.len()),
         }
     }
@@ -172,6 +184,21 @@ impl Link {
         state.status = Some(Arc::new(status));
         state.last_seen = Some(Timestamp::now());
         self.reached(&mut state, Reach::Up)
+    }
+
+    /// What the host has of native providers, as far as is known; none where it does not answer.
+    pub(crate) fn holds(&self) -> HostHolds {
+        let state = lock(&self.state);
+        let status = state.status.as_deref().filter(|_| state.reach == Reach::Up);
+        HostHolds { name: self.name.clone(), cluster: self.cluster, native: status.map(|status| status.native.clone()) }
+    }
+
+    /// Notes what it has of native providers now.
+    pub(crate) fn note_native(&self, native: &NativeStatus) {
+        let mut state = lock(&self.state);
+        if let Some(status) = &mut state.status {
+            Arc::make_mut(status).native = native.clone();
+        }
     }
 
     /// Notes that there is no answer. Tells whether that is new.
@@ -196,7 +223,7 @@ impl Link {
             return Ok(Vec::new());
         }
         let status = self.call(ward_rpc::api::host::Status {}).await?;
-        Ok(keys.iter().filter(|key| !status.keys.contains(key)).cloned().collect())
+        Ok(keys.iter().filter(|key| !status.has(key)).cloned().collect())
     }
 
     pub(crate) async fn call<C: Call>(&self, call: C) -> Result<C::Reply, CallError> {
@@ -209,6 +236,10 @@ impl Link {
 
     pub(crate) async fn push_keys(&self, push: &KeyPush) -> Result<PushReply, CallError> {
         self.client().await?.push_keys(push).await
+    }
+
+    pub(crate) async fn push_native_keys(&self, push: &NativePush) -> Result<NativeStatus, CallError> {
+        self.client().await?.push_native_keys(push).await
     }
 
     async fn client(&self) -> Result<Client, CallError> {

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ward_rpc::api::host::{ForgetJob, HostStatus, Status, VmPower};
-use ward_types::{EventKind, EventSubject, KeyRef, Power, VmId};
+use ward_types::{Code, EventKind, EventSubject, KdkRef, KeyRef, Power, Problem, VmId};
 
 use super::refill::Refill;
 use super::{Link, note_if_stopped};
 use crate::controller::Shared;
-use crate::store::{StoreError, event, task, vm};
+use crate::store::native::NativeRow;
+use crate::store::{StoreError, event, native, task, vm};
 
 /// How often a host is asked.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -23,6 +24,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
     let mut misses = 0u32;
     let refill = Refill::default();
+    let mut native_fault = None;
+    let mut trouble = None;
     let refilling = Arc::new(AtomicBool::new(false));
     loop {
         let round = async {
@@ -32,6 +35,10 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
                 Ok(status) => {
                     misses = 0;
                     answered(&controller, &link, &before, &status).await?;
+                    say_trouble(&controller, &link, &status, &mut trouble).await;
+                    if before.native(&link, &status) != status.native.keys && status.unfit.is_none() {
+                        give_native(&controller, &link, &mut native_fault).await;
+                    }
                     if let Some(wanted) = refill.wanted(&before.keys, &status)
                         && !refilling.swap(true, Ordering::AcqRel)
                     {
@@ -81,6 +88,8 @@ struct Before {
     keys: Vec<KeyRef>,
     /// The VMs that ought to run there.
     on: Vec<VmId>,
+    /// The native providers.
+    native: Vec<NativeRow>,
 }
 
 impl Before {
@@ -89,7 +98,44 @@ impl Before {
         let keys = vm::keys_of_cluster(&mut db, link.cluster).await?;
         let rows = vm::list(&mut db).await?;
         let on = rows.iter().filter(|row| row.power == Power::On && row.host == Some(link.id)).map(|row| row.id);
-        Ok(Self { keys, on: on.collect() })
+        let on = on.collect();
+        Ok(Self { keys, on, native: native::list(&mut db).await? })
+    }
+
+    /// The keys of native providers that the host is to have.
+    fn native(&self, link: &Link, status: &HostStatus) -> Vec<KdkRef> {
+        crate::native::wanted(&self.native, link.cluster, status.native.tpm)
+    }
+}
+
+/// Says once that a host can't use its TPM, or what it has sealed.
+async fn say_trouble(controller: &Shared, link: &Link, status: &HostStatus, said: &mut Option<Problem>) {
+    let trouble = &status.native.trouble;
+    if trouble != said
+        && let Some(problem) = trouble
+    {
+        let message = format!("host `{}`: {}: {}. {}", link.name, problem.what, problem.why, problem.remedy);
+        controller.record(EventKind::KeyNotOnHost, &about(link), &message).await;
+    }
+    said.clone_from(trouble);
+}
+
+/// Brings a host up to date that was away, or has started anew. What is wrong is said once.
+async fn give_native(controller: &Shared, link: &Link, said: &mut Option<Code>) {
+    match crate::native::bring_up_to_date(controller, link).await {
+        Ok(has) => {
+            *said = None;
+            let keys: Vec<_> = has.keys.iter().map(ToString::to_string).collect();
+            let keys = if keys.is_empty() { "none".to_owned() } else { keys.join(", ") };
+            let message = format!("host `{}` brought up to date: keys of native providers: {keys}", link.name);
+            controller.record(EventKind::KeyPushed, &about(link), &message).await;
+        }
+        Err(problem) if *said != Some(problem.code) => {
+            let message = format!("{}: {}. {}", problem.what, problem.why, problem.remedy);
+            controller.record(EventKind::KeyHostUnfit, &about(link), &message).await;
+            *said = Some(problem.code);
+        }
+        Err(_) => {}
     }
 }
 

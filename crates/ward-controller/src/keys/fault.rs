@@ -38,7 +38,9 @@ fn event_of(code: Code) -> EventKind {
         Code::KeyServerTrust => EventKind::KeyServerTrust,
         Code::KeyMissing => EventKind::KeyMissingAtServer,
         Code::KeyNotUsable => EventKind::KeyNotUsable,
-        _ => EventKind::KeyServerRefused,
+        Code::HostUnreachable => EventKind::KeyHostUnreachable,
+        Code::HostUnfit => EventKind::KeyHostUnfit,
+        code => super::event_of_host(code).unwrap_or(EventKind::KeyServerRefused),
     }
 }
 

@@ -7,7 +7,7 @@ use ward_types::{
     EventKind, EventSubject, KeyId, KeyLocator, KeyRef, KeyState, Name, Problem, ProviderName, TaskId, VmId,
 };
 
-use super::{KeyFault, report};
+use super::{KeyFault, not_at_a_server, report};
 use crate::controller::Controller;
 use crate::plan::{KeyUse, judge_state};
 
@@ -79,7 +79,7 @@ fn key_ref(what: &str, provider: &ProviderName, id: String) -> Result<KeyRef, No
 
 /// Takes a key that exists into use for encrypting: checks its state, activates it where that is to be done.
 pub(crate) async fn adopt(what: &str, client: &Client, key: &KeyRef) -> Result<(), KeyFault> {
-    let KeyLocator::Standard { key_id } = &key.key;
+    let KeyLocator::Standard { key_id } = &key.key else { return Err(not_at_a_server(what, key)) };
     let fault = |error| KeyFault::of(what, &key.provider, Some(key), &error);
     let state = client.state(key_id.as_str()).await.map_err(fault)?;
     let judged = match state_of(state) {
@@ -118,7 +118,9 @@ pub(crate) async fn make_ready(
     (vm, vm_name): (VmId, &Name),
 ) -> Result<(), Problem> {
     let what = format!("cannot mark key {} as that of VM `{vm_name}`", made.key);
-    let KeyLocator::Standard { key_id } = &made.key.key;
+    let KeyLocator::Standard { key_id } = &made.key.key else {
+        return Err(*not_at_a_server(&what, &made.key).problem);
+    };
     let mut refused = made.refused;
     let marks = [
         ("x-Component", "Virtual Machine".to_owned()),

@@ -15,9 +15,27 @@ pub(crate) use retire::{drop_from_hosts, retire};
 pub(crate) use server::{client, client_of, connect, probe, seal_purpose};
 pub(crate) use supply::{Supply, supply};
 
-use ward_types::{EventSubject, Problem};
+use ward_types::{Code, EventKind, EventSubject, KeyRef, Problem};
 
 use crate::controller::Controller;
+
+/// A key of another kind than those that lie at key servers.
+fn not_at_a_server(what: &str, key: &KeyRef) -> KeyFault {
+    let why = format!("the key {key} lies at no key server");
+    let problem = Problem::new(Code::RequestInvalid, what, why, "name a key of a standard provider");
+    KeyFault::new(&key.provider, Some(key), problem)
+}
+
+/// The event that tells of a key problem that a host found.
+pub(crate) const fn event_of_host(code: Code) -> Option<EventKind> {
+    match code {
+        Code::KeyNotOnHost => Some(EventKind::KeyNotOnHost),
+        Code::KeyWrongVersion => Some(EventKind::KeyWrongVersion),
+        Code::KeyWrong => Some(EventKind::KeyWrong),
+        Code::KeyTampered => Some(EventKind::KeyTampered),
+        _ => None,
+    }
+}
 
 /// Makes a fault of a key an event and a problem.
 pub(crate) async fn report(controller: &Controller, subject: &EventSubject, fault: KeyFault) -> Problem {

@@ -9,9 +9,10 @@ use ward_rpc::{CallError, KeyPush};
 use ward_secret::{Kek, Zeroizing};
 use ward_types::{Code, EventKind, EventSubject, HostId, KeyLocator, KeyRef, Problem, ProviderName};
 
-use super::{KeyFault, connect, report};
+use super::{KeyFault, connect, not_at_a_server, report};
 use crate::controller::Controller;
 use crate::hosts::Link;
+use crate::native;
 
 /// Keys on their way.
 pub(crate) struct Supply<'a> {
@@ -29,8 +30,18 @@ pub(crate) struct Supply<'a> {
 
 /// Gets keys from their servers and gives them to hosts. They are in this process's memory only while this runs.
 pub(crate) async fn supply(controller: &Controller, supply: Supply<'_>) -> Result<(), Problem> {
+    let (unwrapped, got): (Vec<_>, Vec<_>) = supply.keys.iter().partition(|key| key.kdk().is_some());
+    if let Some(first) = unwrapped.first()
+        && let Err(problem) = native::give(controller, &supply, &unwrapped).await
+    {
+        let fault = KeyFault::new(&first.provider, Some(first), problem);
+        return Err(report(controller, supply.subject, fault).await);
+    }
+    if got.is_empty() {
+        return Ok(());
+    }
     let mut by_provider: BTreeMap<&ProviderName, Vec<&KeyRef>> = BTreeMap::new();
-    for key in supply.keys {
+    for key in got {
         by_provider.entry(&key.provider).or_default().push(key);
     }
     let mut push = KeyPush::default();
@@ -53,7 +64,7 @@ pub(crate) async fn supply(controller: &Controller, supply: Supply<'_>) -> Resul
 }
 
 async fn get(what: &str, client: &Client, key: &KeyRef) -> Result<Kek, KeyFault> {
-    let KeyLocator::Standard { key_id } = &key.key;
+    let KeyLocator::Standard { key_id } = &key.key else { return Err(not_at_a_server(what, key)) };
     let fault = |error| KeyFault::of(what, &key.provider, Some(key), &error);
     let bytes = match client.get_key(key_id.as_str()).await {
         Ok(bytes) => bytes,

@@ -52,6 +52,8 @@ pub(crate) struct HostFacts {
     pub(crate) unfit: Option<Problem>,
     /// Whether it has a QEMU.
     pub(crate) qemu: bool,
+    /// Whether it has a TPM to which it seals keys.
+    pub(crate) tpm: bool,
     /// How many VMs it runs.
     pub(crate) vms: usize,
 }
@@ -61,6 +63,17 @@ pub(crate) struct HostFacts {
 pub(crate) struct ProviderFacts {
     pub(crate) name: ProviderName,
     pub(crate) is_default: bool,
+    /// What is known of a native one.
+    pub(crate) native: Option<NativeFacts>,
+}
+
+/// What is known of a native key provider.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NativeFacts {
+    pub(crate) backed_up: bool,
+    /// Whether it serves the VM's cluster.
+    pub(crate) serves: bool,
+    pub(crate) tpm_required: bool,
 }
 
 pub(crate) fn cannot(kind: TaskKind, vm: &Name) -> String {

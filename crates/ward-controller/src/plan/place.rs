@@ -19,6 +19,8 @@ pub(crate) struct Needs<'a> {
     pub(crate) qemu: bool,
     /// Memory for keys.
     pub(crate) keys: bool,
+    /// A TPM 2.0: a key provider gives its key to no host without one.
+    pub(crate) tpm: bool,
 }
 
 /// Chooses a host: of those that can, the one that is preferred, else the one with the fewest VMs.
@@ -93,6 +95,15 @@ fn lacks(host: &HostFacts, needs: Needs<'_>) -> Option<Lack> {
             code: Code::HostUnfit,
             why: format!("host `{name}` can't hold keys: {}", unfit.why),
             remedy: unfit.remedy.clone(),
+        });
+    }
+    if needs.tpm && !host.tpm {
+        return Some(Lack {
+            code: Code::HostUnfit,
+            why: format!(
+                "host `{name}` has no TPM 2.0, and the VM's key provider gives its key to no host without one"
+            ),
+            remedy: format!("run the agent of `{name}` with `--tpm`, if the machine has one"),
         });
     }
     (needs.qemu && !host.qemu).then(|| Lack {

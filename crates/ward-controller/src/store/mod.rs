@@ -8,6 +8,7 @@ pub(crate) mod cells;
 pub(crate) mod cluster;
 pub(crate) mod event;
 pub(crate) mod host;
+pub(crate) mod native;
 pub(crate) mod permission;
 pub(crate) mod policy;
 pub(crate) mod provider;

@@ -10,6 +10,7 @@ use ward_types::{Code, EventKind, HostId, KeyRef, Problem, VmConfig};
 use super::run::{Run, Step};
 use crate::hosts::Link;
 use crate::keys::{Supply, supply};
+use crate::native::needs_tpm;
 use crate::plan::{Needs, place};
 
 /// How long one question for news waits at the host.
@@ -32,7 +33,8 @@ pub(crate) struct Done {
 pub(crate) async fn run_job(run: &mut Run, spec: &JobSpec, keys: &[KeyRef]) -> Step<Done> {
     let mut losses = 0;
     loop {
-        let link = placed(run, keys).await?;
+        let tpm = needs_tpm(&run.controller, keys).await?;
+        let link = placed(run, !keys.is_empty(), tpm).await?;
         match attend(run, &link, spec, keys).await? {
             Attended::Ended(done) => return Ok(done),
             Attended::Away => {
@@ -66,13 +68,13 @@ pub(crate) async fn forget(run: &Run, host: HostId) {
 }
 
 /// The host that has the job, chosen now where none has it yet.
-async fn placed(run: &mut Run, keys: &[KeyRef]) -> Step<Arc<Link>> {
+pub(super) async fn placed(run: &mut Run, keys: bool, tpm: bool) -> Step<Arc<Link>> {
     if let Some(host) = run.work.host() {
         return Ok(run.link(host)?);
     }
     run.controller.links.settled().await;
     let hosts = run.controller.links.facts(run.vm.cluster);
-    let needs = Needs { rather: run.vm.host, only: run.runs_on(), keys: !keys.is_empty(), ..Needs::default() };
+    let needs = Needs { rather: run.vm.host, only: run.runs_on(), keys, tpm, ..Needs::default() };
     let host = place(&run.what(), &hosts, needs)?;
     let link = run.link(host)?;
     run.work.set_host(host);
@@ -173,7 +175,8 @@ async fn replace(run: &mut Run, away: &Link, keys: &[KeyRef]) -> Step<bool> {
         return Ok(false);
     }
     let hosts = run.controller.links.facts(run.vm.cluster);
-    let needs = Needs { not: Some(away.id), keys: !keys.is_empty(), ..Needs::default() };
+    let tpm = needs_tpm(&run.controller, keys).await?;
+    let needs = Needs { not: Some(away.id), keys: !keys.is_empty(), tpm, ..Needs::default() };
     let Ok(host) = place(&run.what(), &hosts, needs) else { return Ok(false) };
     let link = run.link(host)?;
     run.work.set_host(host);

@@ -2,7 +2,8 @@
 
 use ward_rpc::api::host::HomeRef;
 use ward_types::{
-    Code, Component, CryptoRequest, EventKind, EventSubject, Name, PolicyName, Power, Problem, TaskInfo, TaskKind, VmId,
+    ClusterId, Code, Component, CryptoRequest, EventKind, EventSubject, KeyRef, Name, PolicyName, Power, Problem,
+    TaskInfo, TaskKind, VmId,
 };
 
 use super::may::{By, MayCrypt};
@@ -16,11 +17,12 @@ use crate::authz::{Granted, Sight, Target as _};
 use crate::controller::Shared;
 use crate::hosts;
 use crate::keys;
-use crate::plan::{self, CryptPlan, NewVm, ProviderFacts, Selection, Verb, VmFacts};
+use crate::native;
+use crate::plan::{self, CryptPlan, KeyChoice, NativeFacts, NewVm, ProviderFacts, Selection, Verb, VmFacts};
 use crate::store::cluster::{ClusterRow, DatastoreRow};
 use crate::store::task::TaskRow;
 use crate::store::vm::VmRow;
-use crate::store::{Tx, cluster, event, policy, provider, request, task, vm};
+use crate::store::{self, Tx, cluster, event, policy, provider, request, task, vm};
 
 /// What makes tasks. Who asks, and that it may, is in the proof that each kind of task takes.
 pub(crate) struct Order<'a> {
@@ -80,7 +82,7 @@ impl Order<'_> {
             None => Work::Make { spec, host: None },
             Some((_, wanted)) => {
                 let rows = policy::list(&mut tx).await?;
-                let providers = providers(&mut tx).await?;
+                let providers = providers(&mut tx, place.cluster).await?;
                 let (crypt, policies) = plan::create_under(plan.kind, &spec, &wanted, &rows, &providers)?;
                 if crypt.steps.is_empty() {
                     Work::Make { spec, host: None }
@@ -108,7 +110,7 @@ impl Order<'_> {
         let kind = TaskKind::VmClone;
         let mut asked = self.ask(kind, source.on()).await?;
         let exists = vm::find(&mut asked.tx, new.as_str()).await?.is_some();
-        let providers = providers(&mut asked.tx).await?;
+        let providers = providers(&mut asked.tx, asked.row.cluster).await?;
         let plan = plan::clone(asked.facts(), wish, exists, new, &providers)?;
         may.check(asked.row.id, &plan)?;
         let what = cannot(kind, &asked.row.name);
@@ -122,7 +124,8 @@ impl Order<'_> {
         }
         let keys = asked.row.keys();
         let encrypts = !keys.is_empty() || !plan.keys.is_empty();
-        let needs = plan::Needs { rather: asked.row.host, keys: encrypts, ..plan::Needs::default() };
+        let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(self.controller, &keys).await?;
+        let needs = plan::Needs { rather: asked.row.host, keys: encrypts, tpm, ..plan::Needs::default() };
         plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
         let assigned = policy::assigned(&mut asked.tx, Some(asked.row.id)).await?;
         let policies = assigned.into_iter().map(|((_, component), name)| (component, name)).collect();
@@ -199,13 +202,14 @@ impl Order<'_> {
         request: &CryptoRequest,
         policies: Vec<(Component, PolicyName)>,
     ) -> Result<TaskInfo, Problem> {
-        let providers = providers(&mut asked.tx).await?;
+        let providers = providers(&mut asked.tx, asked.row.cluster).await?;
         let plan = plan::crypt(asked.facts(), request, &providers)?;
         may.check(asked.row.id, &plan)?;
         let kind = plan::kind(request);
         let hosts = self.controller.links.facts(asked.row.cluster);
         let only = asked.row.host.filter(|_| asked.row.power == Power::On);
-        let needs = plan::Needs { rather: asked.row.host, only, keys: true, ..plan::Needs::default() };
+        let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(self.controller, &asked.row.keys()).await?;
+        let needs = plan::Needs { rather: asked.row.host, only, keys: true, tpm, ..plan::Needs::default() };
         plan::place(&cannot(kind, &asked.row.name), &hosts, needs)?;
         let marks = vec![KeyMark::None; plan.keys.len()];
         let work = Work::Crypt { plan, marks, policies, host: None };
@@ -217,6 +221,7 @@ impl Order<'_> {
         let asked = self.ask(TaskKind::VmStart, granted.on()).await?;
         let hosts = self.controller.links.facts(asked.row.cluster);
         let keys = plan::start(asked.facts(), asked.row.host, host.as_ref(), &hosts)?;
+        self.check_native(TaskKind::VmStart, &asked.row, &keys).await?;
         let work = Work::Start { asked: host, keys, host: None };
         self.begin(asked.tx, granted.caller().into(), TaskKind::VmStart, (asked.row.id, &asked.row.name), work).await
     }
@@ -278,6 +283,13 @@ impl Order<'_> {
         Ok(Asked { tx, row, busy, host })
     }
 
+    /// Makes sure that the controller has what hosts unwrap a VM's keys with.
+    async fn check_native(&self, kind: TaskKind, row: &VmRow, keys: &[KeyRef]) -> Result<(), Problem> {
+        let rows = store::native::list(&mut *self.controller.store.read().await?).await?;
+        let what = cannot(kind, &row.name);
+        keys.iter().filter_map(KeyRef::kdk).try_for_each(|kdk| native::check(&what, &rows, &kdk, row.cluster))
+    }
+
     async fn begin(
         &self,
         mut tx: Tx,
@@ -333,10 +345,28 @@ fn new_row(id: VmId, name: &Name, place: &DatastoreRow) -> VmRow {
     }
 }
 
-/// What is known of the key providers.
-pub(crate) async fn providers(tx: &mut Tx) -> Result<Vec<ProviderFacts>, Problem> {
-    let rows = provider::list(tx).await?;
-    Ok(rows.into_iter().map(|row| ProviderFacts { name: row.name, is_default: row.is_default }).collect())
+/// What planners need to know of key providers, for VMs of a cluster.
+pub(crate) async fn providers(tx: &mut Tx, cluster: ClusterId) -> Result<Vec<ProviderFacts>, Problem> {
+    let natives = store::native::list(tx).await?;
+    let facts = |row: provider::ProviderRow| {
+        let native = natives.iter().find(|native| native.name == row.name).map(|native| NativeFacts {
+            backed_up: native.backed_up.is_some(),
+            serves: native.serves(cluster),
+            tpm_required: native.tpm_required,
+        });
+        ProviderFacts { name: row.name, is_default: row.is_default, native }
+    };
+    Ok(provider::list(tx).await?.into_iter().map(facts).collect())
+}
+
+/// Whether a plan takes a key that only hosts with a TPM may make.
+fn makes_under_tpm(plan: &CryptPlan, providers: &[ProviderFacts]) -> bool {
+    plan.keys.iter().any(|choice| match choice {
+        KeyChoice::New(name) => {
+            providers.iter().any(|facts| facts.name == *name && facts.native.is_some_and(|native| native.tpm_required))
+        }
+        KeyChoice::Existing(_) => false,
+    })
 }
 
 /// The datastore for a new VM: the one named, or the only one that the caller may see.

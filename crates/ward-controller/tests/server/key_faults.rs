@@ -26,7 +26,7 @@ async fn encrypt(ward: &Ward) -> KeyRef {
 }
 
 fn id(key: &KeyRef) -> String {
-    let ward_types::KeyLocator::Standard { key_id } = &key.key;
+    let ward_types::KeyLocator::Standard { key_id } = &key.key else { panic!("{key} is at no key server") };
     key_id.to_string()
 }
 

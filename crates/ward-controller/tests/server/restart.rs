@@ -120,6 +120,10 @@ async fn without_its_root_key_it_does_not_start_and_makes_none() {
     let path = stopped.config.state_dir.join("root.key");
     let key = fs::read(&path).unwrap();
 
+    let put = |key: &[u8]| {
+        fs::write(&path, key).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    };
     fs::remove_file(&path).unwrap();
     let (error, stopped) = stopped.refused().await;
     assert!(matches!(error, Error::RootKeyMissing { .. }), "{error}");
@@ -129,13 +133,13 @@ async fn without_its_root_key_it_does_not_start_and_makes_none() {
 
     let mut refused = stopped;
     for wrong in [vec![], vec![7; 31], vec![7; 32], vec![7; 33], [key.clone(), vec![0]].concat()] {
-        fs::write(&path, &wrong).unwrap();
+        put(&wrong);
         let (error, stopped) = refused.refused().await;
         assert!(matches!(error, Error::RootKey { .. }), "{} bytes: {error}", wrong.len());
         assert!(error.to_string().contains("root.key"), "{error}");
         refused = stopped;
     }
-    fs::write(&path, &key).unwrap();
+    put(&key);
     refused.start().await.unwrap();
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ward_secret::{HomeKey, WrappedKey};
-use ward_types::{Boot, FileName, HomeCrypto, VmConfig, WrappedHomeKey};
+use ward_types::{Boot, Code, FileName, HomeCrypto, VmConfig, WrappedHomeKey};
 
 use super::{JOB_JSON, VM_TOML};
 use crate::fault::{Fault, Result};
@@ -168,6 +168,13 @@ fn check(config: &VmConfig) -> Result<()> {
     if config.disks.len() > MAX_DISKS {
         return invalid(format!("a VM has at most {MAX_DISKS} disks, not {}", config.disks.len()));
     }
+    if let Some(key) = config.keys().into_iter().find(|key| key.bound_to().is_some_and(|vm| vm != config.id)) {
+        return Err(Fault::new(
+            Code::KeyTampered,
+            format!("{VM_TOML} of VM {} names the key {key}, which was made for another VM", config.id),
+            "find out who changed it; restore vm.toml from a backup",
+        ));
+    }
     let (mut ids, mut files) = (BTreeSet::new(), BTreeSet::new());
     for disk in &config.disks {
         if !ids.insert(disk.id) {
@@ -204,7 +211,7 @@ mod tests {
 
     use proptest::prelude::*;
     use ward_secret::Kek;
-    use ward_types::{Code, DiskConfig, DiskCrypto, DiskId, KeyId, KeyRef, PlainFormat, VmId};
+    use ward_types::{DiskConfig, DiskCrypto, DiskId, KeyId, KeyRef, PlainFormat, VmId};
 
     use super::*;
     use crate::keys::KeyCache;

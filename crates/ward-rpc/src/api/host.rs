@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use ward_types::{CryptoPlan, HostId, KeyRef, Name, PlainFormat, Power, Problem, Progress, TaskId, VmConfig, VmId};
+use ward_types::{
+    CryptoPlan, HostId, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, Progress, TaskId, VmConfig, VmId,
+};
 
 use crate::Call;
 
@@ -50,6 +52,48 @@ pub struct HostStatus {
     pub kvm: bool,
     /// Why the host can't hold keys, if it can't.
     pub unfit: Option<Problem>,
+    /// The keys of native providers.
+    #[serde(default)]
+    pub native: NativeStatus,
+}
+
+impl HostStatus {
+    /// Whether the host has all that it takes to use the key.
+    #[must_use]
+    pub fn has(&self, key: &KeyRef) -> bool {
+        match key.kdk() {
+            Some(kdk) => self.native.keys.contains(&kdk),
+            None => self.keys.contains(key),
+        }
+    }
+}
+
+/// What a host says of the keys of native providers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NativeStatus {
+    /// Those that it has, in order.
+    pub keys: Vec<KdkRef>,
+    /// Whether it has a TPM to seal them to.
+    pub tpm: bool,
+    /// Whether they outlive a restart of the host: sealed to its TPM.
+    pub sealed: bool,
+    /// What is wrong with its TPM, or with what was sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Problem>,
+}
+
+/// Makes a key for a VM under a native provider's key, and tells its reference: the only place where it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MakeKey {
+    /// The provider's key.
+    pub kdk: KdkRef,
+    /// The VM, which alone can use the new key.
+    pub vm: VmId,
+}
+
+impl Call for MakeKey {
+    type Reply = KeyRef;
+    const NAME: &'static str = "make-key";
 }
 
 impl Call for Status {
@@ -368,4 +412,16 @@ pub struct ReadHome {
 impl Call for ReadHome {
     type Reply = VmConfig;
     const NAME: &'static str = "read-home";
+}
+
+/// Starts the VM in a home. Answered on the host's own socket too, so that it works without the controller.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StartHome {
+    /// The home.
+    pub home: HomeRef,
+}
+
+impl Call for StartHome {
+    type Reply = Started;
+    const NAME: &'static str = "start-home";
 }

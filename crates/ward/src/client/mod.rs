@@ -115,6 +115,14 @@ impl Api {
         self.send(self.request(Method::DELETE, path)).await
     }
 
+    pub(crate) async fn delete_with<Q: Serialize, R: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &Q,
+    ) -> Result<R, Problem> {
+        self.send(self.request(Method::DELETE, path).query(query)).await
+    }
+
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.request_to(method, &format!("/api/v1{path}"))
     }

@@ -6,7 +6,7 @@ use ward_types::Problem;
 
 use crate::client::Api;
 use crate::output::{Output, fields, print_text, table};
-use crate::process::host::{Enrol, Run};
+use crate::process::host::{Enrol, Run, Start};
 
 /// What to do with hosts.
 #[derive(Subcommand)]
@@ -21,6 +21,12 @@ pub(crate) enum Host {
     Enrol(Enrol),
     /// Run the agent that makes this machine a host.
     Run(Run),
+    /// Have this machine's agent start the VM in a home: without the controller.
+    #[command(
+        after_help = "Example:\n  ward host start /datastores/a/web-1\n\nIt works as long as the agent has what opens \
+                            the VM: since the controller gave it, or sealed in this machine's TPM."
+    )]
+    Start(Start),
 }
 
 /// What the controller is asked about hosts.
@@ -102,6 +108,9 @@ fn describe(host: &HostView) -> String {
         ("QEMU", host.qemu.clone().unwrap_or_default()),
         ("accelerator", accelerator(host).to_owned()),
         ("unfit", host.unfit.as_ref().map_or_else(String::new, ToString::to_string)),
+        ("TPM", if host.tpm { "yes: keys of native providers are sealed to it".to_owned() } else { String::new() }),
+        ("TPM trouble", host.tpm_trouble.as_ref().map_or_else(String::new, |it| format!("{it}\n{}", it.remedy))),
+        ("native keys", lines(host.native_keys.iter().map(ToString::to_string).collect())),
         ("keys", lines(host.keys.iter().map(ToString::to_string).collect())),
         ("VMs", lines(host.vms.iter().map(ToString::to_string).collect())),
     ])

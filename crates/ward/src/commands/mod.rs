@@ -7,6 +7,7 @@ pub(crate) mod datastore;
 pub(crate) mod event;
 pub(crate) mod host;
 pub(crate) mod login;
+pub(crate) mod native;
 pub(crate) mod policy;
 pub(crate) mod provider;
 pub(crate) mod recrypt;
@@ -34,6 +35,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<(), Problem> {
         Command::Host(host) => match host {
             host::Host::Run(arguments) => server(process::host::run(arguments)),
             host::Host::Enrol(arguments) => server(process::host::enrol(arguments, output)),
+            host::Host::Start(arguments) => client(process::host::start(arguments, output)),
             host::Host::Client(host) => client(host.run(output)),
         },
         Command::Cluster(cluster) => client(cluster.run(output)),

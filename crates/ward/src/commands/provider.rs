@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use ward_controller::api::types::{AddProvider, Live, ProviderView, SetRotation};
+use ward_controller::api::types::{AddProvider, Live, NativeView, ProviderView, RemoveProvider, SetRotation};
 use ward_types::{Problem, ProviderName};
 
-use super::{parse_days, read_file};
+use super::{native, parse_days, read_file};
 use crate::client::Api;
 use crate::output::{Output, fields, table};
 
@@ -43,11 +43,17 @@ pub(crate) enum Provider {
         #[arg(long, conflicts_with = "after")]
         never: bool,
     },
-    /// Remove a key provider that no VM needs. Its keys stay at its key server.
+    /// Remove a key provider that no VM needs. The keys of a standard one stay at its key server; the key of a native one
+    /// is deleted everywhere but in backups.
     Rm {
         /// The provider's name.
         name: ProviderName,
+        /// Remove a native provider although VMs need it: say its name again. Only its backup brings the VMs back.
+        #[arg(long, value_name = "NAME")]
+        force: Option<String>,
     },
+    #[command(flatten)]
+    Native(native::Native),
 }
 
 /// The kinds of key provider.
@@ -60,6 +66,13 @@ pub(crate) enum Add {
                             the same one."
     )]
     Standard(Standard),
+    /// A key that the controller makes and gives to the hosts: no key server is needed.
+    #[command(
+        after_help = "Example:\n  ward provider add native n1\n  ward provider export n1 --out n1.p12\n\nIt encrypts nothing \
+                            before it is backed up. Keep the backup elsewhere: with the controller lost, only the backup \
+                            opens the VMs."
+    )]
+    Native(native::AddArguments),
 }
 
 /// `ward provider add standard`.
@@ -101,6 +114,11 @@ impl Provider {
                 let provider: ProviderView = api.post("/providers", &body).await?;
                 output.show(&provider, || describe(&provider))
             }
+            Self::Add(Add::Native(arguments)) => {
+                let provider = native::add(&api, arguments).await?;
+                output.show(&provider, || describe(&provider))
+            }
+            Self::Native(native) => native.run(&api, output).await,
             Self::Ls => {
                 let providers: Vec<ProviderView> = api.list("/providers").await?;
                 output.show(&providers, || {
@@ -108,12 +126,15 @@ impl Provider {
                         vec![
                             provider.name.to_string(),
                             provider.kind.to_string(),
-                            provider.server.clone(),
+                            match &provider.native {
+                                Some(native) => native.state.to_string(),
+                                None => provider.server.clone(),
+                            },
                             if provider.default { "yes" } else { "" }.to_owned(),
                             provider.vms.len().to_string(),
                         ]
                     });
-                    table(&["name", "kind", "server", "default", "vms"], rows)
+                    table(&["name", "kind", "server or status", "default", "vms"], rows)
                 })
             }
             Self::Show { name } => {
@@ -129,9 +150,13 @@ impl Provider {
                 let provider: ProviderView = api.put(&path, &SetRotation { days: after }).await?;
                 output.show(&provider, || describe(&provider))
             }
-            Self::Rm { name } => {
-                let () = api.delete(&format!("/providers/{name}")).await?;
-                output.note(&format!("key provider {name}: removed; its keys stay at its key server"))
+            Self::Rm { name, force } => {
+                let path = format!("/providers/{name}");
+                let () = match force {
+                    None => api.delete(&path).await?,
+                    force => api.delete_with(&path, &RemoveProvider { force }).await?,
+                };
+                output.note(&format!("key provider {name}: removed"))
             }
         }
     }
@@ -148,11 +173,19 @@ fn describe(provider: &ProviderView) -> String {
             format!("can't be used: {}\n{} [{}]", problem.why, problem.remedy, problem.code)
         }
     };
+    let native = provider.native.as_ref();
+    let said = |say: &dyn Fn(&NativeView) -> String| native.map_or_else(String::new, say);
     fields(&[
         ("name", provider.name.to_string()),
         ("kind", provider.kind.to_string()),
         ("server", provider.server.clone()),
-        ("status", live),
+        ("status", native.map_or(live, native::describe_state)),
+        ("key ID", said(&|native| native.key_id.to_string())),
+        ("versions", said(&native::describe_versions)),
+        ("backed up", said(&|native| native.backed_up.map_or_else(|| "no".to_owned(), |time| time.to_string()))),
+        ("TPM required", said(&|native| if native.tpm_required { "yes" } else { "no" }.to_owned())),
+        ("clusters", said(&native::describe_clusters)),
+        ("sealed under", said(&|native| native.sealed_under.clone())),
         ("default", if provider.default { "yes" } else { "no" }.to_owned()),
         ("keys replaced", provider.rotate_days.map_or_else(String::new, |days| format!("after {days} days"))),
         ("VMs", provider.vms.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use ward_controller::Config;
+use ward_controller::{Config, RootKey};
 use ward_types::{Code, Problem};
 
 use super::shutdown;
@@ -37,6 +37,24 @@ pub(crate) struct Controller {
     /// A file with the password for the user `admin`, for the first start; one is made up unless given.
     #[arg(long, value_name = "FILE")]
     admin_password_file: Option<PathBuf>,
+    /// Where the root key comes from, under which it seals what it keeps. Chosen at the first start.
+    #[arg(long, value_enum, default_value_t)]
+    root_key: RootKeyFrom,
+    /// A file from which the passphrase is read at each start, for `--root-key passphrase`; `/dev/stdin` works too.
+    #[arg(long, value_name = "FILE", required_if_eq("root_key", "passphrase"))]
+    root_passphrase_file: Option<PathBuf>,
+}
+
+/// Where a root key comes from.
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum RootKeyFrom {
+    /// A file of mode 0600 in the state directory.
+    #[default]
+    File,
+    /// The service manager's credential `ward-root-key`: 32 bytes.
+    Credential,
+    /// A random key, kept under a passphrase.
+    Passphrase,
 }
 
 pub(crate) async fn run(arguments: Controller) -> Result<(), Problem> {
@@ -51,6 +69,11 @@ pub(crate) async fn run(arguments: Controller) -> Result<(), Problem> {
         advertise_hosts: arguments.advertise_hosts,
         public_names: arguments.names,
         admin_password_file: arguments.admin_password_file,
+        root_key: match (arguments.root_key, arguments.root_passphrase_file) {
+            (RootKeyFrom::File, _) => RootKey::File,
+            (RootKeyFrom::Credential, _) => RootKey::Credential,
+            (RootKeyFrom::Passphrase, file) => RootKey::Passphrase(file.unwrap_or_default()),
+        },
     };
     ward_controller::run(config, shutdown()?)
         .await

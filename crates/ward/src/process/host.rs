@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use ward_host::Config;
+use ward_host::{Config, TpmConfig};
 use ward_rpc::EnrolmentToken;
 use ward_types::{Code, Name, Problem};
 
@@ -31,6 +31,12 @@ pub(crate) struct Run {
     /// The QEMU to run; that of PATH unless given.
     #[arg(long, value_name = "FILE")]
     qemu: Option<PathBuf>,
+    /// The machine's TPM 2.0, such as `device:/dev/tpmrm0`: keys of native providers are sealed to it and outlive a restart.
+    #[arg(long, value_name = "TCTI")]
+    tpm: Option<String>,
+    /// The PCRs (SHA-256) that must be as they were for the TPM to unseal: 7 is Secure Boot's; none binds to the TPM only.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "7", requires = "tpm")]
+    tpm_pcrs: Vec<u8>,
 }
 
 pub(crate) async fn run(arguments: Run) -> Result<(), Problem> {
@@ -38,7 +44,24 @@ pub(crate) async fn run(arguments: Run) -> Result<(), Problem> {
     let mut config = Config::new(arguments.state, arguments.listen, exe);
     config.advertise = arguments.address;
     config.qemu = arguments.qemu;
+    config.tpm = arguments.tpm.map(|tcti| TpmConfig { tcti, pcrs: arguments.tpm_pcrs });
     ward_host::run(config, shutdown()?).await
+}
+
+/// Have this machine's agent start the VM in a home.
+#[derive(Args)]
+pub(crate) struct Start {
+    /// The VM's home: its directory on the datastore.
+    home: PathBuf,
+    /// Where the agent keeps its state.
+    #[arg(long, value_name = "DIR", default_value = STATE)]
+    state: PathBuf,
+}
+
+pub(crate) async fn start(arguments: Start, output: Output) -> Result<(), Problem> {
+    let Start { home, state } = arguments;
+    let started = ward_host::start_home(&state, &home).await?;
+    output.show(&started, || format!("the VM in {} runs", home.display()))
 }
 
 /// Join a cluster: make this machine a host of it. Done once.

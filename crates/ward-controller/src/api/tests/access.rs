@@ -81,6 +81,7 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
             "{session}" => &ids.session,
             "{policy}" => "VM%20Encryption%20Policy",
             "{recryption}" => &ids.recryption,
+            "{version}" => "1",
             unknown if unknown.starts_with('{') => panic!("say in this test what stands for {unknown}"),
             fixed => fixed,
         };
@@ -115,6 +116,10 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
         ("post", "/vms/{vm}/template") => json!({ "template": true }),
         ("post", "/vms/register") => json!({ "datastore": "default-store", "directory": "web-9" }),
         ("post", "/policies") => json!({ "name": "new" }),
+        ("post", "/native-providers") => json!({ "name": "new" }),
+        ("post", "/native-providers/import") => json!({ "name": "new", "file": "", "password": "" }),
+        ("post", "/native-providers/{provider}/export") => json!({ "password": new_password }),
+        ("post", "/native-providers/{provider}/keep") => json!({ "version": 1 }),
         ("put", "/providers/{provider}/rotation") => json!({ "days": 90 }),
         (_, "/session/privileges") => {
             uri.push_str("?object=vm/web-1");

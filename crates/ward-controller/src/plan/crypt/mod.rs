@@ -228,10 +228,39 @@ impl Planner<'_> {
 
     fn choose(&mut self, KeyWish { provider, key_id }: &KeyWish) -> Result<usize, Problem> {
         let provider = self.provider(provider.as_ref())?;
+        self.check_native(&provider, key_id.is_some())?;
         Ok(self.plan.key(match key_id {
             None => KeyChoice::New(provider),
             Some(id) => KeyChoice::Existing(KeyRef::standard(provider, id.clone())),
         }))
+    }
+
+    /// Whether a provider may encrypt that is a native one.
+    fn check_native(&self, provider: &ProviderName, key_is_named: bool) -> Result<(), Problem> {
+        let found = self.providers.iter().find(|facts| facts.name == *provider);
+        let Some(native) = found.and_then(|facts| facts.native) else { return Ok(()) };
+        if key_is_named {
+            return Err(self.refuse(
+                Code::RequestInvalid,
+                format!("the keys of native provider `{provider}` have no IDs: it makes one for each VM"),
+                "leave `--key-id` out".to_owned(),
+            ));
+        }
+        if !native.serves {
+            return Err(self.refuse(
+                Code::ProviderNone,
+                format!("key provider `{provider}` does not serve the hosts of its cluster"),
+                "name another provider with `--provider`".to_owned(),
+            ));
+        }
+        if !native.backed_up {
+            return Err(self.refuse(
+                Code::ProviderNotBackedUp,
+                format!("the key of native provider `{provider}` is not backed up: were it lost, so would the VM be"),
+                format!("back it up with `ward provider export {provider} --out FILE`, then try again"),
+            ));
+        }
+        Ok(())
     }
 
     fn provider(&self, asked: Option<&ProviderName>) -> Result<ProviderName, Problem> {

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use ward_types::{Boot, DiskConfig, DiskCrypto, DiskId, KeyId, PlainFormat, Power, VmId, WrappedHomeKey};
 
+use super::super::NativeFacts;
 use super::*;
 
 pub(in crate::plan) fn key(id: u8) -> KeyRef {
@@ -35,7 +36,8 @@ fn encrypted_home(key: Option<KeyRef>) -> HomeCrypto {
 }
 
 fn providers(default: Option<&str>) -> Vec<ProviderFacts> {
-    let provider = |name: &str| ProviderFacts { name: name.parse().unwrap(), is_default: default == Some(name) };
+    let provider =
+        |name: &str| ProviderFacts { name: name.parse().unwrap(), is_default: default == Some(name), native: None };
     vec![provider("a"), provider("b")]
 }
 
@@ -192,6 +194,23 @@ fn the_provider_is_the_one_named_or_the_default_one() {
     assert_eq!(code(None, &providers(None)).unwrap_err(), Code::ProviderNone);
     assert_eq!(code(None, &[]).unwrap_err(), Code::ProviderNone);
     assert_eq!(code(Some("b"), &providers(None)).unwrap().keys, [KeyChoice::New("b".parse().unwrap())]);
+}
+
+#[test]
+fn a_native_provider_encrypts_once_it_is_backed_up_for_its_own_clusters_and_without_key_ids() {
+    let config = vm(None, &[]);
+    let native = |backed_up, serves| {
+        let native = Some(NativeFacts { backed_up, serves, tpm_required: false });
+        vec![ProviderFacts { name: "n".parse().unwrap(), is_default: true, native }]
+    };
+    let ask = |key_id, known: &[ProviderFacts]| {
+        let request = request(CryptoSpec::Encrypt(wish(Some("n"), key_id)), &[]);
+        ask_with(&config, Power::Off, &request, known).map_err(|problem| problem.code)
+    };
+    assert_eq!(ask(None, &native(true, true)).unwrap().keys, [KeyChoice::New("n".parse().unwrap())]);
+    assert_eq!(ask(None, &native(false, true)).unwrap_err(), Code::ProviderNotBackedUp);
+    assert_eq!(ask(None, &native(true, false)).unwrap_err(), Code::ProviderNone);
+    assert_eq!(ask(Some(1), &native(true, true)).unwrap_err(), Code::RequestInvalid);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! The keys that a task takes: made or found at their key servers, and ready for use, before any host begins.
 
-use ward_types::{EventKind, EventSubject, KeyRef, Problem};
+use ward_types::{EventKind, EventSubject, HostId, KeyRef, Problem};
 
 use super::super::KeyMark;
 use super::super::run::{Run, Step};
+use super::native;
 use crate::keys::{self, KeyFault, Made, NotMade};
 use crate::plan::KeyChoice;
 
@@ -25,6 +26,11 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
     let new = matches!(choice, KeyChoice::New(_));
     if let KeyMark::Ready { key } = mark {
         return Ok(key);
+    }
+    if let KeyChoice::New(provider) = &choice
+        && let Some((key, host)) = native::new_key(run, provider).await?
+    {
+        return made_on_host(run, n, key, host).await;
     }
     let what = run.what();
     let provider = match &choice {
@@ -73,6 +79,20 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
         let message = format!("key {key} made and activated for VM `{}`", run.info.vm_name);
         run.event(&mut tx, EventKind::KeyCreated, None, Some(&key), &message).await?;
     }
+    tx.commit().await?;
+    crash_point::reach("task.key-ready");
+    Ok(key)
+}
+
+/// Writes down the key that a host has made.
+async fn made_on_host(run: &mut Run, n: usize, key: KeyRef, host: HostId) -> Step<KeyRef> {
+    if let Some(mark) = run.work.mark_mut(n) {
+        *mark = KeyMark::Ready { key: key.clone() };
+    }
+    let mut tx = run.controller.store.write().await?;
+    crate::store::task::set_work(&mut tx, run.info.id, "key ready", &run.work).await?;
+    let message = format!("key {key} made for VM `{}`", run.info.vm_name);
+    run.event(&mut tx, EventKind::KeyCreated, Some(host), Some(&key), &message).await?;
     tx.commit().await?;
     crash_point::reach("task.key-ready");
     Ok(key)

@@ -4,6 +4,7 @@ mod clone;
 mod crypt;
 mod key;
 mod make;
+mod native;
 mod power;
 mod remove;
 
@@ -58,6 +59,9 @@ pub(crate) async fn give_up(
         unneeded.extend(tell_of_key(&mut tx, info, &mut subject, n, (choice, mark)).await?);
     }
     let message = format!("{}: {}. {} [{}]", problem.what, problem.why, problem.remedy, problem.code);
+    if let Some(kind) = keys::event_of_host(problem.code) {
+        event::record(&mut tx, kind, &subject, &message).await?;
+    }
     event::record(&mut tx, EventKind::TaskFailed, &subject, &message).await?;
     let mut keys = unneeded.clone();
     keys.extend(vm.as_ref().map_or_else(Vec::new, VmRow::keys));
@@ -97,6 +101,10 @@ async fn tell_of_key(
             (message, None)
         }
         (KeyChoice::New(provider), KeyMark::Made { key } | KeyMark::Ready { key }) => {
+            // One that is wrapped was in the reference only, and is gone with it.
+            if key.kdk().is_some() {
+                return Ok(Vec::new());
+            }
             // The host was past the point at which it is undone.
             if vm::unneeded(tx, vec![key.clone()]).await?.is_empty() {
                 return Ok(Vec::new());

@@ -11,6 +11,7 @@ use super::super::Work;
 use super::super::run::{Run, Step};
 use crate::hosts::Link;
 use crate::keys::{Supply, supply};
+use crate::native::needs_tpm;
 use crate::plan::{Needs, place};
 use crate::store::vm;
 
@@ -35,6 +36,7 @@ pub(super) async fn start(run: &mut Run) -> Step {
                 rather: run.vm.host,
                 qemu: true,
                 keys: !keys.is_empty(),
+                tpm: needs_tpm(&run.controller, &keys).await?,
                 ..Needs::default()
             };
             let host = place(&run.what(), &hosts, needs)?;

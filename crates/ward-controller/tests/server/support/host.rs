@@ -260,6 +260,7 @@ impl Agent {
             qemu: Some("7.2".into()),
             kvm: false,
             unfit: None,
+            native: Default::default(),
         })
     }
 

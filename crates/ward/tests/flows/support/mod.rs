@@ -232,7 +232,7 @@ impl System {
     pub(crate) fn key_id(&self, vm: &str) -> String {
         let keys = self.vm(vm).keys;
         let [key] = &keys[..] else { panic!("{vm} needs {keys:?}") };
-        let ward_types::KeyLocator::Standard { key_id } = &key.key;
+        let ward_types::KeyLocator::Standard { key_id } = &key.key else { panic!("{key} is at no key server") };
         key_id.to_string()
     }
 

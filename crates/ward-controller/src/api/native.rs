@@ -1,0 +1,472 @@
+//! Native key providers: made, backed up, restored, their keys updated.
+
+use axum::extract::{Json, State};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use ward_secret::Zeroizing;
+use ward_types::{ClusterId, Code, EventKind, EventSubject, KdkId, KeyRef, Name, Problem, ProviderKind, ProviderName};
+
+use super::auth::Caller;
+use super::edge::{ApiResult, Body, Keys, not_found};
+use super::providers::exists;
+use super::types::{
+    AddNative, ExportNative, ImportNative, KeepNative, MissingHost, NativeBackup, NativeState, NativeVersion,
+    NativeView, ProviderView, Restored,
+};
+use crate::authz::operations::{AddProvider, ChangeProviderKey, ExportProvider, RemoveProvider};
+use crate::authz::{Granted, Note, Root, grant, grant_named};
+use crate::controller::{Controller, Shared};
+use crate::native::backup::Backup;
+use crate::native::{self, HostHolds, Standing};
+use crate::store::cells::now;
+use crate::store::native::{self as store, NativeRow};
+use crate::store::provider::{self, ProviderRow};
+use crate::store::{Tx, cluster, event, task, vm};
+use crate::tasks::submit::cluster_named;
+
+/// What is particular to a native provider; none where it is of another kind.
+pub(super) async fn view(
+    controller: &Controller,
+    name: &ProviderName,
+    users: &[(Name, KeyRef)],
+) -> Result<Option<NativeView>, Problem> {
+    let mut db = controller.store.read().await?;
+    let Some(row) = store::get(&mut db, name).await? else { return Ok(None) };
+    let clusters = cluster::list(&mut db).await?;
+    drop(db);
+    let hosts: Vec<HostHolds> = controller.links.all().iter().map(|link| link.holds()).collect();
+    let (state, missing) = match native::standing(&row, &hosts) {
+        Standing::NotBackedUp => (NativeState::NotBackedUp, Vec::new()),
+        Standing::Warning(missing) => (NativeState::Warning, missing),
+        Standing::Active => (NativeState::Active, Vec::new()),
+    };
+    let time = |micros| Timestamp::from_microsecond(micros).unwrap_or_default();
+    let versions = row.versions.iter().map(|version| NativeVersion {
+        version: version.version,
+        created: time(version.created),
+        vms: needing(users, version.version).len(),
+    });
+    Ok(Some(NativeView {
+        key_id: row.key_id,
+        versions: versions.collect(),
+        state,
+        missing: missing.into_iter().map(|(host, why)| MissingHost { host, why }).collect(),
+        backed_up: row.backed_up.map(time),
+        tpm_required: row.tpm_required,
+        clusters: clusters.into_iter().filter(|it| row.clusters.contains(&it.id)).map(|it| it.name).collect(),
+        sealed_under: controller.root_key.to_string(),
+    }))
+}
+
+/// The VMs that need a version of a key, each once.
+fn needing(users: &[(Name, KeyRef)], version: u32) -> Vec<&Name> {
+    let of_version = users.iter().filter(|(_, key)| key.kdk().is_some_and(|kdk| kdk.version == version));
+    let mut names: Vec<_> = of_version.map(|(vm, _)| vm).collect();
+    names.dedup();
+    names
+}
+
+fn about(user: &Name, name: &ProviderName) -> EventSubject {
+    EventSubject { provider: Some(name.clone()), user: Some(user.clone()), ..EventSubject::default() }
+}
+
+async fn load_native(controller: &Controller, what: &str, row: &ProviderRow) -> Result<NativeRow, Problem> {
+    let native = store::get(&mut *controller.store.read().await?, &row.name).await?;
+    native.ok_or_else(|| {
+        let why = format!("key provider `{}` is a {} one", row.name, row.kind);
+        Problem::new(Code::RequestInvalid, what, why, "name a native provider; `ward provider ls` tells the kinds")
+    })
+}
+
+async fn show(controller: &Controller, name: &ProviderName) -> ApiResult<Json<ProviderView>> {
+    let row = provider::get(&mut *controller.store.read().await?, name).await?;
+    let row = row.ok_or_else(|| not_found("provider", name.as_str()))?;
+    Ok(Json(super::providers::view(controller, &row).await?))
+}
+
+/// Writes a native provider's rows, and what is to be told of it.
+async fn put(
+    tx: &mut Tx,
+    what: &str,
+    row: &NativeRow,
+    default: bool,
+    subject: &EventSubject,
+    (kind, message): (EventKind, &str),
+) -> Result<(), Problem> {
+    let first = provider::list(tx).await?.is_empty();
+    let provider = ProviderRow {
+        name: row.name.clone(),
+        kind: ProviderKind::Native,
+        server_host: String::new(),
+        server_port: 0,
+        ca: String::new(),
+        certificate: String::new(),
+        sealed_key: String::new(),
+        is_default: default || first,
+    };
+    match provider::add(tx, &provider).await {
+        Err(error) if error.is_conflict() => return Err(exists(what.to_owned())),
+        added => added?,
+    }
+    store::add(tx, row).await?;
+    event::record(tx, kind, subject, message).await?;
+    if provider.is_default {
+        provider::set_default(tx, &row.name).await?;
+        let message = format!("key provider `{}` is the default one", row.name);
+        event::record(tx, EventKind::ProviderDefault, subject, &message).await?;
+    }
+    Ok(())
+}
+
+/// Makes a native key provider: its key is made, and given to the hosts. It encrypts nothing before it is backed up.
+#[utoipa::path(post, path = "/native-providers", tag = "provider", request_body = AddNative,
+    responses((status = 200, body = ProviderView), (status = "4XX", body = Problem)))]
+pub(super) async fn add(
+    State(controller): State<Shared>,
+    caller: Caller,
+    Body(new): Body<AddNative>,
+) -> ApiResult<Json<ProviderView>> {
+    let what = format!("cannot add key provider `{}`", new.name);
+    let note = format!("add native key provider `{}`", new.name);
+    let granted: Granted<AddProvider> = grant(&controller, &caller, Root, note.into()).await?;
+    let mut clusters: Vec<ClusterId> = Vec::new();
+    for name in &new.clusters {
+        clusters.push(cluster_named(&controller, &what, Some(name.as_str())).await?.id);
+    }
+    clusters.sort();
+    clusters.dedup();
+    let key_id = KdkId::new();
+    let version = native::make_version(&controller.seal, &new.name, key_id, 1)
+        .map_err(|error| Problem::internal(&what, error))?;
+    let row = NativeRow {
+        name: new.name,
+        key_id,
+        tpm_required: new.tpm_required,
+        backed_up: None,
+        // The first reminder is in a day: who makes it is told at once.
+        reminded: Some(now()),
+        clusters,
+        versions: vec![version],
+    };
+    let subject = about(granted.user(), &row.name);
+    let mut tx = controller.store.write().await?;
+    let message =
+        format!("native key provider `{}` added, with key {key_id}; it encrypts once it is backed up", row.name);
+    put(&mut tx, &what, &row, new.default, &subject, (EventKind::ProviderAdded, &message)).await?;
+    tx.commit().await?;
+    native::give_all(&controller, &subject, &format!("key of native provider `{}`", row.name)).await;
+    show(&controller, &row.name).await
+}
+
+/// Makes a backup of a native provider's key, with all its versions. It counts once somebody says that it is kept.
+#[utoipa::path(post, path = "/native-providers/{provider}/export", tag = "provider", request_body = ExportNative,
+    params(("provider" = String, Path, description = "name")),
+    responses((status = 200, body = NativeBackup), (status = "4XX", body = Problem)))]
+pub(super) async fn export(
+    State(controller): State<Shared>,
+    caller: Caller,
+    keys: Keys,
+    Body(how): Body<ExportNative>,
+) -> ApiResult<Json<NativeBackup>> {
+    let granted: Granted<ExportProvider> = grant_named(&controller, &caller, keys.first(), Note::default()).await?;
+    let name = granted.on().name.clone();
+    let password = Zeroizing::new(how.password);
+    let open = password.is_empty() && how.allow_empty;
+    let what = format!("cannot back up key provider `{name}`");
+    if password.is_empty() && !open {
+        let remedy = "give a password; or say that an empty one is meant, if the file is to protect nothing";
+        return Err(Problem::new(Code::RequestInvalid, what, "the password is empty", remedy).into());
+    }
+    let row = load_native(&controller, &what, granted.on()).await?;
+    let backup = native::backup_of(&controller.seal, &row)?;
+    let writing = move || backup.write(&password, Timestamp::now().to_string());
+    let file = tokio::task::spawn_blocking(writing).await.map_err(|panic| Problem::internal(what, panic))??;
+    // Before it leaves.
+    let under = if open { "with no password" } else { "under a password" };
+    let message = format!("the key of native provider `{name}` (up to version {}) was exported {under}", row.current());
+    let mut tx = controller.store.write().await?;
+    event::record(&mut tx, EventKind::ProviderExported, &about(granted.user(), &row.name), &message).await?;
+    tx.commit().await?;
+    Ok(Json(NativeBackup { file: STANDARD.encode(file), version: row.current() }))
+}
+
+/// Says that a backup of a native provider's key is kept: from now on it may encrypt.
+#[utoipa::path(post, path = "/native-providers/{provider}/keep", tag = "provider", request_body = KeepNative,
+    params(("provider" = String, Path, description = "name")),
+    responses((status = 200, body = ProviderView), (status = "4XX", body = Problem)))]
+pub(super) async fn keep(
+    State(controller): State<Shared>,
+    caller: Caller,
+    keys: Keys,
+    Body(kept): Body<KeepNative>,
+) -> ApiResult<Json<ProviderView>> {
+    let note = format!("a backup up to version {} is kept", kept.version).into();
+    let granted: Granted<ExportProvider> = grant_named(&controller, &caller, keys.first(), note).await?;
+    let name = granted.on().name.clone();
+    let what = format!("cannot take note of the backup of key provider `{name}`");
+    let row = load_native(&controller, &what, granted.on()).await?;
+    let mut tx = controller.store.write().await?;
+    let current = store::get(&mut tx, &row.name).await?.map(|row| row.current());
+    if current != Some(kept.version) {
+        let why = format!("it holds the key up to version {}, and there is a later one", kept.version);
+        let remedy = format!("back it up again with `ward provider export {name} --out FILE`");
+        return Err(Problem::new(Code::BackupOther, what, why, remedy).into());
+    }
+    store::set_backed_up(&mut tx, &row.name, Some(now())).await?;
+    let message = format!("the key of native provider `{name}` (up to version {}) was backed up", kept.version);
+    event::record(&mut tx, EventKind::ProviderBackedUp, &about(granted.user(), &row.name), &message).await?;
+    tx.commit().await?;
+    show(&controller, &row.name).await
+}
+
+/// Restores a native provider from a backup, or versions of its key that the controller no longer has.
+#[utoipa::path(post, path = "/native-providers/import", tag = "provider", request_body = ImportNative,
+    responses((status = 200, body = Restored), (status = "4XX", body = Problem)))]
+pub(super) async fn import(
+    State(controller): State<Shared>,
+    caller: Caller,
+    Body(asked): Body<ImportNative>,
+) -> ApiResult<Json<Restored>> {
+    let ImportNative { name, file, password, dry_run } = asked;
+    let password = Zeroizing::new(password);
+    let what = format!("cannot restore key provider `{name}`");
+    let note = format!("restore native key provider `{name}`");
+    let granted: Granted<AddProvider> = grant(&controller, &caller, Root, note.into()).await?;
+    let file = STANDARD.decode(&file).map_err(|error| {
+        Problem::new(Code::RequestInvalid, what.clone(), format!("the file is no base64: {error}"), "encode it")
+    })?;
+    let (reading, wanted) = (what.clone(), name.clone());
+    let read = tokio::task::spawn_blocking(move || Backup::read(&reading, &file, &password, &wanted));
+    let (backup, about_it) = read.await.map_err(|panic| Problem::internal(&what, panic))??;
+
+    let mut tx = controller.store.write().await?;
+    let there = store::get(&mut tx, &name).await?;
+    if there.is_none() && provider::get(&mut tx, &name).await?.is_some() {
+        return Err(exists(what).into());
+    }
+    let added = match &there {
+        None => about_it.versions.clone(),
+        Some(row) => lacking(&what, &controller, row, &backup)?,
+    };
+    let restored = Restored {
+        provider: name.clone(),
+        key_id: backup.key_id,
+        versions: about_it.versions,
+        added: added.clone(),
+        tpm_required: backup.tpm_required,
+        exported: about_it.created,
+        dry_run,
+    };
+    if dry_run {
+        return Ok(Json(restored));
+    }
+    let mut versions = Vec::new();
+    for (version, kdk) in backup.versions.iter().filter(|(version, _)| added.contains(version)) {
+        let sealed = native::seal_version(&controller.seal, &name, backup.key_id, *version, kdk);
+        versions.push(sealed.map_err(|error| Problem::internal(&what, error))?);
+    }
+    let subject = about(granted.user(), &name);
+    let numbers = added.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let message = format!("native key provider `{name}` restored, with key {}, version {numbers}", backup.key_id);
+    if there.is_some() {
+        for version in &versions {
+            store::add_version(&mut tx, &name, version).await?;
+        }
+        event::record(&mut tx, EventKind::ProviderRestored, &subject, &message).await?;
+    } else {
+        let row = NativeRow {
+            name: name.clone(),
+            key_id: backup.key_id,
+            tpm_required: backup.tpm_required,
+            // What it was restored from is its backup.
+            backed_up: Some(now()),
+            reminded: None,
+            clusters: Vec::new(),
+            versions,
+        };
+        put(&mut tx, &what, &row, false, &subject, (EventKind::ProviderRestored, &message)).await?;
+    }
+    tx.commit().await?;
+    native::give_all(&controller, &subject, &format!("key of native provider `{name}`, restored")).await;
+    Ok(Json(restored))
+}
+
+/// The versions in a backup that a provider which is there lacks; refused where it is another's or brings nothing.
+fn lacking(what: &str, controller: &Controller, row: &NativeRow, backup: &Backup) -> Result<Vec<u32>, Problem> {
+    let name = &row.name;
+    if row.key_id != backup.key_id {
+        return Err(Problem::new(
+            Code::BackupOther,
+            what,
+            format!(
+                "the backup holds the key {}, and the provider `{name}` that is there has {}",
+                backup.key_id, row.key_id
+            ),
+            format!("take the backup of this provider; or remove `{name}` first, if no VM needs it"),
+        ));
+    }
+    let there = native::backup_of(&controller.seal, row)?;
+    let mut lacking = Vec::new();
+    for (version, kdk) in &backup.versions {
+        match there.versions.iter().find(|(number, _)| number == version) {
+            None => lacking.push(*version),
+            Some((_, known)) if known.same(kdk) => {}
+            Some(_) => {
+                let why = format!("version {version} of the key in the backup is not the one that is there");
+                return Err(Problem::new(Code::BackupOther, what, why, "take another backup of this provider"));
+            }
+        }
+    }
+    if !lacking.is_empty() {
+        return Ok(lacking);
+    }
+    let last = backup.versions.last().map_or(0, |(version, _)| *version);
+    Err(if last < row.current() {
+        Problem::new(
+            Code::BackupOther,
+            what,
+            format!(
+                "the backup is older: it holds the key up to version {last}, and version {} is there",
+                row.current()
+            ),
+            format!("make a new one with `ward provider export {name} --out FILE`"),
+        )
+    } else {
+        Problem::new(Code::Exists, what, "all that the backup holds is there already", "nothing is to be done")
+    })
+}
+
+/// Gives a native provider a new version of its key. Old versions stay until they are deleted; before the new one is
+/// backed up, nothing is encrypted.
+#[utoipa::path(post, path = "/native-providers/{provider}/update-key", tag = "provider",
+    params(("provider" = String, Path, description = "name")),
+    responses((status = 200, body = ProviderView), (status = "4XX", body = Problem)))]
+pub(super) async fn update_key(
+    State(controller): State<Shared>,
+    granted: Granted<ChangeProviderKey>,
+) -> ApiResult<Json<ProviderView>> {
+    let name = granted.on().name.clone();
+    let what = format!("cannot update the key of key provider `{name}`");
+    let found = load_native(&controller, &what, granted.on()).await?;
+    let mut tx = controller.store.write().await?;
+    let row = store::get(&mut tx, &found.name).await?.unwrap_or(found);
+    let next = row.current().checked_add(1).ok_or_else(|| Problem::internal(&what, "there are no more versions"))?;
+    let version = native::make_version(&controller.seal, &row.name, row.key_id, next)
+        .map_err(|error| Problem::internal(&what, error))?;
+    store::add_version(&mut tx, &row.name, &version).await?;
+    store::set_backed_up(&mut tx, &row.name, None).await?;
+    let subject = about(granted.user(), &row.name);
+    let message = format!(
+        "the key of native provider `{name}` has version {next} now, which is not backed up after the update: nothing is \
+         encrypted until `ward provider export {name} --out FILE`"
+    );
+    event::record(&mut tx, EventKind::ProviderKeyUpdated, &subject, &message).await?;
+    store::set_reminded(&mut tx, &row.name).await?;
+    tx.commit().await?;
+    native::give_all(&controller, &subject, &format!("version {next} of the key of native provider `{name}`")).await;
+    show(&controller, &row.name).await
+}
+
+/// Deletes an old version of a native provider's key everywhere. Refused while a VM needs it.
+#[utoipa::path(delete, path = "/native-providers/{provider}/versions/{version}", tag = "provider",
+    params(("provider" = String, Path, description = "name"), ("version" = u32, Path, description = "number")),
+    responses((status = 200, body = ProviderView), (status = "4XX", body = Problem)))]
+pub(super) async fn delete_version(
+    State(controller): State<Shared>,
+    granted: Granted<ChangeProviderKey>,
+    keys: Keys,
+) -> ApiResult<Json<ProviderView>> {
+    let name = granted.on().name.clone();
+    let version: u32 = keys.last().parse().map_err(|_| not_found("version", keys.last()))?;
+    let what = format!("cannot delete version {version} of the key of key provider `{name}`");
+    let found = load_native(&controller, &what, granted.on()).await?;
+    let mut tx = controller.store.write().await?;
+    let row = store::get(&mut tx, &found.name).await?.unwrap_or(found);
+    if !row.versions.iter().any(|known| known.version == version) {
+        let remedy = format!("`ward provider show {name}` lists them");
+        return Err(Problem::new(Code::NotFound, what, "there is no such version", remedy).into());
+    }
+    if version == row.current() {
+        let remedy = format!("make a new one first with `ward provider update-key {name}`");
+        return Err(Problem::new(Code::InUse, what, "new keys are made under it", remedy).into());
+    }
+    let users = vm::users_of_provider(&mut tx, &row.name).await?;
+    refuse_needed(&what, name.as_str(), &needing(&users, version))?;
+    refuse_open_tasks(&mut tx, &what, &row.name).await?;
+    store::remove_version(&mut tx, &row.name, version).await?;
+    let subject = about(granted.user(), &row.name);
+    let message = format!("version {version} of the key of native provider `{name}` deleted; no VM needed it");
+    event::record(&mut tx, EventKind::ProviderKeyDeleted, &subject, &message).await?;
+    tx.commit().await?;
+    native::give_all(&controller, &subject, &format!("version {version} of the key of `{name}`, deleted")).await;
+    show(&controller, &row.name).await
+}
+
+fn refuse_needed(what: &str, provider: &str, vms: &[&Name]) -> Result<(), Problem> {
+    if vms.is_empty() {
+        return Ok(());
+    }
+    let names = vms.iter().map(|vm| format!("`{vm}`")).collect::<Vec<_>>().join(", ");
+    let count = if vms.len() == 1 { "1 VM needs".to_owned() } else { format!("{} VMs need", vms.len()) };
+    Err(Problem::new(
+        Code::InUse,
+        what,
+        format!("{count} it: {names}"),
+        format!(
+            "move them with `ward recrypt run --provider PROVIDER --to OTHER` (each with `ward vm recrypt VM`), or decrypt them; then \
+             try again. `ward provider show {provider}` counts them"
+        ),
+    ))
+}
+
+/// A task that encrypts may have a key under it already that no VM has yet.
+async fn refuse_open_tasks(tx: &mut Tx, what: &str, name: &ProviderName) -> Result<(), Problem> {
+    let open = task::open(tx).await?;
+    let Some(task) = open.iter().find(|task| task.work.providers().any(|used| used == name)) else { return Ok(()) };
+    let why = format!("task {} ({} of VM `{}`) makes a key of it", task.info.id, task.info.kind, task.info.vm_name);
+    Err(Problem::new(Code::Busy, what, why, format!("wait for it with `ward task watch {}`", task.info.id)))
+}
+
+/// Removes a native provider: its key is deleted everywhere.
+pub(super) async fn remove(
+    controller: &Controller,
+    granted: &Granted<RemoveProvider>,
+    force: Option<&str>,
+) -> ApiResult<Json<()>> {
+    let name = &granted.on().name;
+    let what = format!("cannot remove key provider `{name}`");
+    let mut tx = controller.store.write().await?;
+    let native = store::get(&mut tx, name).await?;
+    let mut users: Vec<_> = vm::users_of_provider(&mut tx, name).await?.into_iter().map(|(vm, _)| vm).collect();
+    users.dedup();
+    let needed = refuse_needed(&what, name.as_str(), &users.iter().collect::<Vec<_>>());
+    let forced = match (needed, force) {
+        (Ok(()), _) => false,
+        (Err(_), Some(again)) if again == name.as_str() => true,
+        (Err(problem), None) => return Err(problem.into()),
+        (Err(_), Some(again)) => {
+            let why = format!("VMs need it, and `{again}` is not its name");
+            let remedy = format!("say its name, `{name}`, to remove it although VMs need it");
+            return Err(Problem::new(Code::RequestInvalid, what, why, remedy).into());
+        }
+    };
+    refuse_open_tasks(&mut tx, &what, name).await?;
+    store::remove(&mut tx, name).await?;
+    provider::remove(&mut tx, name).await?;
+    let subject = about(granted.user(), name);
+    if let (true, Some(native)) = (forced, native) {
+        store::note_removed(&mut tx, name, native.key_id).await?;
+        let message = format!(
+            "native key provider `{name}` removed although {} VMs need it; only its backup brings them back",
+            users.len()
+        );
+        event::record(&mut tx, EventKind::ProviderRemovedInUse, &subject, &message).await?;
+    } else {
+        let message = format!("native key provider `{name}` removed; its key is deleted everywhere but in backups");
+        event::record(&mut tx, EventKind::ProviderRemoved, &subject, &message).await?;
+    }
+    tx.commit().await?;
+    native::give_all(controller, &subject, &format!("key of native provider `{name}`, deleted")).await;
+    Ok(Json(()))
+}

@@ -1,0 +1,10 @@
+//! Native key providers, on whole systems: a controller and hosts that are processes of their own, real LUKS2 disks, QEMU,
+//! and OpenSSL, cryptsetup and Python as strangers.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+mod faults;
+mod hosts;
+mod restore;
+mod story;
+mod support;
+mod tpm;

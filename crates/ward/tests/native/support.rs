@@ -1,0 +1,411 @@
+//! A controller and its hosts, without a key server.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+use ward_controller::api::types::{HostState, HostView, NativeState, NativeView, ProviderView, VmView};
+use ward_types::{Code, Event, EventKind, Problem};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const MIB: usize = 1 << 20;
+
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Ports below those that the system hands out, so that no connection can have them while a process is started anew.
+fn port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 10_000 + u16::try_from(std::process::id() % 1000).unwrap() * 20;
+    std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed))
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .unwrap()
+}
+
+pub(crate) fn eventually<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(done) = done() {
+            return done;
+        }
+        assert!(Instant::now() < deadline, "timed out: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Bytes that no format makes by chance.
+pub(crate) fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+/// A controller, hosts, and a place for what a test makes.
+pub(crate) struct System {
+    dir: TempDir,
+    api_port: u16,
+    hosts_port: u16,
+    controller: Option<Child>,
+    hosts: Vec<Host>,
+}
+
+struct Host {
+    port: u16,
+    agent: Option<Child>,
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        for child in self.hosts.iter_mut().map(|host| &mut host.agent).chain([&mut self.controller]) {
+            if let Some(mut child) = child.take() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        // What agents leave running on purpose.
+        end_all_in(self.dir.path());
+    }
+}
+
+/// The processes that work in a directory.
+fn processes_in(directory: &Path) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let inside = processes
+        .filter(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(directory)));
+    inside.map(|process| process.file_name().into_string().unwrap()).collect()
+}
+
+/// Ends every process that works in a directory, and waits for their ends.
+fn end_all_in(directory: &Path) {
+    eventually("the guests' ends", || {
+        let pids = processes_in(directory);
+        for pid in &pids {
+            let _ = Command::new("kill").arg("-KILL").arg(pid).stderr(Stdio::null()).status();
+        }
+        pids.is_empty().then_some(())
+    });
+}
+
+/// Whether a process has these bytes anywhere in its memory.
+pub(crate) fn in_memory(pid: &str, secret: &[u8]) -> bool {
+    let process = Path::new("/proc").join(pid);
+    let memory = fs::File::open(process.join("mem")).unwrap();
+    let maps = fs::read_to_string(process.join("maps")).unwrap();
+    let mut searched = 0;
+    for line in maps.lines() {
+        let (range, rest) = line.split_once(' ').unwrap();
+        let (from, to) = range.split_once('-').unwrap();
+        let at = |text| u64::from_str_radix(text, 16).unwrap();
+        if !rest.starts_with("rw") {
+            continue;
+        }
+        let mut bytes = vec![0; usize::try_from(at(to) - at(from)).unwrap()];
+        if memory.read_exact_at(&mut bytes, at(from)).is_ok() {
+            searched += bytes.len();
+            let mut rest = &bytes[..];
+            while let Some(next) = rest.iter().position(|byte| *byte == secret[0]) {
+                if rest[next..].starts_with(secret) {
+                    return true;
+                }
+                rest = &rest[next + 1..];
+            }
+        }
+    }
+    assert!(searched > MIB, "nothing was searched");
+    false
+}
+
+impl System {
+    /// A controller with hosts that answer, and a datastore.
+    pub(crate) fn start(hosts: usize) -> Self {
+        Self::start_with(hosts, &[])
+    }
+
+    /// The same, with arguments for the controller.
+    pub(crate) fn start_with(hosts: usize, arguments: &[&str]) -> Self {
+        let mut system = Self {
+            dir: TempDir::new().unwrap(),
+            api_port: port(),
+            hosts_port: port(),
+            controller: None,
+            hosts: Vec::new(),
+        };
+        fs::create_dir(system.path("store")).unwrap();
+        system.start_controller(arguments);
+        system.log_in();
+        system.ward(&["datastore", "add", "default", text(&system.path("store"))]);
+        for _ in 0..hosts {
+            system.add_host();
+        }
+        system
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn controller_state(&self) -> PathBuf {
+        self.path("controller")
+    }
+
+    pub(crate) fn host_state(&self, host: usize) -> PathBuf {
+        self.path(&format!("h{host}"))
+    }
+
+    fn log(&self, name: &str) -> Stdio {
+        let path = self.path(&format!("{name}.log"));
+        Stdio::from(fs::OpenOptions::new().create(true).append(true).open(path).unwrap())
+    }
+
+    pub(crate) fn start_controller(&mut self, arguments: &[&str]) {
+        let child = Command::new(env!("CARGO_BIN_EXE_ward"))
+            .args(["controller", "--state", text(&self.controller_state())])
+            .args(["--listen-api", &format!("127.0.0.1:{}", self.api_port)])
+            .args(["--listen-hosts", &format!("127.0.0.1:{}", self.hosts_port)])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(self.log("controller"))
+            .spawn()
+            .unwrap();
+        self.controller = Some(child);
+    }
+
+    fn log_in(&self) {
+        let state = self.controller_state();
+        let (ca, password) = (state.join("ca.pem"), state.join("admin-password"));
+        let url = format!("https://127.0.0.1:{}", self.api_port);
+        eventually("the controller answers", || {
+            let args = ["login", &url, "--ca", text(&ca), "--password-file", text(&password)];
+            self.command(&args).status.success().then_some(())
+        });
+    }
+
+    /// Kills the controller, as a power cut would.
+    pub(crate) fn kill_controller(&mut self) {
+        let mut controller = self.controller.take().unwrap();
+        controller.kill().unwrap();
+        controller.wait().unwrap();
+    }
+
+    fn add_host(&mut self) {
+        let number = self.hosts.len();
+        self.hosts.push(Host { port: port(), agent: None });
+        let token = self.path("token");
+        fs::write(&token, self.ward(&["host", "add"])).unwrap();
+        let address = format!("127.0.0.1:{}", self.hosts[number].port);
+        let name = format!("h{number}");
+        let state = self.host_state(number);
+        self.ward(&[
+            "host",
+            "enrol",
+            "--token-file",
+            text(&token),
+            "--address",
+            &address,
+            "--name",
+            &name,
+            "--state",
+            text(&state),
+        ]);
+        self.start_agent(number, &[]);
+        self.host_answers(number);
+    }
+
+    pub(crate) fn start_agent(&mut self, host: usize, arguments: &[&str]) {
+        let child = Command::new(env!("CARGO_BIN_EXE_ward"))
+            .args(["host", "run", "--state", text(&self.host_state(host))])
+            .args(["--listen", &format!("127.0.0.1:{}", self.hosts[host].port)])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(self.log(&format!("h{host}")))
+            .spawn()
+            .unwrap();
+        self.hosts[host].agent = Some(child);
+    }
+
+    /// Kills an agent, as a power cut would.
+    pub(crate) fn kill_agent(&mut self, host: usize) {
+        let mut agent = self.hosts[host].agent.take().unwrap();
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+    }
+
+    pub(crate) fn host_answers(&self, host: usize) {
+        self.host_is(host, HostState::Connected);
+    }
+
+    pub(crate) fn host_is(&self, host: usize, state: HostState) {
+        // The controller may have been started a moment ago.
+        eventually("the host's state", || {
+            let output = self.command(&["host", "show", &format!("h{host}"), "--output", "json"]);
+            let view: HostView = output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())?;
+            (view.state == state).then_some(())
+        });
+    }
+
+    fn command(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_ward"))
+            .args(args)
+            .env("WARD_CONFIG", self.path("client.json"))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// A command that must succeed: what it prints.
+    pub(crate) fn ward(&self, args: &[&str]) -> String {
+        let output = self.command(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "ward {args:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub(crate) fn succeeds(&self, args: &[&str]) -> bool {
+        self.command(args).status.success()
+    }
+
+    /// Ends the guests that an agent has left running, as a power cut would.
+    pub(crate) fn end_guests(&self, host: usize) {
+        end_all_in(&self.host_state(host).join("run"));
+    }
+
+    /// The ID of a host's agent.
+    pub(crate) fn agent(&self, host: usize) -> String {
+        self.hosts[host].agent.as_ref().unwrap().id().to_string()
+    }
+
+    /// The ID of the one QEMU that runs on a host.
+    pub(crate) fn qemu(&self, host: usize) -> String {
+        let run = self.host_state(host).join("run");
+        let inside = processes_in(&run).into_iter().filter(|pid| {
+            fs::read_to_string(Path::new("/proc").join(pid).join("comm")).is_ok_and(|name| name.starts_with("qemu"))
+        });
+        let qemus: Vec<_> = inside.collect();
+        assert_eq!(qemus.len(), 1, "{qemus:?}");
+        qemus[0].clone()
+    }
+
+    /// A command that must succeed: its result.
+    pub(crate) fn json<T: DeserializeOwned>(&self, args: &[&str]) -> T {
+        let args = [args, &["--output", "json"]].concat();
+        serde_json::from_str(&self.ward(&args)).unwrap()
+    }
+
+    /// A command that must be refused: why.
+    pub(crate) fn refused(&self, code: Code, args: &[&str]) -> Problem {
+        let problem = self.refused_any(args);
+        assert_eq!(problem.code, code, "ward {args:?}: {problem:?}");
+        problem
+    }
+
+    /// The same, for whatever reason.
+    pub(crate) fn refused_any(&self, args: &[&str]) -> Problem {
+        let args = [args, &["--output", "json"]].concat();
+        let output = self.command(&args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "ward {args:?} was not refused");
+        let start = said.find("{\n  \"code\"").unwrap_or_else(|| panic!("ward {args:?}: {said}"));
+        let problem: Problem = serde_json::from_str(&said[start..]).unwrap();
+        assert!(!problem.why.is_empty() && !problem.remedy.is_empty(), "{problem:?}");
+        problem
+    }
+
+    pub(crate) fn native(&self, name: &str) -> NativeView {
+        self.json::<ProviderView>(&["provider", "show", name]).native.unwrap()
+    }
+
+    pub(crate) fn wait_for_state(&self, name: &str, state: NativeState) {
+        eventually(&format!("provider {name} is {state}"), || (self.native(name).state == state).then_some(()));
+    }
+
+    /// A native provider that is backed up, under the password `secret`, and that all hosts have: its backup.
+    pub(crate) fn backed_up(&self, name: &str) -> PathBuf {
+        self.ward(&["provider", "add", "native", name]);
+        let backup = self.back_up(name, &format!("{name}.p12"));
+        self.wait_for_state(name, NativeState::Active);
+        backup
+    }
+
+    pub(crate) fn back_up(&self, name: &str, file: &str) -> PathBuf {
+        let path = self.path(file);
+        self.ward(&["provider", "export", name, "--out", text(&path), "--password-file", text(&self.password())]);
+        path
+    }
+
+    /// A file with the backups' password.
+    pub(crate) fn password(&self) -> PathBuf {
+        let path = self.path("password");
+        fs::write(&path, "secret\n").unwrap();
+        path
+    }
+
+    /// A VM with one disk, encrypted under a provider: its home, and the disk's content.
+    pub(crate) fn encrypted_vm(&self, name: &str, provider: &str) -> (PathBuf, Vec<u8>) {
+        let content = self.plain_vm(name);
+        self.ward(&["vm", "encrypt", name, "--provider", provider]);
+        let vm: VmView = self.json(&["vm", "show", name]);
+        assert!(vm.encrypted);
+        (vm.home, content)
+    }
+
+    pub(crate) fn plain_vm(&self, name: &str) -> Vec<u8> {
+        let (image, content) = (self.path("image.raw"), noise(4 * MIB));
+        fs::write(&image, &content).unwrap();
+        self.ward(&["vm", "import", name, "--disk", text(&image), "--memory", "64"]);
+        content
+    }
+
+    pub(crate) fn has_event(&self, kind: EventKind) -> bool {
+        let events: Vec<Event> = self.json(&["event", "ls"]);
+        events.iter().any(|event| event.kind == kind)
+    }
+}
+
+/// The KDKs in a backup, by what OpenSSL shows of it.
+pub(crate) fn keys_in(backup: &Path, password: &Path) -> Vec<Vec<u8>> {
+    let pass = format!("file:{}", text(password));
+    let shown =
+        Command::new("openssl").args(["pkcs12", "-nodes", "-passin", &pass, "-in", text(backup)]).output().unwrap();
+    assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let value = |line: &str| -> Option<Vec<u8>> {
+        line.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).ok()).collect()
+    };
+    shown.lines().filter_map(value).filter(|bytes| bytes.len() == 32).collect()
+}
+
+/// Whether any file below a directory holds these bytes, as they are, in hexadecimal or in base64.
+pub(crate) fn found_below(directory: &Path, secret: &[u8]) -> Option<PathBuf> {
+    use base64::Engine as _;
+    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let base64 = base64::engine::general_purpose::STANDARD_NO_PAD.encode(secret);
+    let needles = [secret, hex.as_bytes(), &base64.as_bytes()[..40]];
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            if let Some(found) = found_below(&path, secret) {
+                return Some(found);
+            }
+        } else if kind.is_file() {
+            let content = fs::read(&path).unwrap();
+            if needles.iter().any(|needle| content.windows(needle.len()).any(|window| window == *needle)) {
+                return Some(path);
+            }
+        }
+    }
+    None
+}
