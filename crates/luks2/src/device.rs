@@ -251,6 +251,16 @@ impl<I: Io> Device<I> {
         Ok(())
     }
 
+    /// Makes sure that there is room for one more keyslot, so that its lack shows before anything is begun.
+    ///
+    /// # Errors
+    /// [`Error::NoFreeKeyslot`], [`Error::NoKeyslotSpace`].
+    pub fn check_room_for_keyslot(&self) -> Result<(), Error> {
+        let metadata = &self.header.metadata;
+        free_keyslot(metadata)?;
+        keyslot::find_gap(metadata, self.header.size).map(drop)
+    }
+
     /// Adds a keyslot, and changes tokens in the same moment. Tokens that come with it are bound to it.
     ///
     /// # Errors
@@ -300,6 +310,15 @@ impl<I: Io> Device<I> {
     /// [`erase_keyslots`](Self::erase_keyslots)); [`Error::Unsupported`] for keyslots of a type that isn't known;
     /// [`Error::Io`].
     pub fn remove_keyslot(&mut self, id: KeyslotId) -> Result<(), Error> {
+        self.remove_keyslot_and_tokens(id, &[])
+    }
+
+    /// As [`remove_keyslot`](Self::remove_keyslot), with tokens that go in the same moment in which the keyslot ceases to
+    /// open anything.
+    ///
+    /// # Errors
+    /// Those of [`remove_keyslot`](Self::remove_keyslot); [`Error::NoSuchToken`].
+    pub fn remove_keyslot_and_tokens(&mut self, id: KeyslotId, tokens: &[TokenId]) -> Result<(), Error> {
         self.repair()?;
         self.removable(id)?;
         let metadata = &self.header.metadata;
@@ -308,6 +327,8 @@ impl<I: Io> Device<I> {
             return Err(Error::LastKeyslot(id));
         }
         let mut metadata = metadata.clone();
+        let removals: Vec<_> = tokens.iter().copied().map(TokenChange::Remove).collect();
+        token::apply(&mut metadata, &removals, None)?;
         removal::retire(&mut metadata, id)?;
         self.commit(metadata)?;
         self.destroy_retired()
@@ -407,10 +428,7 @@ impl<I: Io> Device<I> {
     ) -> Result<KeyslotId, Error> {
         self.verify_volume_key(volume_key)?;
         let mut metadata = self.header.metadata.clone();
-        let id = (0..MAX_KEYSLOTS)
-            .map(KeyslotId::new)
-            .find(|id| !metadata.keyslots.contains_key(id))
-            .ok_or(Error::NoFreeKeyslot(MAX_KEYSLOTS))?;
+        let id = free_keyslot(&metadata)?;
         let offset = keyslot::find_gap(&metadata, self.header.size)?;
         let (slot, material) = keyslot::seal(offset, self.iterations, passphrase, volume_key)?;
         metadata.keyslots.insert(id, slot);
@@ -465,6 +483,11 @@ impl<I: Io> Device<I> {
         (self.header, self.health) = (header, Health::Good);
         Ok(())
     }
+}
+
+fn free_keyslot(metadata: &Metadata) -> Result<KeyslotId, Error> {
+    let mut free = (0..MAX_KEYSLOTS).map(KeyslotId::new).filter(|id| !metadata.keyslots.contains_key(id));
+    free.next().ok_or(Error::NoFreeKeyslot(MAX_KEYSLOTS))
 }
 
 fn priority(slot: &Keyslot) -> Priority {

@@ -5,6 +5,8 @@
 //! authz          who may do what, decided in one place
 //! plan           what a request comes to: pure functions to a plan or a refusal
 //! tasks          long work, written down step by step, gone on with after a restart
+//! recryption     new keys for many VMs, and by the clock
+//! register       VMs taken into the inventory from their homes
 //! keys           the way of a key: made, activated, got, pushed, forgotten
 //! hosts          enrolment, and one supervisor for each host
 //! store          SQL: one code path for SQLite and PostgreSQL
@@ -29,6 +31,8 @@ mod init;
 mod keys;
 mod password;
 mod plan;
+mod recryption;
+mod register;
 mod root;
 mod server;
 mod store;

@@ -17,7 +17,7 @@ use crate::controller::{Controller, Shared};
 use crate::hosts::Links;
 use crate::store::Store;
 use crate::tasks::Board;
-use crate::{Config, Error, api, files, hosts, init, tasks};
+use crate::{Config, Error, api, files, hosts, init, recryption, tasks};
 
 /// How long open requests and tasks may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -99,6 +99,10 @@ impl Server {
                 tracing::error!(%error, "cannot go on with what was there before");
             }
         }
+        if let Err(error) = recryption::resume_all(&controller).await {
+            tracing::error!(%error, "cannot go on with recryptions");
+        }
+        controller.background.spawn(recryption::schedule(Arc::clone(&controller)));
         let users = serve(api, api_tls, api::router(Arc::clone(&controller)), shutdown.clone());
         let agents = serve(hosts, hosts_tls, hosts::router(Arc::clone(&controller)), shutdown.clone());
         let both = async { tokio::join!(users, agents) };

@@ -146,6 +146,11 @@ pub(crate) fn of_luks(error: &luks2::Error, path: &Path, key: &KeyRef) -> Fault 
         Error::Luks1 | Error::Unsupported(_) => {
             Fault::new(Code::ImageInvalid, why, "undo what another program did to the header")
         }
+        Error::NoFreeKeyslot(_) | Error::NoKeyslotSpace { .. } | Error::NoMetadataSpace { .. } => Fault::new(
+            Code::ImageInvalid,
+            why,
+            "make room in the header: remove keyslots that nobody needs with `cryptsetup luksKillSlot`",
+        ),
         Error::TooSmall { .. } => Fault::new(Code::ImageTruncated, why, remedy(DiskErrorKind::ImageTruncated)),
         _ => Fault::internal(why),
     }

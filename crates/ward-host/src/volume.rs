@@ -1,9 +1,10 @@
 //! Encrypted disks as Ward uses LUKS2: the KEK is the passphrase, and a token names it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use luks2::{Device, Health, Params, Token};
+use luks2::{Device, Health, KeyslotId, Params, Token, TokenChange, TokenId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use ward_disk::{ImageFormat, SectorSize};
@@ -34,6 +35,11 @@ impl Label {
     pub(crate) fn new(key: KeyRef, vm: VmId, disk: DiskId) -> Self {
         Self { version: TOKEN_VERSION, key, vm, disk }
     }
+
+    fn token(&self) -> Result<Token> {
+        let value = serde_json::to_value(self).map_err(|error| Fault::internal(error.to_string()))?;
+        Ok(Token::new(TOKEN, [(TOKEN.to_owned(), value)].into_iter().collect()))
+    }
 }
 
 /// A disk whose header was opened.
@@ -50,15 +56,11 @@ pub(crate) struct Unlocked {
 
 /// Makes an encrypted disk without content, under a new DEK.
 pub(crate) fn format(file: File, path: &Path, kek: &ResolvedKek, label: &Label) -> Result<()> {
-    let fields = match serde_json::to_value(label) {
-        Ok(value) => [(TOKEN.to_owned(), value)].into_iter().collect(),
-        Err(error) => return Err(Fault::internal(error.to_string())),
-    };
     let params = Params {
         label: label.disk.to_string(),
         subsystem: TOKEN.into(),
         data_offset: DATA_OFFSET,
-        tokens: vec![Token::new(TOKEN, fields)],
+        tokens: vec![label.token()?],
         ..Params::default()
     };
     file.set_len(DATA_OFFSET).doing("enlarge", path)?;
@@ -97,16 +99,15 @@ impl Volume {
         Ok(damage)
     }
 
-    /// Refuses a disk that is another's: of another VM, or under another key than its description says.
+    /// Refuses a disk that is another's: of another VM, or under another key than its description says. While its KEK is
+    /// being replaced it is under two.
     pub(crate) fn check_label(&self, expected: &Label) -> Result<()> {
         let path = self.path.display();
-        let Some((_, token)) = self.device.tokens_of(TOKEN).next() else {
+        let labels = self.labels()?;
+        let Some((_, _, label)) = labels.first() else {
             return Err(Fault::tampered(format!("{path} has no token of Ward that says whose it is")));
         };
-        let value = token.fields.get(TOKEN).cloned().unwrap_or(Value::Null);
-        let label: Label = serde_json::from_value(value)
-            .map_err(|error| Fault::tampered(format!("the token of {path} makes no sense: {error}")))?;
-        if label == *expected {
+        if labels.iter().any(|(_, _, label)| label == expected) {
             return Ok(());
         }
         let why = if (label.vm, label.disk) == (expected.vm, expected.disk) {
@@ -115,6 +116,98 @@ impl Volume {
             format!("{path} says that it is {} of VM {}, not {}", label.disk, label.vm, expected.disk)
         };
         Err(Fault::tampered(why))
+    }
+
+    /// The labels, each with its token and the keyslots that it is for.
+    fn labels(&self) -> Result<Vec<(TokenId, BTreeSet<KeyslotId>, Label)>> {
+        let read = |(id, token): (TokenId, &Token)| {
+            let value = token.fields.get(TOKEN).cloned().unwrap_or(Value::Null);
+            let label = serde_json::from_value(value).map_err(|error| {
+                Fault::tampered(format!("the token of {} makes no sense: {error}", self.path.display()))
+            })?;
+            Ok((id, token.keyslots.clone(), label))
+        };
+        self.device.tokens_of(TOKEN).map(read).collect()
+    }
+
+    /// Makes sure that there is room for another KEK beside the one that there is.
+    pub(crate) fn check_room_for_key(&self, key: &KeyRef) -> Result<()> {
+        self.device.check_room_for_keyslot().map_err(|error| fault::of_luks(&error, &self.path, key))
+    }
+
+    /// Lets a second KEK open the disk beside the first: that is half the way from the one to the other. Once done, it
+    /// is done.
+    pub(crate) fn add_key(&mut self, old: (&ResolvedKek, &Label), new: (&ResolvedKek, &Label)) -> Result<()> {
+        let path = self.path.clone();
+        let failed = |error: &luks2::Error| fault::of_luks(error, &path, old.0.reference());
+        self.device.repair().map_err(|error| failed(&error))?;
+        for (id, slots, label) in self.labels()? {
+            if label == *new.1 {
+                if slots.iter().any(|slot| self.opens(*slot, new.0)) {
+                    return Ok(());
+                }
+                // Not of an earlier attempt, for that adds the token and what it is for in one.
+                self.device.remove_token(id).map_err(|error| failed(&error))?;
+            }
+        }
+        let mut slot = None;
+        let dek = Dek::fill_with(|bytes| {
+            let opened = self.device.unlock(old.0.kek().expose(), bytes).map_err(|error| Opening(failed(&error)))?;
+            slot = Some(opened);
+            Ok(())
+        })
+        .map_err(|Opening(fault)| fault)?;
+        self.bind(old.1, slot)?;
+        let token = TokenChange::Add(new.1.token()?);
+        self.device.add_keyslot(dek.expose(), new.0.kek().expose(), &[token]).map(drop).map_err(|error| failed(&error))
+    }
+
+    /// Makes sure that the label's token says for which keyslot it is, since by that the keyslot is found again.
+    fn bind(&mut self, label: &Label, slot: Option<KeyslotId>) -> Result<()> {
+        let Some(slot) = slot else { return Ok(()) };
+        let tokens = self.labels()?.into_iter().filter(|(_, slots, other)| other == label && !slots.contains(&slot));
+        for (id, _, _) in tokens.collect::<Vec<_>>() {
+            let mut token = label.token()?;
+            token.keyslots = [slot].into();
+            let changed = self.device.change_tokens(&[TokenChange::Set(id, token)]);
+            changed.map_err(|error| fault::of_luks(&error, &self.path, &label.key))?;
+        }
+        Ok(())
+    }
+
+    fn opens(&self, slot: KeyslotId, kek: &ResolvedKek) -> bool {
+        Dek::fill_with(|bytes| {
+            self.device.unlock_keyslot(slot, kek.kek().expose(), bytes).map_err(|_| SecretError::Unwrap)
+        })
+        .is_ok()
+    }
+
+    /// Removes and overwrites what other KEKs open the disk by, and their tokens. Takes no key: what is to be kept and
+    /// what not, the tokens say. Keyslots that somebody else than Ward added stay.
+    pub(crate) fn keep_only(&mut self, label: &Label) -> Result<()> {
+        let path = self.path.clone();
+        let failed = |error: luks2::Error| fault::of_luks(&error, &path, &label.key);
+        self.device.repair().map_err(failed)?;
+        let (kept, others): (Vec<_>, Vec<_>) = self.labels()?.into_iter().partition(|(_, _, other)| other == label);
+        if others.is_empty() {
+            return Ok(());
+        }
+        let kept: BTreeSet<_> = kept.into_iter().flat_map(|(_, slots, _)| slots).collect();
+        if kept.is_empty() {
+            let why = format!("{} has no keyslot that its key {} is known to open", path.display(), label.key);
+            return Err(Fault::tampered(why));
+        }
+        for (id, slots, _) in others {
+            let mut tokens = &[id][..];
+            for slot in slots.difference(&kept) {
+                self.device.remove_keyslot_and_tokens(*slot, tokens).map_err(failed)?;
+                tokens = &[];
+            }
+            if !tokens.is_empty() {
+                self.device.remove_token(id).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     /// Opens the keyslot, and makes sure that the file holds a whole disk of that size.

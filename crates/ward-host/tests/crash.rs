@@ -20,7 +20,7 @@ async fn host(encrypted: bool) -> (Host, Vec<u8>) {
     run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", text(&raw), text(&qcow2)]);
     host.create("vm", vec![copy(&raw), copy(&qcow2)]).await;
     if encrypted {
-        host.push(&[1]).await;
+        host.push(&[1, 2]).await;
         host.done("vm", encrypt(1, &[0, 1])).await;
     }
     host.kill();
@@ -37,7 +37,7 @@ async fn points(host: &mut Host, spec: &JobSpec) -> Vec<String> {
     let log = host.path("points");
     let _ = fs::remove_file(&log);
     host.start_agent(&[("WARD_CRASH_LOG", text(&log))]).await;
-    host.push(&[1]).await;
+    host.push(&[1, 2]).await;
     host.done("vm", spec.clone()).await;
     host.kill();
     let mut seen = BTreeMap::<String, u32>::new();
@@ -61,7 +61,7 @@ async fn matrix(mut host: Host, spec: JobSpec, check: impl Fn(&Host, &str)) {
     for point in &points {
         restore(&host);
         host.start_agent(&[("WARD_CRASH_AT", point)]).await;
-        host.push(&[1]).await;
+        host.push(&[1, 2]).await;
         let job = TaskId::new();
         let home = host.home("vm");
         match host.try_job(job, home.clone(), spec.clone()).await {
@@ -71,7 +71,7 @@ async fn matrix(mut host: Host, spec: JobSpec, check: impl Fn(&Host, &str)) {
             other => panic!("{point}: {other:?}"),
         }
         host.start_agent(&[]).await;
-        host.push(&[1]).await;
+        host.push(&[1, 2]).await;
         match host.try_job(job, home, spec.clone()).await {
             Some(Ok(JobOutcome::Done { .. })) => {}
             other => panic!("{point}: {other:?}: {}", host.log()),
@@ -94,22 +94,19 @@ fn check_plain(host: &Host, model: &[u8], point: &str) {
 /// knows nothing, so the payload is deciphered by the bare cipher.
 fn check_encrypted(host: &Host, model: &[u8], point: &str) {
     assert_eq!(host.files("vm"), ["disk-0.luks", "disk-1.luks", "vm.toml"], "{point}");
-    for disk in ["disk-0.luks", "disk-1.luks"] {
-        let path = host.store().join("vm").join(disk);
-        assert!(luks_contents(&path, &kek(1), model.len()) == model, "{point}: {disk}");
-    }
+    check_disks(host, &["disk-0.luks", "disk-1.luks"], (1, 2), model, point);
 }
 
-fn luks_contents(path: &std::path::Path, kek: &ward_secret::Kek, size: usize) -> Vec<u8> {
-    let device = luks2::Device::open(fs::File::open(path).unwrap()).unwrap();
-    let mut key = [0; luks2::VOLUME_KEY_LEN];
-    device.unlock(kek.expose(), &mut key).unwrap();
-    let start = usize::try_from(device.data_segment().unwrap().offset).unwrap();
-    let mut bytes = fs::read(path).unwrap();
-    let mut payload = bytes.split_off(start);
-    xts::Xts::new(&key).unwrap().decrypt(xts::SectorSize::B4096, 0, &mut payload).unwrap();
-    payload.truncate(size);
-    payload
+/// Each of them opens with the one key and not with the other, and has nothing left over of how it came to that.
+fn check_disks(host: &Host, disks: &[&str], (right, wrong): (u8, u8), model: &[u8], point: &str) {
+    for disk in disks {
+        let path = host.store().join("vm").join(disk);
+        assert!(luks_contents(&path, right, model.len()).1 == model, "{point}: {disk}");
+        assert!(!cryptsetup_opens(&path, wrong), "{point}: {disk}");
+        let device = luks2::Device::open(fs::File::open(&path).unwrap()).unwrap();
+        assert!(device.health().is_good(), "{point}: {disk}: {:?}", device.health());
+        assert_eq!((device.keyslots().len(), device.tokens().count()), (1, 1), "{point}: {disk}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,6 +119,62 @@ async fn encrypting_survives_a_kill_at_any_step() {
 async fn decrypting_survives_a_kill_at_any_step() {
     let (host, model) = host(true).await;
     matrix(host, decrypt(&[0, 1]), |host, point| check_plain(host, &model, point)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shallow_recrypt_survives_a_kill_at_any_step() {
+    let (host, model) = host(true).await;
+    matrix(host, shallow(2, true, &[0, 1]), |host, point| {
+        assert_eq!(host.files("vm"), ["disk-0.luks", "disk-1.luks", "vm.toml"], "{point}");
+        check_disks(host, &["disk-0.luks", "disk-1.luks"], (2, 1), &model, point);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deep_recrypt_survives_a_kill_at_any_step() {
+    let (host, model) = host(true).await;
+    matrix(host, deep(2, true, &[0, 1]), |host, point| {
+        assert_eq!(host.files("vm"), ["disk-0-2.luks", "disk-1-2.luks", "vm.toml"], "{point}");
+        check_disks(host, &["disk-0-2.luks", "disk-1-2.luks"], (2, 1), &model, point);
+    })
+    .await;
+}
+
+/// Between two steps the key that the description names opens every disk, so that a VM that runs can be started anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_shallow_recrypt_leaves_every_disk_openable_by_the_described_key() {
+    let (mut host, model) = host(true).await;
+    run("cp", &["-a", "--sparse=always", text(&host.store()), text(&host.path("saved"))]);
+    for (point, described, forward) in [
+        ("crypt.recorded", 1, false),
+        ("crypt.key-added", 1, false),
+        ("crypt.key-added#2", 1, false),
+        ("crypt.description-written", 1, false),
+        ("crypt.committed", 2, true),
+        ("crypt.other-key-removed", 2, true),
+        ("crypt.tidied", 2, true),
+    ] {
+        restore(&host);
+        host.start_agent(&[("WARD_CRASH_AT", point)]).await;
+        host.push(&[1, 2]).await;
+        let home = host.home("vm");
+        assert!(host.try_job(TaskId::new(), home, shallow(2, true, &[0, 1])).await.is_none(), "{point}");
+        let description = fs::read_to_string(host.store().join("vm/vm.toml")).unwrap();
+        assert_eq!(description.matches(&format!("key_id = \"{described}\"")).count(), 3, "{point}: {description}");
+        for disk in ["disk-0.luks", "disk-1.luks"] {
+            let path = host.store().join("vm").join(disk);
+            assert!(luks_contents(&path, described, model.len()).1 == model, "{point}: {disk}");
+        }
+        // Another job, to which the other key is not known, settles it: back or forward.
+        host.start_agent(&[]).await;
+        host.push(&[described]).await;
+        host.done("vm", encrypt(described, &[0, 1])).await;
+        host.kill();
+        let keys = if forward { (2, 1) } else { (1, 2) };
+        check_disks(&host, &["disk-0.luks", "disk-1.luks"], keys, &model, point);
+        assert_eq!(host.files("vm"), ["disk-0.luks", "disk-1.luks", "vm.toml"], "{point}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,7 +217,7 @@ async fn another_job_settles_what_was_left() {
     ] {
         restore(&host);
         host.start_agent(&[("WARD_CRASH_AT", point)]).await;
-        host.push(&[1]).await;
+        host.push(&[1, 2]).await;
         let home = host.home("vm");
         assert!(host.try_job(TaskId::new(), home, encrypt(1, &[0, 1])).await.is_none(), "{point}");
         host.start_agent(&[]).await;

@@ -172,6 +172,39 @@ async fn an_encrypted_vm_runs_and_nobody_disturbs_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_running_vm_gets_a_new_key_and_does_not_notice() {
+    let (mut host, config) = host_with(Then::Waits, "hello from a ciphered disk\n").await;
+    host.push(&[1, 2]).await;
+    host.done("vm", encrypt(1, &[0, 1])).await;
+    host.vm(&config).start().await.unwrap();
+    host.vm(&config).says("hello from a ciphered disk\n").await;
+    let disks = ["disk-0.luks", "disk-1.luks"].map(|disk| host.store().join("vm").join(disk));
+
+    // Killed half-way, the VM goes on, and so does the job.
+    host.kill();
+    host.start_agent(&[("WARD_CRASH_AT", "crypt.key-added")]).await;
+    host.push(&[1, 2]).await;
+    let job = ward_types::TaskId::new();
+    assert!(host.try_job(job, host.home("vm"), shallow(2, true, &[0, 1])).await.is_none());
+    host.start_agent(&[]).await;
+    host.push(&[1, 2]).await;
+    assert_eq!(host.vm(&config).power().await, Power::On);
+    let outcome = host.try_job(job, host.home("vm"), shallow(2, true, &[0, 1])).await.unwrap().unwrap();
+    assert!(matches!(outcome, ward_rpc::api::host::JobOutcome::Done { .. }), "{outcome:?}");
+    assert!(disks.iter().all(|disk| cryptsetup_opens(disk, 2) && !cryptsetup_opens(disk, 1)));
+    assert_eq!(host.vm(&config).power().await, Power::On);
+    // What writes a disk anew is refused as ever.
+    let problem = host.refused("vm", deep(1, true, &[0, 1])).await;
+    assert_eq!(problem.code, Code::VmRunning, "{problem:?}");
+
+    host.vm(&config).stop(true, 0).await.unwrap();
+    host.call(DropKeys { keys: vec![key(1)] }).await.unwrap();
+    host.vm(&config).start().await.unwrap();
+    host.vm(&config).says("hello from a ciphered disk\n").await;
+    host.vm(&config).stop(true, 0).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_vm_outlives_its_agent() {
     let (mut host, config) = host_with(Then::Waits, "still here\n").await;
     host.done("vm", encrypt(1, &[0, 1])).await;

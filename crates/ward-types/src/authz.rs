@@ -60,6 +60,8 @@ privileges! {
     VmPower = "vm.power";
     /// Read the consoles of VMs.
     VmConsole = "vm.console";
+    /// Change what VMs are: the storage policies that they are under, whether they are templates.
+    VmConfigure = "vm.configure";
     /// Delete VMs.
     VmDelete = "vm.delete";
     /// Manage users, groups and sessions.
@@ -78,7 +80,7 @@ privileges! {
     CryptoEncrypt = "crypto.encrypt";
     /// Make encrypted VMs and disks.
     CryptoEncryptNew = "crypto.encrypt-new";
-    /// Manage storage policies that encrypt.
+    /// Manage storage policies, which say what is encrypted.
     CryptoManageEncryptionPolicy = "crypto.manage-encryption-policy";
     /// Manage key providers.
     CryptoManageKeyServers = "crypto.manage-key-servers";
@@ -184,6 +186,12 @@ impl PrivilegeSet {
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
+    }
+
+    /// All that are in both.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
     }
 
     /// Whether there is none in it.

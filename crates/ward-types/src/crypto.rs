@@ -1,8 +1,10 @@
 //! What can be asked of a component, and what a request comes to.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::{DiskId, KeyId, KeyRef, ProviderName};
@@ -26,24 +28,109 @@ impl fmt::Display for Component {
     }
 }
 
+/// From where a user wants a KEK.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+pub struct KeyWish {
+    /// The provider; none means the default one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<ProviderName>,
+    /// A key that exists already; none means a new one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<KeyId>,
+}
+
 /// What a user asks of a component (vSphere: `CryptoSpec`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum CryptoSpec {
-    /// Encrypt it: with a new key of the default provider unless said otherwise.
-    Encrypt {
-        /// The provider; none means the default one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        provider: Option<ProviderName>,
-        /// A key that exists already; none means a new one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        key_id: Option<KeyId>,
-    },
+    /// Encrypt it, under a new DEK.
+    Encrypt(KeyWish),
     /// Decrypt it.
     Decrypt,
+    /// Put a new KEK in the place of the old one, of whatever provider. The data and their DEK stay, so an old copy of a
+    /// header still opens with the old KEK.
+    ShallowRecrypt(KeyWish),
+    /// Encrypt it anew, under a new DEK and a new KEK.
+    DeepRecrypt(KeyWish),
     /// Leave it as it is.
     #[default]
     NoOp,
+    /// Take it as it is: encrypted, under the key that it names itself.
+    Register,
+}
+
+/// As it comes: of a tagged enum Serde would let pass what no variant has.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSpec {
+    op: Op,
+    provider: Option<ProviderName>,
+    key_id: Option<KeyId>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Op {
+    Encrypt,
+    Decrypt,
+    ShallowRecrypt,
+    DeepRecrypt,
+    NoOp,
+    Register,
+}
+
+impl<'de> Deserialize<'de> for CryptoSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let RawSpec { op, provider, key_id } = RawSpec::deserialize(deserializer)?;
+        let wish = KeyWish { provider, key_id };
+        let without = |spec| match &wish {
+            KeyWish { provider: None, key_id: None } => Ok(spec),
+            _ => Err(D::Error::custom("only what encrypts and recrypts takes a key")),
+        };
+        match op {
+            Op::Decrypt => without(Self::Decrypt),
+            Op::NoOp => without(Self::NoOp),
+            Op::Register => without(Self::Register),
+            Op::Encrypt => Ok(Self::Encrypt(wish)),
+            Op::ShallowRecrypt => Ok(Self::ShallowRecrypt(wish)),
+            Op::DeepRecrypt => Ok(Self::DeepRecrypt(wish)),
+        }
+    }
+}
+
+/// What is asked of a VM, component by component. What isn't named stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CryptoRequest {
+    /// Of the VM home.
+    #[serde(default)]
+    pub home: CryptoSpec,
+    /// Of the disks, by number.
+    #[serde(default)]
+    pub disks: BTreeMap<DiskId, CryptoSpec>,
+}
+
+impl CryptoRequest {
+    /// The same of several components.
+    #[must_use]
+    pub fn of(components: impl IntoIterator<Item = Component>, spec: &CryptoSpec) -> Self {
+        let mut request = Self::default();
+        for component in components {
+            match component {
+                Component::Home => request.home = spec.clone(),
+                Component::Disk(disk) => {
+                    request.disks.insert(disk, spec.clone());
+                }
+            }
+        }
+        request
+    }
+
+    /// What is asked of each component that is named.
+    pub fn specs(&self) -> impl Iterator<Item = (Component, &CryptoSpec)> {
+        let disks = self.disks.iter().map(|(disk, spec)| (Component::Disk(*disk), spec));
+        std::iter::once((Component::Home, &self.home)).chain(disks)
+    }
 }
 
 /// One thing that a host does to one component.
@@ -67,6 +154,33 @@ pub enum StepAction {
     },
     /// Decrypt; the component itself says with which KEK.
     Decrypt,
+    /// Put this KEK in the place of the one that there is; the DEK stays.
+    ShallowRecrypt {
+        /// The KEK.
+        key: KeyRef,
+    },
+    /// Encrypt anew, under a new DEK and this KEK.
+    DeepRecrypt {
+        /// The KEK.
+        key: KeyRef,
+    },
+}
+
+impl StepAction {
+    /// The KEK under which the component is afterwards; none where it is plain.
+    #[must_use]
+    pub const fn key(&self) -> Option<&KeyRef> {
+        match self {
+            Self::Encrypt { key } | Self::ShallowRecrypt { key } | Self::DeepRecrypt { key } => Some(key),
+            Self::Decrypt => None,
+        }
+    }
+
+    /// Whether it can be done while the VM runs: its disks' content is not touched.
+    #[must_use]
+    pub const fn is_online(&self) -> bool {
+        matches!(self, Self::ShallowRecrypt { .. })
+    }
 }
 
 /// The steps that a request comes to, in the order in which the composition rules hold at every point: the home is
@@ -84,8 +198,8 @@ impl CryptoPlan {
         steps.sort_by_key(|step| match (&step.action, step.component) {
             (StepAction::Decrypt, Component::Disk(disk)) => (0, disk.0),
             (StepAction::Decrypt, Component::Home) => (1, 0),
-            (StepAction::Encrypt { .. }, Component::Home) => (2, 0),
-            (StepAction::Encrypt { .. }, Component::Disk(disk)) => (3, disk.0),
+            (_, Component::Home) => (2, 0),
+            (_, Component::Disk(disk)) => (3, disk.0),
         });
         Self { steps }
     }
@@ -95,6 +209,12 @@ impl CryptoPlan {
     pub fn steps(&self) -> &[CryptoStep] {
         &self.steps
     }
+
+    /// Whether all of it can be done while the VM runs.
+    #[must_use]
+    pub fn is_online(&self) -> bool {
+        self.steps.iter().all(|step| step.action.is_online())
+    }
 }
 
 #[cfg(test)]
@@ -102,6 +222,45 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn a_request_is_plain_in_json() {
+        let json =
+            r#"{"home":{"op":"encrypt","provider":"p"},"disks":{"0":{"op":"shallow-recrypt"},"1":{"op":"decrypt"}}}"#;
+        let request: CryptoRequest = serde_json::from_str(json).unwrap();
+        let wish = KeyWish { provider: Some("p".parse().unwrap()), key_id: None };
+        assert_eq!(request.home, CryptoSpec::Encrypt(wish));
+        assert_eq!(request.disks[&DiskId(0)], CryptoSpec::ShallowRecrypt(KeyWish::default()));
+        assert_eq!(serde_json::to_string(&request).unwrap(), json);
+        assert_eq!(serde_json::from_str::<CryptoRequest>("{}").unwrap(), CryptoRequest::default());
+    }
+
+    #[test]
+    fn what_a_request_does_not_know_is_refused() {
+        for bad in [
+            r#"{"homes":{"op":"decrypt"}}"#,
+            r#"{"home":{"op":"decrypt","deep":true}}"#,
+            r#"{"home":{"op":"encrypt","key":"1"}}"#,
+            r#"{"home":{"op":"decrypt","provider":"p"}}"#,
+            r#"{"home":{"op":"no-op","key_id":"1"}}"#,
+            r#"{"home":{"op":"erase"}}"#,
+            r#"{"home":{}}"#,
+        ] {
+            assert!(serde_json::from_str::<CryptoRequest>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_a_new_kek_alone_goes_while_the_vm_runs() {
+        let key = || KeyRef::standard("p".parse().unwrap(), KeyId::try_from("1".to_owned()).unwrap());
+        let shallow = CryptoStep { component: Component::Home, action: StepAction::ShallowRecrypt { key: key() } };
+        assert!(CryptoPlan::new(vec![shallow.clone()]).is_online());
+        for action in [StepAction::Decrypt, StepAction::Encrypt { key: key() }, StepAction::DeepRecrypt { key: key() }]
+        {
+            let step = CryptoStep { component: Component::Disk(DiskId(0)), action };
+            assert!(!CryptoPlan::new(vec![shallow.clone(), step]).is_online());
+        }
+    }
 
     #[test]
     fn disks_are_decrypted_before_the_home_and_encrypted_after_it() {

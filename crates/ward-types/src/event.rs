@@ -121,6 +121,34 @@ kinds! {
     UserLogin = "user.login", Info;
     /// Somebody failed to log in.
     UserLoginFailed = "user.login-failed", Warning;
+    /// A VM or parts of it got a new KEK, or a new DEK and KEK.
+    VmRecrypted = "vm.recrypted", Info;
+    /// A VM was made from another one.
+    VmCloned = "vm.cloned", Info;
+    /// A VM was taken into the inventory from its home.
+    VmRegistered = "vm.registered", Info;
+    /// A VM was taken out of the inventory; its home stays.
+    VmUnregistered = "vm.unregistered", Info;
+    /// A VM that was locked can be used: its keys are to be had.
+    VmUnlocked = "vm.unlocked", Info;
+    /// A VM got or lost a disk.
+    VmDisksChanged = "vm.disks-changed", Info;
+    /// A VM became a template or ceased to be one.
+    VmTemplate = "vm.template", Info;
+    /// A VM or a disk is under another storage policy.
+    VmPolicySet = "vm.policy-set", Info;
+    /// A storage policy was made.
+    PolicyCreated = "policy.created", Info;
+    /// A storage policy was removed.
+    PolicyRemoved = "policy.removed", Info;
+    /// The recryption of many VMs was begun.
+    RecryptionStarted = "recryption.started", Info;
+    /// The recryption of many VMs was paused, went on, or was cancelled.
+    RecryptionChanged = "recryption.changed", Info;
+    /// The recryption of many VMs ended.
+    RecryptionEnded = "recryption.ended", Info;
+    /// The age at which keys are replaced was set.
+    RotationSet = "rotation.set", Info;
 }
 
 impl fmt::Display for EventKind {

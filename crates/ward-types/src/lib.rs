@@ -13,11 +13,11 @@ mod vm;
 
 pub use audit::{AuditEntry, AuditOutcome, AuditRecord};
 pub use authz::{Object, ObjectKind, Privilege, PrivilegeSet, Role, RoleKind, Subject, builtin_roles};
-pub use crypto::{Component, CryptoPlan, CryptoSpec, CryptoStep, StepAction};
+pub use crypto::{Component, CryptoPlan, CryptoRequest, CryptoSpec, CryptoStep, KeyWish, StepAction};
 pub use event::{Event, EventKind, EventSubject, Severity};
 pub use ids::{ClusterId, DatastoreId, DiskId, GroupId, HostId, IdError, PermissionId, TaskId, TokenId, UserId, VmId};
 pub use key::{KeyId, KeyLocator, KeyRef, KeyState, ProviderKind};
-pub use names::{FileName, Name, NameError, ProviderName, RoleName};
+pub use names::{FileName, Name, NameError, PolicyName, ProviderName, RoleName};
 pub use problem::{Code, Problem, ProblemDocument};
 pub use task::{Progress, ProgressUnit, TaskInfo, TaskKind, TaskState};
 pub use vm::{Boot, DiskConfig, DiskCrypto, HomeCrypto, PlainFormat, Power, VmConfig, WrappedHomeKey};

@@ -13,6 +13,12 @@ pub enum NameError {
     #[error("a name has 1 to 80 characters, `{0}` has {len}", len = .0.chars().count())]
     Length(String),
     /// A character that is not allowed where it stands.
+    #[error(
+        "a policy's name is made of letters, digits, spaces, `.`, `_` and `-`, and starts and ends with a letter or a \
+             digit; `{0}` does not"
+    )]
+    Policy(String),
+    /// A character that is not allowed where it stands.
     #[error("a name is made of letters, digits, `.`, `_` and `-`, and starts with a letter or a digit; `{0}` does not")]
     Characters(String),
 }
@@ -86,6 +92,69 @@ name! {
     RoleName
     /// The name of a file directly in a VM home; never hidden, never a path.
     FileName
+}
+
+/// The name of a storage policy. Other than names of things that lie in files it may have spaces.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String)]
+pub struct PolicyName(String);
+
+impl PolicyName {
+    /// The policy under which a component is encrypted unless another is named.
+    #[must_use]
+    pub fn encryption() -> Self {
+        Self("VM Encryption Policy".into())
+    }
+
+    /// The policy under which a component is plain unless another is named.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self("No Encryption Policy".into())
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for PolicyName {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        if text.is_empty() || text.chars().count() > 80 {
+            return Err(NameError::Length(text));
+        }
+        let at_ends = |c: char| c.is_ascii_alphanumeric();
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, ' ' | '.' | '_' | '-');
+        if text.starts_with(at_ends) && text.ends_with(at_ends) && text.chars().all(allowed) {
+            Ok(Self(text))
+        } else {
+            Err(NameError::Policy(text))
+        }
+    }
+}
+
+impl FromStr for PolicyName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        text.to_owned().try_into()
+    }
+}
+
+impl From<PolicyName> for String {
+    fn from(name: PolicyName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
 }
 
 #[cfg(test)]

@@ -144,6 +144,16 @@ codes! {
     AuditBroken = "audit.broken", 409, 8;
     /// The work was cancelled.
     Cancelled = "task.cancelled", 409, 5;
+    /// It is encrypted under that very key already.
+    KeyUnchanged = "key.unchanged", 409, 5;
+    /// The policy is built in, and can't be changed or removed.
+    PolicyBuiltIn = "policy.built-in", 409, 5;
+    /// The VM is a template, which is never started.
+    VmTemplate = "vm.template", 409, 5;
+    /// A device is shared or raw, and can't be a disk of a VM.
+    DeviceUnsuitable = "disk.device-unsuitable", 409, 5;
+    /// The VM has no vTPM.
+    TpmNone = "vm.no-tpm", 409, 5;
     /// A defect of Ward; please report it.
     Internal = "internal", 500, 1;
 }

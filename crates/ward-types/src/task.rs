@@ -26,6 +26,14 @@ pub enum TaskKind {
     VmDecrypt,
     /// Deletes a VM with its home.
     VmRemove,
+    /// Puts new keys in the place of old ones.
+    VmRecrypt,
+    /// Changes the encryption of several components in several ways.
+    VmReconfigure,
+    /// Gives a VM a disk or takes one from it.
+    VmDisks,
+    /// Makes a VM from another one.
+    VmClone,
 }
 
 impl fmt::Display for TaskKind {
@@ -38,6 +46,10 @@ impl fmt::Display for TaskKind {
             Self::VmEncrypt => "vm encrypt",
             Self::VmDecrypt => "vm decrypt",
             Self::VmRemove => "vm rm",
+            Self::VmRecrypt => "vm recrypt",
+            Self::VmReconfigure => "vm reconfigure",
+            Self::VmDisks => "vm disk",
+            Self::VmClone => "vm clone",
         })
     }
 }

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::Bench;
 use crate::commands::{
-    audit, cluster, completion, datastore, event, host, login, provider, role, session, task, user, vm,
+    audit, cluster, completion, datastore, event, host, login, policy, provider, recrypt, role, session, task, user, vm,
 };
 use crate::output::Output;
 use crate::process::{controller, keyserver};
@@ -50,6 +50,12 @@ pub(crate) enum Command {
     /// Key providers: where keys come from.
     #[command(subcommand)]
     Provider(provider::Provider),
+    /// Storage policies: which parts of VMs are encrypted, and with whose keys.
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// New keys for many VMs at once: to replace old ones, or to move to another key server.
+    #[command(subcommand)]
+    Recrypt(recrypt::Recrypt),
     /// Tasks: long work, how far it is.
     #[command(subcommand)]
     Task(task::Task),

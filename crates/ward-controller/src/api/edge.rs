@@ -1,10 +1,11 @@
 //! The edge: what comes in is checked and typed here, what goes wrong goes out as a [`Problem`].
 
+use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Json, Query, RawPathParams, Request};
 use axum::response::{IntoResponse, Response};
+use http::StatusCode;
 use http::request::Parts;
-use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use ward_types::{Code, Problem};
 
@@ -77,6 +78,29 @@ fn has_nul(value: &serde_json::Value) -> bool {
     }
 }
 
+/// A JSON body that may be left out.
+pub(crate) struct OptionalBody<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let request = Request::from_parts(parts.clone(), body);
+        let body = Bytes::from_request(request, state).await.map_err(|error| {
+            let code = match error.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => Code::RequestTooLarge,
+                _ => Code::RequestInvalid,
+            };
+            bad(code, error.body_text())
+        })?;
+        if body.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        Body::from_request(Request::from_parts(parts, body.into()), state).await.map(|Body(body)| Self(body))
+    }
+}
+
 /// A query string.
 pub(crate) struct Params<T>(pub(crate) T);
 
@@ -89,11 +113,6 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
             .map_err(|error: QueryRejection| invalid(error.body_text()))?;
         Ok(Self(params))
     }
-}
-
-/// The answer to a method that a path does not have.
-pub(crate) async fn no_such_method(method: Method) -> ApiError {
-    invalid(format!("the path has no method {method}"))
 }
 
 /// The parameters of the path, in order; one that can't be a name is empty.

@@ -8,7 +8,9 @@ pub(crate) mod edge;
 pub(crate) mod events;
 pub(crate) mod hosts;
 mod page;
+mod policies;
 mod providers;
+mod recryptions;
 mod reform;
 pub(crate) mod repeat;
 mod roles;
@@ -16,6 +18,8 @@ mod session;
 pub(crate) mod tasks;
 pub mod types;
 mod users;
+mod vm_crypto;
+mod vm_inventory;
 pub(crate) mod vms;
 
 use axum::Router;
@@ -33,7 +37,7 @@ mod tests;
 
 pub use self::page::MAX_LIMIT;
 
-use self::edge::{ApiError, no_such_method};
+use self::edge::ApiError;
 use crate::console;
 use crate::controller::Shared;
 
@@ -89,13 +93,29 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(vms::show, vms::remove))
         .routes(routes!(vms::start))
         .routes(routes!(vms::stop))
-        .routes(routes!(vms::encrypt))
-        .routes(routes!(vms::decrypt))
+        .routes(routes!(vm_crypto::encrypt))
+        .routes(routes!(vm_crypto::decrypt))
         .routes(routes!(vms::console))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::show))
         .routes(routes!(tasks::cancel))
         .routes(routes!(events::list))
+        .routes(routes!(vm_crypto::recrypt))
+        .routes(routes!(vm_crypto::crypto))
+        .routes(routes!(vm_crypto::set_policy))
+        .routes(routes!(vm_inventory::register))
+        .routes(routes!(vm_inventory::unregister))
+        .routes(routes!(vm_inventory::unlock))
+        .routes(routes!(vm_inventory::template))
+        .routes(routes!(policies::list, policies::add))
+        .routes(routes!(policies::show, policies::remove))
+        .routes(routes!(providers::set_rotation))
+        .routes(routes!(recryptions::plan))
+        .routes(routes!(recryptions::list, recryptions::add))
+        .routes(routes!(recryptions::show))
+        .routes(routes!(recryptions::pause))
+        .routes(routes!(recryptions::resume))
+        .routes(routes!(recryptions::cancel))
 }
 
 fn parts(controller: &Shared) -> (Router<Shared>, serde_json::Value) {
@@ -117,7 +137,6 @@ pub(crate) fn router(controller: Shared) -> Router {
     router
         .route("/api/openapi.json", get(move || async move { Json(description) }))
         .merge(console::router())
-        .method_not_allowed_fallback(no_such_method)
         .fallback(|| async {
             ApiError(Problem::new(
                 Code::NotFound,

@@ -2,19 +2,19 @@
 
 use axum::extract::{Json, State};
 use ward_secret::Zeroizing;
-use ward_types::{Code, EventKind, EventSubject, Problem, ProviderKind};
+use ward_types::{Code, EventKind, EventSubject, Problem, ProviderKind, ProviderName};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body};
+use super::edge::{ApiResult, Body, Keys};
 use super::page::{Listed, Page};
-use super::types::{AddProvider, Live, PageQuery, ProviderView};
+use super::types::{AddProvider, Live, PageQuery, ProviderView, SetRotation};
 use crate::authz::operations::{self, ReadProvider, RemoveProvider, SetDefaultProvider};
-use crate::authz::{Granted, Root, Sight, grant};
+use crate::authz::{Granted, Root, Sight, grant, grant_named};
 use crate::controller::{Controller, Shared};
 use crate::keys::{self, probe};
 use crate::root;
 use crate::store::provider::{self, ProviderRow};
-use crate::store::{event, task, vm};
+use crate::store::{event, recryption, task, vm};
 
 async fn view(controller: &Controller, row: &ProviderRow) -> Result<ProviderView, Problem> {
     let mut vms: Vec<_> = vm::users_of_provider(&mut *controller.store.read().await?, &row.name)
@@ -29,6 +29,7 @@ async fn view(controller: &Controller, row: &ProviderRow) -> Result<ProviderView
         server: join_server(&row.server_host, row.server_port),
         default: row.is_default,
         vms,
+        rotate_days: recryption::rotations(&mut *controller.store.read().await?).await?.get(&row.name).copied(),
         live: None,
     })
 }
@@ -175,6 +176,38 @@ pub(super) async fn make_default(
     Ok(Json(view(&controller, &row).await?))
 }
 
+/// Sets at what age a key provider's keys are replaced, without anybody asking each time.
+#[utoipa::path(put, path = "/providers/{provider}/rotation", tag = "provider", request_body = SetRotation,
+    params(("provider" = String, Path, description = "name")),
+    responses((status = 200, body = ProviderView), (status = "4XX", body = Problem)))]
+pub(super) async fn set_rotation(
+    State(controller): State<Shared>,
+    caller: Caller,
+    keys: Keys,
+    Body(rotation): Body<SetRotation>,
+) -> ApiResult<Json<ProviderView>> {
+    let message = |name: &ProviderName| match rotation.days {
+        Some(days) => format!("keys of key provider `{name}` are replaced after {days} days"),
+        None => format!("keys of key provider `{name}` are not replaced for their age"),
+    };
+    let note = rotation.days.map_or_else(|| "never".to_owned(), |days| format!("after {days} days"));
+    let granted: Granted<operations::SetRotation> =
+        grant_named(&controller, &caller, keys.first(), note.into()).await?;
+    let row = granted.on();
+    let name = &row.name;
+    if rotation.days == Some(0) {
+        let what = format!("cannot set the rotation of key provider `{name}`");
+        return Err(Problem::new(Code::RequestInvalid, what, "0 days is no age", "give 1 day or more").into());
+    }
+    let mut tx = controller.store.write().await?;
+    recryption::set_rotation(&mut tx, name, rotation.days).await?;
+    let user = Some(granted.user().clone());
+    let subject = EventSubject { provider: Some(name.clone()), user, ..EventSubject::default() };
+    event::record(&mut tx, EventKind::RotationSet, &subject, &message(name)).await?;
+    tx.commit().await?;
+    Ok(Json(view(&controller, row).await?))
+}
+
 /// Removes a key provider that no VM needs. Its keys stay at its server.
 #[utoipa::path(delete, path = "/providers/{provider}", tag = "provider",
     params(("provider" = String, Path, description = "name")),
@@ -186,14 +219,17 @@ pub(super) async fn remove(State(controller): State<Shared>, granted: Granted<Re
     let vms = vm::users_of_provider(&mut tx, &name).await?;
     let vms = vms.iter().map(|(vm, key)| format!("VM `{vm}` (key {key})"));
     // A VM that is being encrypted will need its key, though its row does not say so yet.
-    let tasks = task::open(&mut tx).await?.into_iter().filter(|task| task.work.provider() == Some(&name));
+    let tasks = task::open(&mut tx).await?.into_iter().filter(|task| task.work.providers().any(|it| *it == name));
     let tasks = tasks.map(|task| format!("VM `{}` (task {}, {})", task.info.vm_name, task.info.id, task.info.kind));
     let users: Vec<_> = vms.chain(tasks).collect();
     if !users.is_empty() {
         let why = format!("{} needs its keys", users.join(", "));
-        return Err(Problem::new(Code::InUse, what, why, "decrypt or delete these VMs first").into());
+        let remedy =
+            format!("give them other keys first: `ward recrypt run --provider {name} --to OTHER`; or decrypt them");
+        return Err(Problem::new(Code::InUse, what, why, remedy).into());
     }
     provider::remove(&mut tx, &name).await?;
+    recryption::set_rotation(&mut tx, &name, None).await?;
     let user = Some(granted.user().clone());
     let subject = EventSubject { provider: Some(name.clone()), user, ..EventSubject::default() };
     let message = format!("key provider `{name}` removed; its keys stay at its server");

@@ -1,8 +1,10 @@
 //! What requests and answers of the REST API are made of. The command-line client speaks these types too.
 
 mod access;
+mod operations;
 
 pub use self::access::*;
+pub use self::operations::*;
 pub use super::page::PageQuery;
 
 use std::fmt;
@@ -12,8 +14,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use ward_types::{
-    ClusterId, DatastoreId, HostId, KeyId, KeyRef, Name, PlainFormat, Power, Problem, ProviderKind, ProviderName,
-    TaskId, TaskInfo, VmConfig, VmId,
+    ClusterId, DatastoreId, HostId, KeyRef, Name, PlainFormat, Power, Problem, ProviderKind, ProviderName, TaskId,
+    TaskInfo, VmConfig, VmId,
 };
 
 /// Who wants to log in.
@@ -197,6 +199,9 @@ pub struct ProviderView {
     pub default: bool,
     /// The VMs that need one of its keys.
     pub vms: Vec<Name>,
+    /// After how many days its keys are replaced, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotate_days: Option<u32>,
     /// How its server answers; only where one provider is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Live>,
@@ -273,6 +278,15 @@ pub struct VmView {
     /// The task that works on it.
     #[serde(default)]
     pub task: Option<TaskId>,
+    /// Why it can't be used, if it can't.
+    #[serde(default)]
+    pub locked: Option<Problem>,
+    /// Whether it is a template, which is never started.
+    #[serde(default)]
+    pub template: bool,
+    /// The storage policies of its home and its disks.
+    #[serde(default)]
+    pub policies: Vec<ComponentPolicy>,
 }
 
 /// A VM that is to be made.
@@ -331,18 +345,6 @@ pub enum AddDisk {
         #[schema(value_type = String)]
         path: PathBuf,
     },
-}
-
-/// How a VM is to be encrypted.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Encrypt {
-    /// The key provider; none means the default one.
-    #[serde(default)]
-    pub provider: Option<ProviderName>,
-    /// A key that exists; none means that a new one is made.
-    #[serde(default)]
-    pub key_id: Option<KeyId>,
 }
 
 /// Where a VM is to be started.

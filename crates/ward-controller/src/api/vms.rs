@@ -1,23 +1,26 @@
 //! VMs. What takes long is answered with its task.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use axum::extract::{Json, State};
 use ward_rpc::api::host::{self, KernelSource};
-use ward_types::{Code, Problem, TaskInfo};
+use ward_types::{Code, Component, KeyRef, PolicyName, Problem, TaskInfo, VmId};
 
-use super::auth::Caller;
-use super::edge::{ApiResult, Body, Keys, Params, not_found};
+use super::edge::{ApiResult, Body, Params, not_found};
 use super::page::{Listed, Page};
+use super::policies::built_in;
 use super::tasks::task_view;
-use super::types::{AddDisk, AddVm, ConsoleQuery, ConsoleView, Encrypt, PageQuery, Start, Stop, TaskView, VmView};
-use crate::authz::operations::{DecryptVm, ReadConsole, ReadVm, RemoveVm, StartVm, StopVm};
-use crate::authz::{Granted, Sight, grant, grant_named};
+use super::types::{
+    AddDisk, AddVm, ComponentPolicy, ConsoleQuery, ConsoleView, PageQuery, Start, Stop, TaskView, VmView,
+};
+use crate::authz::operations::{ReadConsole, ReadVm, RemoveVm, StartVm, StopVm};
+use crate::authz::{Granted, Sight, grant};
 use crate::controller::{Controller, Shared};
 use crate::plan::{NewDisk, NewVm};
 use crate::store::cluster::{self, DatastoreRow};
-use crate::store::task;
 use crate::store::vm::{self, VmRow};
+use crate::store::{policy, task};
 use crate::tasks::submit::{self, MayMake, Order};
 
 const MAX_WAIT_MS: u32 = 30_000;
@@ -26,9 +29,23 @@ const DEFAULT_MEMORY_MIB: u32 = 512;
 const DEFAULT_STOP_S: u32 = 60;
 const MAX_STOP_S: u32 = 3600;
 
-fn view(controller: &Controller, row: VmRow, datastores: &[DatastoreRow], open: &[TaskInfo]) -> Option<VmView> {
+type Assigned = BTreeMap<(VmId, Component), PolicyName>;
+
+fn view(
+    controller: &Controller,
+    row: VmRow,
+    datastores: &[DatastoreRow],
+    open: &[TaskInfo],
+    assigned: &Assigned,
+) -> Option<VmView> {
     let datastore = datastores.iter().find(|datastore| datastore.id == row.datastore)?;
     let home: PathBuf = datastore.directory.join(row.directory.as_str());
+    let components = row.config.as_ref().map(crate::plan::keys).unwrap_or_default();
+    let policy = |(component, key): (&Component, &Option<KeyRef>)| ComponentPolicy {
+        component: *component,
+        policy: assigned.get(&(row.id, *component)).cloned().unwrap_or_else(|| built_in(key.is_some())),
+    };
+    let policies = components.iter().map(policy).collect();
     let keys = row.config.as_ref().map_or_else(Vec::new, |config| config.keys().into_iter().cloned().collect());
     Some(VmView {
         id: row.id,
@@ -41,6 +58,9 @@ fn view(controller: &Controller, row: VmRow, datastores: &[DatastoreRow], open: 
         keys,
         config: row.config,
         task: open.iter().find(|task| task.vm == row.id).map(|task| task.id),
+        locked: row.locked,
+        template: row.template,
+        policies,
     })
 }
 
@@ -49,9 +69,10 @@ pub(crate) async fn all(controller: &Controller, sight: &Sight) -> Result<Vec<Vm
     let mut db = controller.store.read().await?;
     let datastores = cluster::datastores(&mut db).await?;
     let open = task::list(&mut db, true, None, i64::MAX).await?;
+    let assigned = policy::assigned(&mut db, None).await?;
     let mut rows = vm::list(&mut db).await?;
     rows.retain(|row| sight.sees(row));
-    Ok(rows.into_iter().filter_map(|row| view(controller, row, &datastores, &open)).collect())
+    Ok(rows.into_iter().filter_map(|row| view(controller, row, &datastores, &open, &assigned)).collect())
 }
 
 /// Lists VMs.
@@ -65,12 +86,18 @@ pub(super) async fn list(State(controller): State<Shared>, sight: Sight, page: P
 #[utoipa::path(get, path = "/vms/{vm}", tag = "vm", params(("vm" = String, Path, description = "name or ID")),
     responses((status = 200, body = VmView), (status = "4XX", body = Problem)))]
 pub(super) async fn show(State(controller): State<Shared>, granted: Granted<ReadVm>) -> ApiResult<Json<VmView>> {
+    one(&controller, granted.on().id).await
+}
+
+/// One VM, for those who may see it.
+pub(super) async fn one(controller: &Controller, id: VmId) -> ApiResult<Json<VmView>> {
+    let missing = || not_found("vm", &id.to_string());
     let mut db = controller.store.read().await?;
     let datastores = cluster::datastores(&mut db).await?;
-    let row = granted.on().clone();
-    let open: Vec<_> = task::open_of_vm(&mut db, row.id).await?.into_iter().collect();
-    let name = row.name.clone();
-    let view = view(&controller, row, &datastores, &open).ok_or_else(|| not_found("vm", name.as_str()))?;
+    let row = vm::get(&mut db, id).await?.ok_or_else(missing)?;
+    let open: Vec<_> = task::open_of_vm(&mut db, id).await?.into_iter().collect();
+    let assigned = policy::assigned(&mut db, Some(id)).await?;
+    let view = view(controller, row, &datastores, &open, &assigned).ok_or_else(missing)?;
     Ok(Json(view))
 }
 
@@ -141,36 +168,6 @@ pub(super) async fn stop(
 ) -> ApiResult<Json<TaskView>> {
     let wait_ms = how.wait_s.unwrap_or(DEFAULT_STOP_S).min(MAX_STOP_S) * 1000;
     let info = Order { controller: &controller }.stop(granted, how.force, wait_ms).await?;
-    Ok(task_view(&controller, info))
-}
-
-/// Encrypts a VM: its home and all its disks.
-#[utoipa::path(post, path = "/vms/{vm}/encrypt", tag = "vm", request_body = Encrypt,
-    params(("vm" = String, Path, description = "name or ID")),
-    responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
-pub(super) async fn encrypt(
-    State(controller): State<Shared>,
-    caller: Caller,
-    keys: Keys,
-    Body(how): Body<Encrypt>,
-) -> ApiResult<Json<TaskView>> {
-    let key = how.key_id.as_ref().map_or_else(|| "a new key".to_owned(), |id| format!("key {id}"));
-    let provider = how.provider.as_ref().map_or_else(|| "the default provider".to_owned(), ToString::to_string);
-    let note = format!("{key} of {provider}");
-    let granted = grant_named(&controller, &caller, keys.first(), note.into()).await?;
-    let info = Order { controller: &controller }.encrypt(granted, how.provider.as_ref(), how.key_id.as_ref()).await?;
-    Ok(task_view(&controller, info))
-}
-
-/// Decrypts a VM: its disks, then its home.
-#[utoipa::path(post, path = "/vms/{vm}/decrypt", tag = "vm",
-    params(("vm" = String, Path, description = "name or ID")),
-    responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
-pub(super) async fn decrypt(
-    State(controller): State<Shared>,
-    granted: Granted<DecryptVm>,
-) -> ApiResult<Json<TaskView>> {
-    let info = Order { controller: &controller }.decrypt(granted).await?;
     Ok(task_view(&controller, info))
 }
 

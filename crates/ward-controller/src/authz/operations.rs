@@ -4,7 +4,7 @@
 
 use ward_types::{Privilege, PrivilegeSet};
 
-use super::target::{Place, Root, Target, TaskTarget};
+use super::target::{Fleet, Place, Root, Target, TaskTarget};
 use crate::store::cluster::{ClusterRow, DatastoreRow};
 use crate::store::host::HostRow;
 use crate::store::provider::ProviderRow;
@@ -73,6 +73,7 @@ operations! {
     ReadProvider on ProviderRow: "provider.read", "show", reads, [CryptoReadKeyServers];
     AddProvider on Root: "provider.add", "add a key provider", changes, [CryptoManageKeyServers];
     SetDefaultProvider on ProviderRow: "provider.default", "make default", changes, [CryptoManageKeyServers];
+    SetRotation on ProviderRow: "provider.rotation", "set the rotation of", changes, [CryptoManageKeyServers];
     RemoveProvider on ProviderRow: "provider.remove", "remove", changes, [CryptoManageKeyServers];
     ReadVm on VmRow: "vm.read", "show", reads, [Read];
     CreateVm on DatastoreRow: "vm.create", "make a VM on", changes, [VmCreate];
@@ -81,10 +82,23 @@ operations! {
     StopVm on VmRow: "vm.stop", "stop", changes, [VmPower];
     EncryptVm on VmRow: "vm.encrypt", "encrypt", changes, [CryptoEncrypt];
     DecryptVm on VmRow: "vm.decrypt", "decrypt", changes, [CryptoDecrypt];
+    RecryptVm on VmRow: "vm.recrypt", "recrypt", changes, [CryptoRecrypt];
+    SetVmPolicy on VmRow: "vm.set-policy", "set the storage policies of", changes, [VmConfigure];
+    SetTemplate on VmRow: "vm.template", "set the template mark of", changes, [VmConfigure];
+    RegisterVm on DatastoreRow: "vm.register", "register a VM from", changes, [VmCreate];
+    RegisterEncryptedVm on DatastoreRow: "vm.register-encrypted", "register an encrypted VM from", changes,
+        [CryptoRegisterVm];
+    UnlockVm on VmRow: "vm.unlock", "unlock", changes, [CryptoRegisterVm];
+    UnregisterVm on VmRow: "vm.unregister", "unregister", changes, [VmDelete];
     RemoveVm on VmRow: "vm.remove", "delete", changes, [VmDelete];
     ReadConsole on VmRow: "vm.console", "read the console of", reads, [VmConsole] if encrypted [CryptoAccess];
     ReadTask on TaskTarget: "task.read", "show", reads, [Read];
     CancelTask on TaskTarget: "task.cancel", "cancel", changes, [TaskCancel];
+    ReadRecryption on Fleet: "recryption.read", "show", reads, [Read];
+    PlanRecryption on Fleet: "recryption.plan", "recrypt", reads, [CryptoRecrypt];
+    BeginRecryption on Fleet: "recryption.begin", "recrypt", changes, [CryptoRecrypt];
+    ChangeRecryption on Fleet: "recryption.change", "change", changes, [CryptoRecrypt];
+    ChangePolicies on Root: "policy.change", "change storage policies", changes, [CryptoManageEncryptionPolicy];
     ReadUsers on Root: "user.read", "show users and groups", reads, [UserManage];
     ChangeUsers on Root: "user.change", "change users and groups", changes, [UserManage];
     ChangeRoles on Root: "role.change", "change roles", changes, [PermissionManage];

@@ -14,9 +14,12 @@ use crate::plan::{KeyUse, judge_state};
 const VENDOR: &str = "Ward";
 const PRODUCT: &str = "Ward VM encryption";
 
-/// The name under which a task's key is made at the key server: the same whenever the task goes on.
-pub(crate) fn name_of(task: TaskId) -> String {
-    format!("ward-task-{task}")
+/// The name under which the n-th key of a task is made at the key server: the same whenever the task goes on.
+pub(crate) fn name_of(task: TaskId, n: usize) -> String {
+    match n {
+        0 => format!("ward-task-{task}"),
+        n => format!("ward-task-{task}-{n}"),
+    }
 }
 
 /// A key that exists, and custom attributes that it does not have since the server does not take them.

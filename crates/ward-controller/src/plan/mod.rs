@@ -6,16 +6,18 @@ mod create;
 mod crypt;
 mod key;
 mod place;
+mod policy;
 mod power;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use create::{NewDisk, NewVm, create};
-pub(crate) use crypt::{EncryptPlan, KeyChoice, decrypt, encrypt};
+pub(crate) use crypt::{CryptPlan, KeyChoice, PlannedAction, Selection, Verb, crypt, keys, kind, whole};
 pub(crate) use key::{KeyUse, judge_state};
 pub(crate) use place::{Needs, place};
-pub(crate) use power::{remove, start, stop};
+pub(crate) use policy::set_policy;
+pub(crate) use power::{remove, set_template, start, stop, unregister};
 
 use ward_types::{Code, HostId, Name, Power, Problem, ProviderName, TaskInfo, TaskKind, VmConfig};
 
@@ -30,6 +32,10 @@ pub(crate) struct VmFacts<'a> {
     pub(crate) host: Option<&'a Name>,
     /// The task that works on it.
     pub(crate) busy: Option<&'a TaskInfo>,
+    /// Why it can't be used, if it can't: a key that it needs is not to be had.
+    pub(crate) locked: Option<&'a Problem>,
+    /// Whether it is a template.
+    pub(crate) template: bool,
 }
 
 /// What is known of a host of the VM's cluster.
@@ -62,16 +68,34 @@ pub(crate) fn cannot(kind: TaskKind, vm: &Name) -> String {
         TaskKind::VmEncrypt => "encrypt",
         TaskKind::VmDecrypt => "decrypt",
         TaskKind::VmRemove => "delete",
+        TaskKind::VmRecrypt => "recrypt",
+        TaskKind::VmReconfigure => "reconfigure",
+        TaskKind::VmDisks => "change the disks of",
+        TaskKind::VmClone => "clone",
     };
     format!("cannot {verb} VM `{vm}`")
 }
 
-/// The VM's description, where no other task works on the VM.
+/// The VM's description, where no other task works on the VM and it is not locked.
 fn idle<'a>(kind: TaskKind, vm: VmFacts<'a>) -> Result<&'a VmConfig, Problem> {
+    let config = free(&cannot(kind, vm.name), vm)?;
+    match vm.locked {
+        None => Ok(config),
+        Some(problem) => Err(Problem::new(
+            problem.code,
+            cannot(kind, vm.name),
+            format!("it is locked: {}", problem.why),
+            format!("{}; then `ward vm unlock {}`", problem.remedy, vm.name),
+        )),
+    }
+}
+
+/// The VM's description, where no other task works on the VM.
+fn free<'a>(what: &str, vm: VmFacts<'a>) -> Result<&'a VmConfig, Problem> {
     if let Some(task) = vm.busy {
         return Err(Problem::new(
             Code::Busy,
-            cannot(kind, vm.name),
+            what,
             format!("task {} ({}, asked for by `{}`) works on it", task.id, task.kind, task.user),
             format!("wait for it with `ward task watch {}`, then try again", task.id),
         ));
@@ -79,7 +103,7 @@ fn idle<'a>(kind: TaskKind, vm: VmFacts<'a>) -> Result<&'a VmConfig, Problem> {
     vm.config.ok_or_else(|| {
         Problem::new(
             Code::HomeInvalid,
-            cannot(kind, vm.name),
+            what,
             "its home was never finished",
             format!("delete it with `ward vm rm {}` and make it again", vm.name),
         )
@@ -89,13 +113,18 @@ fn idle<'a>(kind: TaskKind, vm: VmFacts<'a>) -> Result<&'a VmConfig, Problem> {
 /// As [`idle`], where the VM is off too.
 fn off<'a>(kind: TaskKind, vm: VmFacts<'a>) -> Result<&'a VmConfig, Problem> {
     let config = idle(kind, vm)?;
+    stopped(&cannot(kind, vm.name), vm)?;
+    Ok(config)
+}
+
+fn stopped(what: &str, vm: VmFacts<'_>) -> Result<(), Problem> {
     match vm.power {
-        Power::Off => Ok(config),
+        Power::Off => Ok(()),
         Power::On => {
             let place = vm.host.map_or_else(String::new, |host| format!(" on host `{host}`"));
             Err(Problem::new(
                 Code::VmRunning,
-                cannot(kind, vm.name),
+                what,
                 format!("it is running{place}"),
                 format!("stop it with `ward vm stop {}`, then try again", vm.name),
             ))

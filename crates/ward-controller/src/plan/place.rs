@@ -11,6 +11,8 @@ pub(crate) struct Needs<'a> {
     pub(crate) asked: Option<&'a Name>,
     /// This host rather than another.
     pub(crate) rather: Option<HostId>,
+    /// This one and no other: the VM runs there.
+    pub(crate) only: Option<HostId>,
     /// Not this one: it was tried.
     pub(crate) not: Option<HostId>,
     /// A QEMU.
@@ -32,6 +34,11 @@ pub(crate) fn place(what: &str, hosts: &[HostFacts], needs: Needs<'_>) -> Result
         };
         return lacks(host, needs).map_or(Ok(host.id), |lack| Err(lack.problem(what)));
     }
+    let among: Vec<_> = match needs.only {
+        Some(only) => hosts.iter().filter(|host| host.id == only).cloned().collect(),
+        None => hosts.to_vec(),
+    };
+    let hosts = among.as_slice();
     let mut able: Vec<_> =
         hosts.iter().filter(|host| Some(host.id) != needs.not && lacks(host, needs).is_none()).collect();
     able.sort_by_key(|host| (Some(host.id) != needs.rather, host.vms, host.name.clone()));

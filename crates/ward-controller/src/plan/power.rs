@@ -2,7 +2,7 @@
 
 use ward_types::{Code, HostId, KeyRef, Name, Power, Problem, TaskKind, VmConfig};
 
-use super::{HostFacts, Needs, VmFacts, cannot, idle, off, place};
+use super::{HostFacts, Needs, VmFacts, cannot, free, idle, off, place, stopped};
 
 /// Plans the start of a VM: tells its keys and checks that a host could take it.
 pub(crate) fn start(
@@ -12,6 +12,17 @@ pub(crate) fn start(
     hosts: &[HostFacts],
 ) -> Result<Vec<KeyRef>, Problem> {
     let config = off(TaskKind::VmStart, vm)?;
+    if vm.template {
+        return Err(Problem::new(
+            Code::VmTemplate,
+            cannot(TaskKind::VmStart, vm.name),
+            "it is a template",
+            format!(
+                "clone it with `ward vm clone {0} NAME` and start that, or make it a VM with `ward vm template {0} --off`",
+                vm.name
+            ),
+        ));
+    }
     let keys = owned_keys(config);
     let needs = Needs { asked, rather: ran_on, qemu: true, keys: !keys.is_empty(), ..Needs::default() };
     place(&cannot(TaskKind::VmStart, vm.name), hosts, needs)?;
@@ -36,10 +47,24 @@ pub(crate) fn stop(vm: VmFacts<'_>, runs_on: Option<HostId>) -> Result<HostId, P
 pub(crate) fn remove(vm: VmFacts<'_>, hosts: &[HostFacts]) -> Result<Vec<KeyRef>, Problem> {
     let keys = match (vm.config, vm.busy) {
         (None, None) => Vec::new(),
-        _ => owned_keys(off(TaskKind::VmRemove, vm)?),
+        // Deleting needs no key: a VM whose key is lost must not stay for ever.
+        _ => owned_keys(off(TaskKind::VmRemove, VmFacts { locked: None, ..vm })?),
     };
     place(&cannot(TaskKind::VmRemove, vm.name), hosts, Needs::default())?;
     Ok(keys)
+}
+
+/// Whether a VM can become a template, or a template a VM.
+pub(crate) fn set_template(vm: VmFacts<'_>) -> Result<(), Problem> {
+    off(TaskKind::VmReconfigure, vm).map(drop)
+}
+
+/// Plans that a VM is taken out of the inventory: tells the keys that it needed. A locked one can be, too.
+pub(crate) fn unregister(vm: VmFacts<'_>) -> Result<Vec<KeyRef>, Problem> {
+    let what = format!("cannot unregister VM `{}`", vm.name);
+    let config = free(&what, vm)?;
+    stopped(&what, vm)?;
+    Ok(owned_keys(config))
 }
 
 fn owned_keys(config: &VmConfig) -> Vec<KeyRef> {

@@ -43,6 +43,11 @@ impl Cells<'_> {
         T::try_from(value).map_err(|_| corrupt(column, format!("{value}")))
     }
 
+    pub(crate) fn number_or_null<T: TryFrom<i64>>(&self, column: &str) -> Result<Option<T>> {
+        let value: Option<i64> = self.0.try_get(column)?;
+        value.map(|value| T::try_from(value).map_err(|_| corrupt(column, format!("{value}")))).transpose()
+    }
+
     pub(crate) fn parsed<T: FromStr<Err: Display>>(&self, column: &str) -> Result<T> {
         self.text(column)?.parse().map_err(|error| corrupt(column, error))
     }

@@ -2,7 +2,7 @@
 
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
-use ward_types::{ClusterId, DatastoreId, HostId, KeyRef, Name, Object, Power, ProviderName, VmConfig, VmId};
+use ward_types::{ClusterId, DatastoreId, HostId, KeyRef, Name, Object, Power, Problem, ProviderName, VmConfig, VmId};
 
 use super::cells::{Cells, json, now, word};
 use super::{Result, permission};
@@ -19,6 +19,10 @@ pub(crate) struct VmRow {
     /// Where it runs, or ran last.
     pub(crate) host: Option<HostId>,
     pub(crate) power: Power,
+    /// Why it can't be used, if it can't.
+    pub(crate) locked: Option<Problem>,
+    /// Whether it is a template, which is never started.
+    pub(crate) template: bool,
 }
 
 fn vm(row: &AnyRow) -> Result<VmRow> {
@@ -32,6 +36,8 @@ fn vm(row: &AnyRow) -> Result<VmRow> {
         config: cells.json_or_null("config")?,
         host: cells.parsed_or_null("host_id")?,
         power: cells.word("power")?,
+        locked: cells.json_or_null("locked")?,
+        template: cells.flag("template")?,
     })
 }
 
@@ -84,7 +90,32 @@ pub(crate) async fn set_config(db: &mut AnyConnection, id: VmId, config: &VmConf
             .bind(json(key)?)
             .execute(&mut *db)
             .await?;
+        sqlx::query("INSERT INTO key_age (key_ref, since) VALUES ($1, $2) ON CONFLICT (key_ref) DO NOTHING")
+            .bind(json(key)?)
+            .bind(now())
+            .execute(&mut *db)
+            .await?;
     }
+    Ok(())
+}
+
+/// Writes down why a VM can't be used, or that it can.
+pub(crate) async fn set_locked(db: &mut AnyConnection, id: VmId, why: Option<&Problem>) -> Result<()> {
+    sqlx::query("UPDATE vm SET locked = $2 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(why.map(json).transpose()?)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Makes a VM a template, or a template a VM.
+pub(crate) async fn set_template(db: &mut AnyConnection, id: VmId, template: bool) -> Result<()> {
+    sqlx::query("UPDATE vm SET template = $2 WHERE id = $1")
+        .bind(id.to_string())
+        .bind(i64::from(template))
+        .execute(db)
+        .await?;
     Ok(())
 }
 
@@ -101,6 +132,7 @@ pub(crate) async fn set_power(db: &mut AnyConnection, id: VmId, power: Power, ho
 pub(crate) async fn remove(db: &mut AnyConnection, id: VmId) -> Result<()> {
     permission::forget(&mut *db, &Object::Vm(id)).await?;
     sqlx::query("DELETE FROM vm_key WHERE vm_id = $1").bind(id.to_string()).execute(&mut *db).await?;
+    sqlx::query("DELETE FROM vm_policy WHERE vm_id = $1").bind(id.to_string()).execute(&mut *db).await?;
     sqlx::query("DELETE FROM vm WHERE id = $1").bind(id.to_string()).execute(db).await?;
     Ok(())
 }

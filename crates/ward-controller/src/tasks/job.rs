@@ -72,7 +72,7 @@ async fn placed(run: &mut Run, keys: &[KeyRef]) -> Step<Arc<Link>> {
     }
     run.controller.links.settled().await;
     let hosts = run.controller.links.facts(run.vm.cluster);
-    let needs = Needs { rather: run.vm.host, keys: !keys.is_empty(), ..Needs::default() };
+    let needs = Needs { rather: run.vm.host, only: run.runs_on(), keys: !keys.is_empty(), ..Needs::default() };
     let host = place(&run.what(), &hosts, needs)?;
     let link = run.link(host)?;
     run.work.set_host(host);
@@ -168,6 +168,10 @@ async fn begin(run: &Run, link: &Arc<Link>, spec: &JobSpec, keys: &[KeyRef]) -> 
 
 /// Gives the job of a host that is away to another one, if there is one that can take it.
 async fn replace(run: &mut Run, away: &Link, keys: &[KeyRef]) -> Step<bool> {
+    // What is done beside a running VM is done where it runs.
+    if run.runs_on().is_some() {
+        return Ok(false);
+    }
     let hosts = run.controller.links.facts(run.vm.cluster);
     let needs = Needs { not: Some(away.id), keys: !keys.is_empty(), ..Needs::default() };
     let Ok(host) = place(&run.what(), &hosts, needs) else { return Ok(false) };

@@ -8,17 +8,18 @@ mod board;
 mod engine;
 mod flow;
 mod job;
+pub(crate) mod may;
 mod run;
 pub(crate) mod submit;
 
 use serde::{Deserialize, Serialize};
 use ward_rpc::api::host::CreateVm;
-use ward_types::{Component, CryptoPlan, HostId, KeyRef, Name, ProviderName, TaskKind};
+use ward_types::{Component, HostId, KeyRef, Name, PolicyName, ProviderName, TaskKind};
 
 pub(crate) use board::Board;
 pub(crate) use engine::{cancel, resume_all};
 
-use crate::plan::KeyChoice;
+use crate::plan::{CryptPlan, KeyChoice};
 
 /// What a task takes, and which durable steps are behind it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,10 +27,15 @@ use crate::plan::KeyChoice;
 pub(crate) enum Work {
     /// Make a VM.
     Make { spec: CreateVm, host: Option<HostId> },
-    /// Encrypt components of one.
-    Encrypt { key: KeyChoice, components: Vec<Component>, mark: KeyMark, host: Option<HostId> },
-    /// Decrypt components of one.
-    Decrypt { plan: CryptoPlan, keys: Vec<KeyRef>, host: Option<HostId> },
+    /// Change the encryption of components of one.
+    Crypt {
+        plan: CryptPlan,
+        /// How far each of the plan's keys is.
+        marks: Vec<KeyMark>,
+        /// The storage policies under which components are afterwards.
+        policies: Vec<(Component, PolicyName)>,
+        host: Option<HostId>,
+    },
     /// Start one.
     Start { asked: Option<Name>, keys: Vec<KeyRef>, host: Option<HostId> },
     /// Stop one.
@@ -38,7 +44,7 @@ pub(crate) enum Work {
     Remove { keys: Vec<KeyRef>, host: Option<HostId> },
 }
 
-/// How far the key of an encryption is.
+/// How far a key that a task takes is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
 pub(crate) enum KeyMark {
@@ -58,19 +64,31 @@ impl Work {
     pub(crate) const fn host(&self) -> Option<HostId> {
         match self {
             Self::Make { host, .. }
-            | Self::Encrypt { host, .. }
-            | Self::Decrypt { host, .. }
+            | Self::Crypt { host, .. }
             | Self::Start { host, .. }
             | Self::Remove { host, .. } => *host,
             Self::Stop { host, .. } => Some(*host),
         }
     }
 
-    /// The provider without which an encryption can't go on.
-    pub(crate) const fn provider(&self) -> Option<&ProviderName> {
+    /// The providers without which it can't go on.
+    pub(crate) fn providers(&self) -> impl Iterator<Item = &ProviderName> {
+        self.keys().map(|(choice, _)| choice.provider())
+    }
+
+    /// The keys that it takes, and how far each is.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (&KeyChoice, &KeyMark)> {
+        let (choices, marks): (&[_], &[_]) = match self {
+            Self::Crypt { plan, marks, .. } => (&plan.keys, marks),
+            _ => (&[], &[]),
+        };
+        choices.iter().zip(marks)
+    }
+
+    /// How far one of its keys is, to be changed.
+    pub(crate) fn mark_mut(&mut self, key: usize) -> Option<&mut KeyMark> {
         match self {
-            Self::Encrypt { key: KeyChoice::New(provider), .. } => Some(provider),
-            Self::Encrypt { key: KeyChoice::Existing(key), .. } => Some(&key.provider),
+            Self::Crypt { marks, .. } => marks.get_mut(key),
             _ => None,
         }
     }
@@ -79,8 +97,7 @@ impl Work {
     pub(crate) const fn set_host(&mut self, id: HostId) {
         match self {
             Self::Make { host, .. }
-            | Self::Encrypt { host, .. }
-            | Self::Decrypt { host, .. }
+            | Self::Crypt { host, .. }
             | Self::Start { host, .. }
             | Self::Remove { host, .. } => *host = Some(id),
             Self::Stop { host, .. } => *host = id,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use ward_rpc::api::host::{HomeRef, Notice};
 use ward_types::{
-    AuditOutcome, Code, EventKind, EventSubject, HostId, KeyRef, Object, PrivilegeSet, Problem, Progress, TaskInfo,
+    AuditOutcome, Code, EventKind, EventSubject, HostId, KeyRef, Object, Power, PrivilegeSet, Problem, Progress,
+    TaskInfo,
 };
 
 use super::board::{Live, change};
@@ -13,6 +14,7 @@ use super::{Work, cannot};
 use crate::authz::Target as _;
 use crate::controller::Shared;
 use crate::hosts::Link;
+use crate::keys;
 use crate::store::audit::{self, Draft};
 use crate::store::cells::word;
 use crate::store::vm::VmRow;
@@ -111,6 +113,11 @@ impl Run {
         }
     }
 
+    /// Where the VM runs, if it does.
+    pub(crate) fn runs_on(&self) -> Option<HostId> {
+        self.vm.host.filter(|_| self.vm.power == Power::On)
+    }
+
     /// Says what is being done just now.
     pub(crate) fn say(&self, step: &str) {
         change(&self.live, |live| step.clone_into(&mut live.step));
@@ -187,32 +194,13 @@ impl Run {
         Ok(())
     }
 
-    /// Of `keys`, tells the hosts to forget those that no VM needs any more, and records that.
+    /// Of `keys`, those that no VM needs any more, which is recorded.
     pub(crate) async fn retire(&self, tx: &mut Tx, keys: Vec<KeyRef>) -> Result<Vec<KeyRef>, StoreError> {
-        let unneeded = vm::unneeded(tx, keys).await?;
-        for key in &unneeded {
-            let message = format!(
-                "no VM of the inventory needs key {key} any more; it stays at the key server, for backups may need it"
-            );
-            self.event(tx, EventKind::KeyUnneeded, None, Some(key), &message).await?;
-        }
-        Ok(unneeded)
+        keys::retire(tx, &self.subject(), keys).await
     }
 
     /// Lets the cluster's hosts forget keys. One that is away now will not have them when it is back.
     pub(crate) async fn drop_keys(&self, keys: Vec<KeyRef>) {
-        if keys.is_empty() {
-            return;
-        }
-        let links = self.controller.links.of_cluster(self.vm.cluster);
-        let call = |link: Arc<Link>| {
-            let keys = keys.clone();
-            async move { link.call(ward_rpc::api::host::DropKeys { keys }).await }
-        };
-        for answer in futures_util::future::join_all(links.into_iter().map(call)).await {
-            if let Err(error) = answer {
-                tracing::debug!(%error, "a host could not be told to forget keys");
-            }
-        }
+        keys::drop_from_hosts(&self.controller, self.vm.cluster, keys).await;
     }
 }

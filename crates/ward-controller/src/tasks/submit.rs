@@ -1,19 +1,24 @@
 //! How a task comes to be: everything is checked, then the task is written down, then it runs.
 
-use ward_types::{Code, EventKind, KeyId, Name, Power, Problem, ProviderName, TaskInfo, TaskKind, VmId};
+use ward_types::{
+    Code, Component, CryptoRequest, EventKind, EventSubject, Name, PolicyName, Power, Problem, TaskInfo, TaskKind, VmId,
+};
 
+use super::may::MayCrypt;
 use super::{KeyMark, Work, cannot, engine};
 use crate::api::auth::Caller;
 use crate::api::repeat::repeated;
-use crate::authz::operations::{CreateVm, DecryptVm, EncryptVm, ImportVm, RemoveVm, StartVm, StopVm};
+use crate::api::types::SetPolicy;
+use crate::authz::operations::{CreateVm, ImportVm, RemoveVm, SetTemplate, SetVmPolicy, StartVm, StopVm, UnregisterVm};
 use crate::authz::{Granted, Sight};
 use crate::controller::Shared;
 use crate::hosts;
-use crate::plan::{self, NewVm, ProviderFacts, VmFacts};
+use crate::keys;
+use crate::plan::{self, CryptPlan, NewVm, ProviderFacts, Selection, Verb, VmFacts};
 use crate::store::cluster::{ClusterRow, DatastoreRow};
 use crate::store::task::TaskRow;
 use crate::store::vm::VmRow;
-use crate::store::{Tx, cluster, event, provider, request, task, vm};
+use crate::store::{Tx, cluster, event, policy, provider, request, task, vm};
 
 /// What makes tasks. Who asks, and that it may, is in the proof that each kind of task takes.
 pub(crate) struct Order<'a> {
@@ -42,6 +47,8 @@ impl Asked {
             power: self.row.power,
             host: self.host.as_ref(),
             busy: self.busy.as_ref(),
+            locked: self.row.locked.as_ref(),
+            template: self.row.template,
         }
     }
 }
@@ -71,6 +78,8 @@ impl Order<'_> {
             config: None,
             host: None,
             power: Power::Off,
+            locked: None,
+            template: false,
         };
         match vm::add(&mut tx, &row).await {
             Err(error) if error.is_conflict() => {
@@ -86,32 +95,84 @@ impl Order<'_> {
         self.begin(tx, caller, plan.kind, (row.id, &row.name), Work::Make { spec: plan.spec, host: None }).await
     }
 
-    /// Encrypts all of a VM that is not encrypted.
-    pub(crate) async fn encrypt(
+    /// Encrypts, decrypts or recrypts the components of a VM that are named, or all that the verb applies to.
+    pub(crate) async fn crypt_whole(
         &self,
-        granted: Granted<EncryptVm>,
-        provider: Option<&ProviderName>,
-        key_id: Option<&KeyId>,
+        may: &MayCrypt,
+        selection: &Selection,
+        verb: Verb,
     ) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask(TaskKind::VmEncrypt, granted.on()).await?;
-        let providers = provider::list(&mut asked.tx).await?;
-        let providers: Vec<_> =
-            providers.into_iter().map(|row| ProviderFacts { name: row.name, is_default: row.is_default }).collect();
-        let plan = plan::encrypt(asked.facts(), provider, key_id, &providers)?;
-        self.check_place(TaskKind::VmEncrypt, &asked.row, true)?;
-        let work = Work::Encrypt { key: plan.key, components: plan.components, mark: KeyMark::None, host: None };
-        self.begin(asked.tx, granted.caller(), TaskKind::VmEncrypt, (asked.row.id, &asked.row.name), work).await
+        let asked = self.ask(verb.kind(), may.vm()).await?;
+        let request = plan::whole(asked.facts(), selection, verb)?;
+        self.crypt_asked(may, asked, &request, Vec::new()).await
     }
 
-    /// Decrypts all of a VM that is encrypted.
-    pub(crate) async fn decrypt(&self, granted: Granted<DecryptVm>) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(TaskKind::VmDecrypt, granted.on()).await?;
-        let plan = plan::decrypt(asked.facts())?;
-        self.check_place(TaskKind::VmDecrypt, &asked.row, true)?;
-        let keys =
-            asked.row.config.as_ref().map_or_else(Vec::new, |config| config.keys().into_iter().cloned().collect());
-        let work = Work::Decrypt { plan, keys, host: None };
-        self.begin(asked.tx, granted.caller(), TaskKind::VmDecrypt, (asked.row.id, &asked.row.name), work).await
+    /// Does what is asked of each component of a VM.
+    pub(crate) async fn crypt(&self, may: &MayCrypt, request: &CryptoRequest) -> Result<TaskInfo, Problem> {
+        let asked = self.ask(plan::kind(request), may.vm()).await?;
+        self.crypt_asked(may, asked, request, Vec::new()).await
+    }
+
+    /// What it would take to put components of a VM under storage policies.
+    pub(crate) async fn policy_request(
+        &self,
+        granted: &Granted<SetVmPolicy>,
+        wanted: &SetPolicy,
+    ) -> Result<CryptoRequest, Problem> {
+        let rows = policy::list(&mut *self.controller.store.read().await?).await?;
+        let row = granted.on();
+        let facts = VmFacts {
+            name: &row.name,
+            config: row.config.as_ref(),
+            power: row.power,
+            host: None,
+            busy: None,
+            locked: row.locked.as_ref(),
+            template: row.template,
+        };
+        Ok(plan::set_policy(facts, wanted, &rows)?.0)
+    }
+
+    /// Puts components of a VM under storage policies, and makes them as these want.
+    pub(crate) async fn set_policy(
+        &self,
+        granted: Granted<SetVmPolicy>,
+        may: &MayCrypt,
+        wanted: &SetPolicy,
+    ) -> Result<TaskInfo, Problem> {
+        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on()).await?;
+        let rows = policy::list(&mut asked.tx).await?;
+        let (request, policies) = plan::set_policy(asked.facts(), wanted, &rows)?;
+        if request == CryptoRequest::default() {
+            // All is as the policies want it already; only their names change.
+            let (row, plan) = (asked.row, CryptPlan::default());
+            let work = Work::Crypt { plan, marks: Vec::new(), policies, host: None };
+            return self.begin(asked.tx, granted.caller(), TaskKind::VmReconfigure, (row.id, &row.name), work).await;
+        }
+        self.crypt_asked(may, asked, &request, policies).await
+    }
+
+    async fn crypt_asked(
+        &self,
+        may: &MayCrypt,
+        mut asked: Asked,
+        request: &CryptoRequest,
+        policies: Vec<(Component, PolicyName)>,
+    ) -> Result<TaskInfo, Problem> {
+        let providers = providers(&mut asked.tx).await?;
+        let plan = plan::crypt(asked.facts(), request, &providers)?;
+        let kind = plan::kind(request);
+        if asked.row.id != may.vm().id || !may.covers(&plan) {
+            let why = "it has changed since it was decided whether you may";
+            return Err(Problem::new(Code::Busy, cannot(kind, &asked.row.name), why, "try again"));
+        }
+        let hosts = self.controller.links.facts(asked.row.cluster);
+        let only = asked.row.host.filter(|_| asked.row.power == Power::On);
+        let needs = plan::Needs { rather: asked.row.host, only, keys: true, ..plan::Needs::default() };
+        plan::place(&cannot(kind, &asked.row.name), &hosts, needs)?;
+        let marks = vec![KeyMark::None; plan.keys.len()];
+        let work = Work::Crypt { plan, marks, policies, host: None };
+        self.begin(asked.tx, may.caller(), kind, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Starts a VM.
@@ -140,6 +201,34 @@ impl Order<'_> {
         self.begin(asked.tx, granted.caller(), TaskKind::VmRemove, (asked.row.id, &asked.row.name), work).await
     }
 
+    /// Takes a VM out of the inventory. Its home stays as it is, and its keys stay at their key servers.
+    pub(crate) async fn unregister(&self, granted: Granted<UnregisterVm>) -> Result<(), Problem> {
+        let mut asked = self.ask(TaskKind::VmRemove, granted.on()).await?;
+        let keys = plan::unregister(asked.facts())?;
+        let (id, name, cluster) = (asked.row.id, asked.row.name.clone(), asked.row.cluster);
+        let tx = &mut asked.tx;
+        vm::remove(tx, id).await?;
+        let subject = EventSubject { vm: Some(id), user: Some(granted.user().clone()), ..EventSubject::default() };
+        let message = format!("VM `{name}` unregistered; its home stays");
+        event::record(tx, EventKind::VmUnregistered, &subject, &message).await?;
+        let unneeded = keys::retire(tx, &subject, keys).await?;
+        asked.tx.commit().await?;
+        keys::drop_from_hosts(self.controller, cluster, unneeded).await;
+        Ok(())
+    }
+
+    /// Makes a VM a template, or a template a VM.
+    pub(crate) async fn set_template(&self, granted: Granted<SetTemplate>, template: bool) -> Result<(), Problem> {
+        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on()).await?;
+        plan::set_template(asked.facts())?;
+        let (id, name) = (asked.row.id, asked.row.name.clone());
+        vm::set_template(&mut asked.tx, id, template).await?;
+        let subject = EventSubject { vm: Some(id), user: Some(granted.user().clone()), ..EventSubject::default() };
+        let message = format!("VM `{name}` is {} template", if template { "a" } else { "no" });
+        event::record(&mut asked.tx, EventKind::VmTemplate, &subject, &message).await?;
+        Ok(asked.tx.commit().await?)
+    }
+
     async fn ask(&self, kind: TaskKind, known: &VmRow) -> Result<Asked, Problem> {
         self.controller.links.settled().await;
         hosts::refresh_power(self.controller, known).await;
@@ -150,12 +239,6 @@ impl Order<'_> {
         let busy = task::open_of_vm(&mut tx, row.id).await?;
         let host = row.host.and_then(|host| self.controller.links.name(host));
         Ok(Asked { tx, row, busy, host })
-    }
-
-    fn check_place(&self, kind: TaskKind, row: &VmRow, keys: bool) -> Result<(), Problem> {
-        let hosts = self.controller.links.facts(row.cluster);
-        let needs = plan::Needs { rather: row.host, keys, ..plan::Needs::default() };
-        plan::place(&cannot(kind, &row.name), &hosts, needs).map(drop)
     }
 
     async fn begin(
@@ -193,6 +276,12 @@ impl Order<'_> {
         engine::spawn(self.controller, row);
         Ok(info)
     }
+}
+
+/// What is known of the key providers.
+pub(crate) async fn providers(tx: &mut Tx) -> Result<Vec<ProviderFacts>, Problem> {
+    let rows = provider::list(tx).await?;
+    Ok(rows.into_iter().map(|row| ProviderFacts { name: row.name, is_default: row.is_default }).collect())
 }
 
 /// The datastore for a new VM: the one named, or the only one that the caller may see.

@@ -13,7 +13,7 @@ use ward_types::{Boot, Code, FileName, VmConfig};
 use crate::fault::{Doing, Fault, Result};
 use crate::files::{self, Moments};
 pub(crate) use codec::{Described, VerifiedHome};
-pub(crate) use lock::{Holder, HomeLock, Use, lock_file};
+pub(crate) use lock::{Holder, HomeLock, JobLock, Use, is_lock, lock_file};
 
 /// The description's name.
 pub(crate) const VM_TOML: &str = "vm.toml";
@@ -82,7 +82,12 @@ impl Home {
 
     /// Takes the home for oneself.
     pub(crate) fn lock(&self, holder: &Holder) -> Result<HomeLock> {
-        lock_file(&self.path, holder)
+        lock::lock_home(&self.path, holder)
+    }
+
+    /// Takes the home for a job: alone, or else as much of it as can be had beside the VM that runs on this host.
+    pub(crate) fn lock_for_job(&self, holder: &Holder, alone: bool) -> Result<JobLock> {
+        if alone { lock::lock_alone(&self.path, holder) } else { lock::lock_beside_vm(&self.path, holder) }
     }
 
     /// Reads the description.

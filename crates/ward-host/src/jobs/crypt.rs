@@ -1,16 +1,18 @@
-//! Encrypting and decrypting.
+//! Encrypting, decrypting and recrypting.
 //!
 //! ```text
 //! check everything                                       refused: nothing was touched
 //! job.json                                               from here on, killed: goes on, or is undone
 //! for each disk: NEW.part is made and converted into
+//!   or, where only its KEK is replaced: a keyslot of the new KEK is added to that of the old one
 //! NEW.part -> NEW
 //! vm.toml is replaced                                    THE MOMENT: before it all is undone, after it all is finished
-//! the old files and the checkpoints are removed
+//! the old files, the old keyslots and the checkpoints are removed
 //! job.json is removed
 //! ```
 //!
-//! Whether the moment has passed is read from `vm.toml` itself.
+//! Whether the moment has passed is read from `vm.toml` itself. At every moment the key that it names opens each disk, so
+//! a job that only replaces KEKs works beside the running VM.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -21,16 +23,16 @@ use ward_disk::image::{self, ImageKind};
 use ward_disk::{DiskErrorKind, ImageFormat, lock};
 use ward_rpc::api::host::{HomeRef, JobOutcome, Notice};
 use ward_secret::HomeKey;
-use ward_types::{Code, CryptoPlan, HomeCrypto, PlainFormat, TaskId, VmConfig};
+use ward_types::{Code, CryptoPlan, HomeCrypto, PlainFormat, TaskId, VmConfig, WrappedHomeKey};
 
 use super::control::{Control, Stop};
 use super::convert::{self, End};
-use super::plan::{self, Conversion, Form, HomeStep, Image, Names, Planned, Work};
+use super::plan::{self, Conversion, Form, HomeStep, Image, Names, Planned, Rekeying, Work};
 use super::record::{Record, checkpoint, part};
 use super::{Ended, Environment};
 use crate::fault::{Doing, Fault, Result};
 use crate::files::{self, Moments};
-use crate::home::{Described, Holder, Home, HomeLock, Use, VerifiedHome, codec};
+use crate::home::{Described, Holder, Home, JobLock, Use, VerifiedHome, codec};
 use crate::keys::ResolvedKeks;
 use crate::volume::{self, DATA_OFFSET, Label, Unlocked, Volume};
 
@@ -42,7 +44,7 @@ const ORPHANS_ASKED_EVERY: Duration = Duration::from_millis(50);
 
 /// A job of which everything has been checked.
 pub(crate) struct Prepared {
-    lock: HomeLock,
+    lock: JobLock,
     home: Home,
     job: TaskId,
     next: Next,
@@ -66,7 +68,8 @@ struct Task {
 /// Checks everything, and settles what another job left.
 pub(crate) fn prepare(environment: &Environment, job: TaskId, at: &HomeRef, plan: CryptoPlan) -> Result<Prepared> {
     let home = Home::open(at)?;
-    let lock = home.lock(&Holder { host: environment.host, r#use: Use::Job(job) })?;
+    let holder = Holder { host: environment.host, r#use: Use::Job(job) };
+    let lock = home.lock_for_job(&holder, !plan.is_online())?;
     let record = Record::read(&home)?;
     if let Some(record) = &record {
         wait_for_orphans(&home, record)?;
@@ -93,7 +96,9 @@ pub(crate) fn prepare(environment: &Environment, job: TaskId, at: &HomeRef, plan
     };
     let next = match planned? {
         Planned::AlreadyDone => Next::Finish { config: Box::new(config.clone()), record },
-        Planned::Work(work) => Next::Work(Box::new(check(environment, &home, described, plan, work, record)?)),
+        Planned::Work(work) => {
+            Next::Work(Box::new(check(environment, &home, described, lock.is_alone(), plan, work, record)?))
+        }
     };
     Ok(Prepared { lock, home, job, next })
 }
@@ -141,7 +146,8 @@ pub(crate) fn abandon(environment: &Environment, job: TaskId, at: &HomeRef) -> R
         return Ok(None);
     }
     let home = Home::open(at)?;
-    let _lock = home.lock(&Holder { host: environment.host, r#use: Use::Job(job) })?;
+    // Beside the running VM, where that started after the job had begun: what it uses is never touched.
+    let _lock = home.lock_for_job(&Holder { host: environment.host, r#use: Use::Job(job) }, false)?;
     if Record::read(&home)?.is_none_or(|record| record.job != job) {
         return Ok(None);
     }
@@ -157,6 +163,7 @@ fn check(
     environment: &Environment,
     home: &Home,
     described: Described,
+    alone: bool,
     plan: CryptoPlan,
     work: Work,
     record: Option<Record>,
@@ -169,11 +176,20 @@ fn check(
     let verified = described.verify(|key| keys.get(key))?;
     let config = verified.config();
     home.check_files(config)?;
-    for disk in &config.disks {
+    for disk in config.disks.iter().filter(|_| alone) {
         // Another host may run it without our lock, or a program of somebody else have it open.
         lock::check_unused(&home.file(disk.file.as_str()))?;
     }
     let task = Task { verified, plan, work, keys, record };
+    for rekeying in &task.work.rekeyings {
+        let path = home.file(rekeying.file.as_str());
+        let volume = Volume::open(home.open_file(&rekeying.file, true)?, &path, &rekeying.from)?;
+        volume.unlock(task.keys.get(&rekeying.from)?, rekeying.size)?;
+        volume.check_label(&task.label(rekeying.disk, &rekeying.from))?;
+        if task.record.is_none() {
+            volume.check_room_for_key(&rekeying.from)?;
+        }
+    }
     let mut needed = SPARE;
     for conversion in &task.work.conversions {
         task.open_source(home, conversion)?;
@@ -216,6 +232,7 @@ impl Task {
         let mut notices = Vec::new();
         let worked = self
             .convert_all(environment, control, home, &mut notices)
+            .and_then(|()| self.add_keys(control, home, &mut notices))
             .and_then(|()| Ok(self.put_in_place(home, &record, home_key.as_ref())?));
         let config = match worked {
             Ok(config) => config,
@@ -239,8 +256,8 @@ impl Task {
     /// Writes the record, or takes up the one that is there.
     fn begin(&mut self, home: &Home, job: TaskId) -> Result<(Record, Option<HomeKey>)> {
         let kek = match &self.work.home {
-            HomeStep::Encrypt(key) => Some(self.keys.get(key)?),
-            HomeStep::Keep | HomeStep::Decrypt => None,
+            HomeStep::Encrypt(key) | HomeStep::Recrypt(key) => Some(self.keys.get(key)?),
+            HomeStep::Keep | HomeStep::Rewrap(_) | HomeStep::Decrypt => None,
         };
         if let Some(record) = self.record.take() {
             let opened = match (kek, &record.home_key) {
@@ -258,7 +275,7 @@ impl Task {
             (Some(kek), Some(home_key)) => Some(codec::wrap(home_key, kek)?),
             _ => None,
         };
-        let record = Record::new(job, self.plan.clone(), self.work.files(), wrapped);
+        let record = Record::new(job, self.plan.clone(), &self.work, wrapped);
         record.write(home)?;
         Ok((record, home_key))
     }
@@ -280,7 +297,11 @@ impl Task {
                 let path = home.file(conversion.from.file.as_str());
                 notices.extend(Volume::open(file, &path, key)?.repair(key)?);
             }
-            let verb = if matches!(conversion.to.form, Form::Luks(_)) { "encrypting" } else { "decrypting" };
+            let verb = match (&conversion.from.form, &conversion.to.form) {
+                (Form::Luks(_), Form::Luks(_)) => "recrypting",
+                (Form::Plain(_), Form::Luks(_)) => "encrypting",
+                (_, Form::Plain(_)) => "decrypting",
+            };
             control.step(format!("{verb} {}", conversion.disk));
             // Whole and in its place before an interruption.
             if !home.has(conversion.to.file.as_str())? {
@@ -292,6 +313,30 @@ impl Task {
             control.progress(before, total);
         }
         control.check()
+    }
+
+    /// Lets the new KEKs open the disks beside the old ones.
+    fn add_keys(&self, control: &Control, home: &Home, notices: &mut Vec<Notice>) -> std::result::Result<(), Stop> {
+        for rekeying in &self.work.rekeyings {
+            control.check()?;
+            control.step(format!("giving {} its new key", rekeying.disk));
+            notices.extend(self.add_key(home, rekeying)?);
+            crash_point::reach("crypt.key-added");
+        }
+        control.check()
+    }
+
+    fn add_key(&self, home: &Home, Rekeying { disk, file, from, to, .. }: &Rekeying) -> Result<Option<Notice>> {
+        let path = home.file(file.as_str());
+        let mut volume = Volume::open(home.open_file(file, true)?, &path, from)?;
+        let notice = volume.repair(from)?;
+        let (old, new) = (self.label(*disk, from), self.label(*disk, to));
+        volume.add_key((self.keys.get(from)?, &old), (self.keys.get(to)?, &new))?;
+        Ok(notice)
+    }
+
+    fn label(&self, disk: ward_types::DiskId, key: &ward_types::KeyRef) -> Label {
+        Label::new(key.clone(), self.verified.config().id, disk)
     }
 
     fn convert(
@@ -344,8 +389,7 @@ impl Task {
             .open(&path)
             .doing("create", &path)?;
         crash_point::reach("crypt.target-created");
-        let label = Label::new(key.clone(), self.verified.config().id, conversion.disk);
-        volume::format(file, &path, self.keys.get(key)?, &label)?;
+        volume::format(file, &path, self.keys.get(key)?, &self.label(conversion.disk, key))?;
         home.sync()
     }
 
@@ -382,7 +426,7 @@ impl Task {
                 let volume = Volume::open(home.open_file(&conversion.from.file, false)?, &path, key)?;
                 let kek = self.keys.get(key)?;
                 let unlocked = volume.unlock(kek, conversion.size)?;
-                volume.check_label(&Label::new(key.clone(), self.verified.config().id, conversion.disk))?;
+                volume.check_label(&self.label(conversion.disk, key))?;
                 Ok(End::Encrypted(unlocked))
             }
         }
@@ -404,6 +448,14 @@ impl Task {
         Ok((conversion.size.next_multiple_of(4096) + overhead).saturating_sub(has))
     }
 
+    /// The home's key under its new KEK, where that is all that it gets.
+    fn rewrapped(&self) -> Result<Option<WrappedHomeKey>> {
+        match (&self.work.home, self.verified.key()) {
+            (HomeStep::Rewrap(kek), Some(key)) => codec::wrap(key, self.keys.get(kek)?).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Gives the new files their names and the VM its new description.
     fn put_in_place(&self, home: &Home, record: &Record, new_key: Option<&HomeKey>) -> Result<VmConfig> {
         for Conversion { to: Image { file, .. }, .. } in &self.work.conversions {
@@ -414,15 +466,30 @@ impl Task {
         }
         home.sync()?;
         crash_point::reach("crypt.in-place");
-        let after = self.work.after(self.verified.config(), record.home_key.as_ref())?;
-        let key = match self.work.home {
-            HomeStep::Keep => self.verified.key(),
-            HomeStep::Encrypt(_) => new_key,
-            HomeStep::Decrypt => None,
+        let rewrapped = self.rewrapped()?;
+        let (wrapped, key) = match self.work.home {
+            HomeStep::Keep => (None, self.verified.key()),
+            HomeStep::Rewrap(_) => (rewrapped.as_ref(), self.verified.key()),
+            HomeStep::Encrypt(_) | HomeStep::Recrypt(_) => (record.home_key.as_ref(), new_key),
+            HomeStep::Decrypt => (None, None),
         };
+        let after = self.work.after(self.verified.config(), wrapped)?;
         home.write(&after, key, Moments { written: "crypt.description-written", renamed: "crypt.committed" })?;
         Ok(after)
     }
+}
+
+/// Removes from disks whose KEK was to be replaced the one that the description doesn't name: the old one or the new one.
+/// Takes no key, so that it can always be done.
+fn settle_keys(home: &Home, config: &VmConfig, record: &Record) -> Result<()> {
+    let disks = record.rekeyed.iter().filter_map(|id| config.disk(*id));
+    for (disk, key) in disks.filter_map(|disk| disk.key().map(|key| (disk, key))) {
+        let path = home.file(disk.file.as_str());
+        let mut volume = Volume::open(home.open_file(&disk.file, true)?, &path, key)?;
+        volume.keep_only(&Label::new(key.clone(), config.id, disk.id))?;
+        crash_point::reach("crypt.other-key-removed");
+    }
+    Ok(())
 }
 
 /// Removes the old files of a job whose moment has passed.
@@ -435,6 +502,7 @@ fn finish(home: &Home, config: &VmConfig, record: &Record) -> Result<()> {
         home.remove(files.from.as_str())?;
         crash_point::reach("crypt.old-removed");
     }
+    settle_keys(home, config, record)?;
     record.remove(home)
 }
 
@@ -445,6 +513,7 @@ fn undo(home: &Home, config: &VmConfig, record: &Record) -> Result<()> {
         home.remove(files.to.as_str())?;
         crash_point::reach("crypt.new-removed");
     }
+    settle_keys(home, config, record)?;
     record.remove(home)
 }
 
@@ -459,8 +528,8 @@ fn undone(undone: Result<()>, mut fault: Fault) -> Ended {
 }
 
 fn not_tidied(fault: Fault) -> Fault {
-    let why = format!("it is done, but old files remain: {}", fault.why);
-    Fault::new(fault.code, why, "put the storage right and ask again: only the old files are then removed")
+    let why = format!("it is done, but old files or keyslots remain: {}", fault.why);
+    Fault::new(fault.code, why, "put the storage right and ask again: only these are then removed")
 }
 
 fn done(config: VmConfig, notices: Vec<Notice>) -> Ended {

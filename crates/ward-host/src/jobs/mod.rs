@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use ward_rpc::api::host::{AbandonJob, Abandoned, HomeRef, JobOutcome, JobSpec, JobStatus, StartJob};
-use ward_types::{Code, HostId, Problem, StepAction, TaskId};
+use ward_types::{Code, CryptoStep, HostId, Problem, StepAction, TaskId};
 
 use crate::fault::{Fault, Result};
 use crate::keys::SharedKeys;
@@ -240,8 +240,14 @@ fn what(call: &StartJob) -> String {
         JobSpec::Create(_) => format!("cannot create VM `{name}`"),
         JobSpec::Remove => format!("cannot remove VM `{name}`"),
         JobSpec::Crypt { plan } => {
-            let encrypts = plan.steps().iter().any(|step| matches!(step.action, StepAction::Encrypt { .. }));
-            format!("cannot {} VM `{name}`", if encrypts { "encrypt" } else { "decrypt" })
+            let verb = |step: &CryptoStep| match step.action {
+                StepAction::Encrypt { .. } => "encrypt",
+                StepAction::Decrypt => "decrypt",
+                StepAction::ShallowRecrypt { .. } | StepAction::DeepRecrypt { .. } => "recrypt",
+            };
+            let mut verbs: Vec<_> = plan.steps().iter().map(verb).collect();
+            verbs.dedup();
+            format!("cannot {} VM `{name}`", verbs.join(" and "))
         }
     }
 }

@@ -39,6 +39,20 @@ pub(crate) enum HomeStep {
     Keep,
     Encrypt(KeyRef),
     Decrypt,
+    /// Its key stays and is wrapped under another KEK.
+    Rewrap(KeyRef),
+    /// It gets a new key, and that another KEK.
+    Recrypt(KeyRef),
+}
+
+/// A disk whose KEK is replaced in its header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rekeying {
+    pub(crate) disk: DiskId,
+    pub(crate) file: FileName,
+    pub(crate) size: u64,
+    pub(crate) from: KeyRef,
+    pub(crate) to: KeyRef,
 }
 
 /// All that is to be done.
@@ -46,6 +60,7 @@ pub(crate) enum HomeStep {
 pub(crate) struct Work {
     pub(crate) home: HomeStep,
     pub(crate) conversions: Vec<Conversion>,
+    pub(crate) rekeyings: Vec<Rekeying>,
 }
 
 /// What a plan comes to.
@@ -92,7 +107,7 @@ pub(crate) fn plan(config: &VmConfig, plan: &CryptoPlan, names: &Names<'_>) -> R
     if holds.iter().all(|holds| *holds) {
         return Ok(Planned::AlreadyDone);
     }
-    let mut work = Work { home: HomeStep::Keep, conversions: Vec::new() };
+    let mut work = Work { home: HomeStep::Keep, conversions: Vec::new(), rekeyings: Vec::new() };
     for step in plan.steps() {
         match (step.component, &step.action) {
             (Component::Home, StepAction::Encrypt { key }) => {
@@ -102,6 +117,20 @@ pub(crate) fn plan(config: &VmConfig, plan: &CryptoPlan, names: &Names<'_>) -> R
             (Component::Home, StepAction::Decrypt) => {
                 refuse_plain(config.home == HomeCrypto::Plain, step.component)?;
                 work.home = HomeStep::Decrypt;
+            }
+            (Component::Home, StepAction::ShallowRecrypt { key }) => {
+                refuse_same_or_plain(home_key(config), key, step.component)?;
+                work.home = HomeStep::Rewrap(key.clone());
+            }
+            (Component::Home, StepAction::DeepRecrypt { key }) => {
+                refuse_same_or_plain(home_key(config), key, step.component)?;
+                work.home = HomeStep::Recrypt(key.clone());
+            }
+            (Component::Disk(id), StepAction::ShallowRecrypt { key }) => {
+                let disk = find(config, id)?;
+                let from = refuse_same_or_plain(disk.key(), key, step.component)?.clone();
+                let (file, size) = (disk.file.clone(), disk.size);
+                work.rekeyings.push(Rekeying { disk: id, file, size, from, to: key.clone() });
             }
             (Component::Disk(id), action) => {
                 work.conversions.push(conversion(find(config, id)?, action, names)?);
@@ -114,7 +143,7 @@ pub(crate) fn plan(config: &VmConfig, plan: &CryptoPlan, names: &Names<'_>) -> R
     });
     let home_is_encrypted_after = match work.home {
         HomeStep::Keep => config.home != HomeCrypto::Plain,
-        HomeStep::Encrypt(_) => true,
+        HomeStep::Encrypt(_) | HomeStep::Rewrap(_) | HomeStep::Recrypt(_) => true,
         HomeStep::Decrypt => false,
     };
     if disk_is_encrypted_after && !home_is_encrypted_after {
@@ -140,6 +169,10 @@ fn conversion(disk: &DiskConfig, action: &StepAction, names: &Names<'_>) -> Resu
         StepAction::Decrypt => {
             refuse_plain(disk.key().is_none(), Component::Disk(disk.id))?;
             (Form::Plain(disk.plain_format), disk.plain_format.to_string())
+        }
+        StepAction::DeepRecrypt { key } | StepAction::ShallowRecrypt { key } => {
+            refuse_same_or_plain(disk.key(), key, Component::Disk(disk.id))?;
+            (Form::Luks(key.clone()), "luks".to_owned())
         }
     };
     let from = Image { file: disk.file.clone(), form: from };
@@ -171,16 +204,18 @@ fn fresh_name(taken: &BTreeSet<String>, disk: DiskId, extension: &str) -> Result
 /// Whether a component is already as the step wants it.
 fn step_holds(config: &VmConfig, step: &CryptoStep) -> Result<bool> {
     let key = match step.component {
-        Component::Home => match &config.home {
-            HomeCrypto::Plain => None,
-            HomeCrypto::Encrypted { key, .. } => Some(key),
-        },
+        Component::Home => home_key(config),
         Component::Disk(id) => find(config, id)?.key(),
     };
-    Ok(match &step.action {
-        StepAction::Encrypt { key: wanted } => key == Some(wanted),
-        StepAction::Decrypt => key.is_none(),
-    })
+    Ok(key == step.action.key())
+}
+
+/// The KEK of the home, if it is encrypted.
+pub(crate) const fn home_key(config: &VmConfig) -> Option<&KeyRef> {
+    match &config.home {
+        HomeCrypto::Plain => None,
+        HomeCrypto::Encrypted { key, .. } => Some(key),
+    }
 }
 
 fn find(config: &VmConfig, id: DiskId) -> Result<&DiskConfig> {
@@ -204,6 +239,20 @@ fn refuse_plain(is: bool, component: Component) -> Result<()> {
     Ok(())
 }
 
+/// The key that there is, where it can be replaced by that one.
+fn refuse_same_or_plain<'a>(now: Option<&'a KeyRef>, new: &KeyRef, component: Component) -> Result<&'a KeyRef> {
+    match now {
+        None => {
+            Err(Fault::new(Code::NotEncrypted, format!("{component} is not encrypted"), "leave it out, or encrypt it"))
+        }
+        Some(now) if now == new => {
+            let why = format!("{component} is under the key {now} already");
+            Err(Fault::new(Code::KeyUnchanged, why, "leave it out, or name another key"))
+        }
+        Some(now) => Ok(now),
+    }
+}
+
 impl Work {
     fn conversion_of(&self, disk: DiskId) -> Option<&Conversion> {
         self.conversions.iter().find(|conversion| conversion.disk == disk)
@@ -219,13 +268,18 @@ impl Work {
         self.conversions.iter().map(files).collect()
     }
 
-    /// The VM when all is done. `wrapped_key` is needed where the home becomes encrypted.
+    /// The disks whose KEK is replaced, as a job notes them.
+    pub(crate) fn rekeyed(&self) -> Vec<DiskId> {
+        self.rekeyings.iter().map(|rekeying| rekeying.disk).collect()
+    }
+
+    /// The VM when all is done. `wrapped_key` is needed where the home is encrypted under another KEK then.
     pub(crate) fn after(&self, before: &VmConfig, wrapped_key: Option<&WrappedHomeKey>) -> Result<VmConfig> {
         let mut after = before.clone();
         match &self.home {
             HomeStep::Keep => {}
             HomeStep::Decrypt => after.home = HomeCrypto::Plain,
-            HomeStep::Encrypt(key) => {
+            HomeStep::Encrypt(key) | HomeStep::Rewrap(key) | HomeStep::Recrypt(key) => {
                 let wrapped_key = wrapped_key.ok_or_else(|| Fault::internal("there is no home key"))?.clone();
                 after.home = HomeCrypto::Encrypted { key: key.clone(), wrapped_key };
             }
@@ -238,6 +292,9 @@ impl Work {
                     Form::Luks(key) => DiskCrypto::Encrypted { key: key.clone() },
                 };
             }
+            if let Some(rekeying) = self.rekeyings.iter().find(|rekeying| rekeying.disk == disk.id) {
+                disk.crypto = DiskCrypto::Encrypted { key: rekeying.to.clone() };
+            }
         }
         Ok(after)
     }
@@ -245,11 +302,12 @@ impl Work {
     /// The keys that it takes, those of what is encrypted now (besides the home) and those of what will be.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &KeyRef> {
         let home = match &self.home {
-            HomeStep::Encrypt(key) => Some(key),
+            HomeStep::Encrypt(key) | HomeStep::Rewrap(key) | HomeStep::Recrypt(key) => Some(key),
             HomeStep::Keep | HomeStep::Decrypt => None,
         };
+        let rekeyings = self.rekeyings.iter().flat_map(|rekeying| [&rekeying.from, &rekeying.to]);
         let disks = self.conversions.iter().flat_map(|conversion| [&conversion.from.form, &conversion.to.form]);
-        home.into_iter().chain(disks.filter_map(|form| match form {
+        home.into_iter().chain(rekeyings).chain(disks.filter_map(|form| match form {
             Form::Plain(_) => None,
             Form::Luks(key) => Some(key),
         }))
@@ -300,6 +358,12 @@ mod tests {
         }
     }
 
+    fn recrypt(component: Component, deep: bool, k: u8) -> CryptoStep {
+        let key = key(k);
+        let action = if deep { StepAction::DeepRecrypt { key } } else { StepAction::ShallowRecrypt { key } };
+        CryptoStep { component, action }
+    }
+
     fn step(component: Component, encrypt: Option<u8>) -> CryptoStep {
         let action = encrypt.map_or(StepAction::Decrypt, |k| StepAction::Encrypt { key: key(k) });
         CryptoStep { component, action }
@@ -326,6 +390,11 @@ mod tests {
             (vm(e, &[e]), vec![step(home, d)], Code::Composition),
             (vm(e, &[e, e]), vec![step(disk(0), d), step(home, d)], Code::Composition),
             (vm(e, &[None, e]), vec![step(disk(0), d), step(disk(1), d)], Code::NotEncrypted),
+            (vm(e, &[None]), vec![recrypt(disk(0), false, 2)], Code::NotEncrypted),
+            (vm(d, &[d]), vec![recrypt(home, false, 2)], Code::NotEncrypted),
+            (vm(e, &[Some(2)]), vec![recrypt(home, false, 2), recrypt(disk(0), false, 2)], Code::KeyUnchanged),
+            (vm(e, &[Some(2)]), vec![recrypt(home, true, 2), recrypt(disk(0), true, 2)], Code::KeyUnchanged),
+            (vm(e, &[e]), vec![recrypt(disk(0), false, 2), step(home, d)], Code::Composition),
         ] {
             assert_eq!(run(&config, &steps).unwrap_err().code, code, "{config:?} {steps:?}");
         }
@@ -367,6 +436,16 @@ mod tests {
         assert_eq!(plan(&config, &steps, &Names::Noted(&forged)).unwrap_err().code, Code::HomeInvalid);
     }
 
+    fn action() -> impl Strategy<Value = StepAction> {
+        let key = (1u8..3).prop_map(key);
+        prop_oneof![
+            key.clone().prop_map(|key| StepAction::Encrypt { key }),
+            key.clone().prop_map(|key| StepAction::ShallowRecrypt { key }),
+            key.prop_map(|key| StepAction::DeepRecrypt { key }),
+            Just(StepAction::Decrypt),
+        ]
+    }
+
     fn crypto() -> impl Strategy<Value = Option<u8>> {
         prop::option::of(1u8..3)
     }
@@ -377,13 +456,14 @@ mod tests {
         #[test]
         fn what_is_planned_is_what_was_asked(
             home in crypto(), disks in prop::collection::vec(crypto(), 0..4),
-            ask_home in prop::option::of(crypto()), ask in prop::collection::vec(prop::option::of(crypto()), 0..4),
+            ask_home in prop::option::of(action()), ask in prop::collection::vec(prop::option::of(action()), 0..4),
         ) {
             prop_assume!(home.is_some() || disks.iter().all(Option::is_none));
             let before = vm(home, &disks);
-            let mut steps: Vec<_> = ask_home.iter().map(|ask| step(Component::Home, *ask)).collect();
+            let step = |component, action: &StepAction| CryptoStep { component, action: action.clone() };
+            let mut steps: Vec<_> = ask_home.iter().map(|ask| step(Component::Home, ask)).collect();
             for (n, ask) in ask.iter().enumerate().take(disks.len()) {
-                steps.extend(ask.map(|ask| step(disk(u16::try_from(n).unwrap()), ask)));
+                steps.extend(ask.iter().map(|ask| step(disk(u16::try_from(n).unwrap()), ask)));
             }
             let Ok(Planned::Work(work)) = run(&before, &steps) else { return Ok(()) };
             let after = work.after(&before, Some(&WrappedHomeKey("y".into()))).unwrap();
@@ -391,10 +471,11 @@ mod tests {
             prop_assert!(after.home != HomeCrypto::Plain || !after.is_encrypted());
             let needed: Vec<_> = work.keys().collect();
             for (old, new) in before.disks.iter().zip(&after.disks) {
-                let asked = steps.iter().any(|step| step.component == Component::Disk(old.id));
-                prop_assert_eq!(asked, old != new);
-                if asked {
-                    prop_assert!(old.file != new.file);
+                let asked = steps.iter().find(|step| step.component == Component::Disk(old.id));
+                prop_assert_eq!(asked.is_some(), old != new);
+                if let Some(CryptoStep { action, .. }) = asked {
+                    prop_assert_eq!(action.is_online(), old.file == new.file);
+                    prop_assert_eq!(action.key(), new.key());
                     prop_assert!(old.key().into_iter().chain(new.key()).all(|key| needed.contains(&key)));
                     prop_assert_eq!((old.size, old.plain_format), (new.size, new.plain_format));
                 }

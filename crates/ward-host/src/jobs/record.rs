@@ -5,9 +5,9 @@
 //! under a KEK.
 
 use serde::{Deserialize, Serialize};
-use ward_types::{CryptoPlan, TaskId, WrappedHomeKey};
+use ward_types::{CryptoPlan, DiskId, TaskId, WrappedHomeKey};
 
-use super::plan::Files;
+use super::plan::{Files, Work};
 use crate::fault::{Fault, Result};
 use crate::files::{self, Moments};
 use crate::home::codec::{CHECKPOINT, PART};
@@ -16,7 +16,7 @@ use crate::home::{Home, JOB_JSON};
 const VERSION: u32 = 1;
 const MAX_RECORD: u64 = 1 << 20;
 
-/// The record of encrypting and decrypting.
+/// The record of encrypting, decrypting and recrypting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Record {
@@ -27,13 +27,16 @@ pub(crate) struct Record {
     pub(crate) plan: CryptoPlan,
     /// The files, old and new, of each disk that it converts.
     pub(crate) files: Vec<Files>,
-    /// The key of a home that becomes encrypted, wrapped.
+    /// The disks whose KEK it replaces.
+    #[serde(default)]
+    pub(crate) rekeyed: Vec<DiskId>,
+    /// The new key of the home, wrapped, where it gets one.
     pub(crate) home_key: Option<WrappedHomeKey>,
 }
 
 impl Record {
-    pub(crate) fn new(job: TaskId, plan: CryptoPlan, files: Vec<Files>, home_key: Option<WrappedHomeKey>) -> Self {
-        Self { version: VERSION, job, plan, files, home_key }
+    pub(crate) fn new(job: TaskId, plan: CryptoPlan, work: &Work, home_key: Option<WrappedHomeKey>) -> Self {
+        Self { version: VERSION, job, plan, files: work.files(), rekeyed: work.rekeyed(), home_key }
     }
 
     /// The record in a home, if a job left one.

@@ -14,7 +14,7 @@ use super::control::Control;
 use super::{Ended, Environment};
 use crate::fault::{Doing, Fault, Result};
 use crate::files;
-use crate::home::{Holder, Home, HomeLock, Use, VM_TOML, check_datastore};
+use crate::home::{Holder, Home, HomeLock, Use, VM_TOML, check_datastore, is_lock};
 
 /// A home that can be deleted.
 pub(crate) struct Prepared {
@@ -37,7 +37,7 @@ pub(crate) fn prepare(environment: &Environment, job: TaskId, at: &HomeRef) -> R
         let held = home.lock(&Holder { host: environment.host, r#use: Use::Job(job) })?;
         for name in files::names(home.path())? {
             let path = home.path().join(&name);
-            if name != ".lock" && fs::symlink_metadata(&path).doing("look at", &path)?.is_file() {
+            if !is_lock(&name) && fs::symlink_metadata(&path).doing("look at", &path)?.is_file() {
                 lock::check_unused(&path)?;
             }
         }

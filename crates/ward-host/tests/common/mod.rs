@@ -291,12 +291,12 @@ impl Host {
         self.done(name, create(name, disks)).await.0.unwrap()
     }
 
-    /// What is in a home, sorted, without the lock.
+    /// What is in a home, sorted, without the locks.
     pub fn files(&self, home: &str) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(self.store().join(home))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != ".lock")
+            .filter(|name| !name.starts_with(".lock"))
             .collect();
         names.sort();
         names
@@ -336,8 +336,21 @@ pub fn decrypt(disks: &[u16]) -> JobSpec {
     plan(None, true, disks)
 }
 
+/// Puts that KEK in the place of the ones that there are.
+pub fn shallow(id: u8, home: bool, disks: &[u16]) -> JobSpec {
+    steps(StepAction::ShallowRecrypt { key: key(id) }, home, disks)
+}
+
+/// Encrypts anew, under new DEKs and that KEK.
+pub fn deep(id: u8, home: bool, disks: &[u16]) -> JobSpec {
+    steps(StepAction::DeepRecrypt { key: key(id) }, home, disks)
+}
+
 pub fn plan(encrypt: Option<u8>, home: bool, disks: &[u16]) -> JobSpec {
-    let action = encrypt.map_or(StepAction::Decrypt, |id| StepAction::Encrypt { key: key(id) });
+    steps(encrypt.map_or(StepAction::Decrypt, |id| StepAction::Encrypt { key: key(id) }), home, disks)
+}
+
+fn steps(action: StepAction, home: bool, disks: &[u16]) -> JobSpec {
     let disks = disks.iter().map(|disk| Component::Disk(DiskId(*disk)));
     let components = home.then_some(Component::Home).into_iter().chain(disks);
     let steps = components.map(|component| CryptoStep { component, action: action.clone() }).collect();
@@ -387,6 +400,29 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "timed out: {what}");
         std::thread::yield_now();
     }
+}
+
+/// Whether a KEK opens a disk, as cryptsetup says.
+pub fn cryptsetup_opens(disk: &Path, id: u8) -> bool {
+    let keyfile = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&keyfile, kek(id).expose()).unwrap();
+    let args = ["open", "--test-passphrase", "--type", "luks2", "--key-file", text(keyfile.path()), text(disk)];
+    let output = Command::new("cryptsetup").args(args).output().unwrap();
+    // 2: no key with this passphrase. All else is a defect of the header, or of the test.
+    assert!(matches!(output.status.code(), Some(0 | 2)), "{}", String::from_utf8_lossy(&output.stderr));
+    output.status.success()
+}
+
+/// The volume key and the content of an encrypted disk, read with nothing of Ward's but the header and the bare cipher.
+pub fn luks_contents(path: &Path, id: u8, size: usize) -> (Vec<u8>, Vec<u8>) {
+    let device = luks2::Device::open(fs::File::open(path).unwrap()).unwrap();
+    let mut key = [0; luks2::VOLUME_KEY_LEN];
+    device.unlock(kek(id).expose(), &mut key).unwrap();
+    let start = usize::try_from(device.data_segment().unwrap().offset).unwrap();
+    let mut payload = fs::read(path).unwrap().split_off(start);
+    xts::Xts::new(&key).unwrap().decrypt(xts::SectorSize::B4096, 0, &mut payload).unwrap();
+    payload.truncate(size);
+    (key.to_vec(), payload)
 }
 
 /// A plain image's disk, whatever its format.

@@ -7,7 +7,9 @@ pub(crate) mod datastore;
 pub(crate) mod event;
 pub(crate) mod host;
 pub(crate) mod login;
+pub(crate) mod policy;
 pub(crate) mod provider;
+pub(crate) mod recrypt;
 pub(crate) mod role;
 pub(crate) mod session;
 pub(crate) mod task;
@@ -37,6 +39,8 @@ pub(crate) fn run(command: Command, output: Output) -> Result<(), Problem> {
         Command::Cluster(cluster) => client(cluster.run(output)),
         Command::Datastore(datastore) => client(datastore.run(output)),
         Command::Provider(provider) => client(provider.run(output)),
+        Command::Policy(policy) => client(policy.run(output)),
+        Command::Recrypt(recrypt) => client(recrypt.run(output)),
         Command::Task(task) => client(task.run(output)),
         Command::Event(event) => client(event.run(output)),
         Command::User(user) => client(user.run(output)),
@@ -107,4 +111,23 @@ pub(crate) fn absolute(path: &Path) -> Result<std::path::PathBuf, Problem> {
             "give its full path",
         )
     })
+}
+
+/// A number of days, such as `90d` or `90`.
+pub(crate) fn parse_days(text: &str) -> Result<u32, String> {
+    let days = text.strip_suffix('d').unwrap_or(text).parse().ok().filter(|days| *days > 0);
+    days.ok_or_else(|| format!("`{text}` is no number of days; give one such as 90d"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_days;
+
+    #[test]
+    fn days() {
+        assert_eq!((parse_days("90d"), parse_days("1")), (Ok(90), Ok(1)));
+        for text in ["", "d", "0d", "-1d", "90h", "1.5d"] {
+            assert!(parse_days(text).is_err(), "{text}");
+        }
+    }
 }

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use ward_controller::api::types::{AddProvider, Live, ProviderView};
+use ward_controller::api::types::{AddProvider, Live, ProviderView, SetRotation};
 use ward_types::{Problem, ProviderName};
 
-use super::read_file;
+use super::{parse_days, read_file};
 use crate::client::Api;
 use crate::output::{Output, fields, table};
 
@@ -27,6 +27,21 @@ pub(crate) enum Provider {
     Default {
         /// The provider's name.
         name: ProviderName,
+    },
+    /// Have a key provider's keys replaced when they have been in use for some time, without anybody asking each time.
+    #[command(
+        after_help = "Example:\n  ward provider rotate kms --after 90d\n\nA storage policy can say another age for what \
+                            is under it. `ward recrypt ls` lists the runs."
+    )]
+    Rotate {
+        /// The provider's name.
+        name: ProviderName,
+        /// After so many days, such as 90d.
+        #[arg(long, value_name = "DAYS", value_parser = parse_days, required_unless_present = "never")]
+        after: Option<u32>,
+        /// Not at all.
+        #[arg(long, conflicts_with = "after")]
+        never: bool,
     },
     /// Remove a key provider that no VM needs. Its keys stay at its key server.
     Rm {
@@ -109,6 +124,11 @@ impl Provider {
                 let provider: ProviderView = api.post(&format!("/providers/{name}/default"), &()).await?;
                 output.show(&provider, || describe(&provider))
             }
+            Self::Rotate { name, after, never: _ } => {
+                let path = format!("/providers/{name}/rotation");
+                let provider: ProviderView = api.put(&path, &SetRotation { days: after }).await?;
+                output.show(&provider, || describe(&provider))
+            }
             Self::Rm { name } => {
                 let () = api.delete(&format!("/providers/{name}")).await?;
                 output.note(&format!("key provider {name}: removed; its keys stay at its key server"))
@@ -134,6 +154,7 @@ fn describe(provider: &ProviderView) -> String {
         ("server", provider.server.clone()),
         ("status", live),
         ("default", if provider.default { "yes" } else { "no" }.to_owned()),
+        ("keys replaced", provider.rotate_days.map_or_else(String::new, |days| format!("after {days} days"))),
         ("VMs", provider.vms.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
     ])
 }

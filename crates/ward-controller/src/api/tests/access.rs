@@ -22,6 +22,7 @@ struct Ids {
     task: String,
     permission: String,
     session: String,
+    recryption: String,
 }
 
 /// Two clusters; everything that is asked about is in the one that `local` does not administer.
@@ -31,6 +32,7 @@ async fn template() -> (House, Ids) {
     let (other, ..) = house.add_cluster("other").await;
     let vm = house.add_vm("web-1", place, Power::Off, Some(&key("1"))).await;
     house.add_provider("kms").await;
+    let recryption = house.add_recryption(vm, &name("web-1")).await;
     let task = house.add_task((vm, &name("web-1"))).await;
     house.add_user("reader", &[(&Object::Root, "read-only")]).await;
     house.add_user("no-crypto", &[(&Object::Root, "no-crypto-administrator")]).await;
@@ -45,7 +47,8 @@ async fn template() -> (House, Ids) {
     let session =
         user::sessions(&mut tx).await.unwrap().into_iter().find(|row| row.user.as_str() == "someone").unwrap();
     tx.commit().await.unwrap();
-    let ids = Ids { task: task.to_string(), permission: permission.to_string(), session: session.id.to_string() };
+    let ids =
+        Ids { task: task.to_string(), permission: permission.to_string(), session: session.id.to_string(), recryption };
     (house, ids)
 }
 
@@ -63,6 +66,9 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
             "{role}" => "operator",
             "{permission}" => &ids.permission,
             "{session}" => &ids.session,
+            "{recryption}" => &ids.recryption,
+            "{policy}" => "own",
+            "{datastore}" => "default-store",
             unknown if unknown.starts_with('{') => panic!("say in this test what stands for {unknown}"),
             fixed => fixed,
         };
@@ -90,6 +96,14 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
             "disks": [{ "source": "blank", "size": 4096, "format": "raw" }],
         }),
         ("post", "/vms/{vm}/start" | "/vms/{vm}/stop" | "/vms/{vm}/encrypt") => json!({}),
+        ("post", "/vms/{vm}/decrypt" | "/vms/{vm}/recrypt") => json!({}),
+        ("post", "/vms/{vm}/crypto") => json!({ "home": { "op": "shallow-recrypt" } }),
+        ("post", "/vms/{vm}/policy") => json!({ "home": "No Encryption Policy" }),
+        ("post", "/vms/{vm}/template") => json!({ "template": true }),
+        ("post", "/datastores/{datastore}/register") => json!({ "directory": "old" }),
+        ("post", "/policies") => json!({ "name": "new" }),
+        ("put", "/providers/{provider}/rotation") => json!({ "days": 90 }),
+        ("post", "/recryptions" | "/recryptions/plan") => json!({ "provider": "kms" }),
         (_, "/session/privileges") => {
             uri.push_str("?object=vm/web-1");
             Value::Null
@@ -180,7 +194,7 @@ fn check_rules(endpoints: &[(&str, &str, &Value)], columns: &[Vec<String>]) {
             assert!(!allowed(3, row), "{method} {path}: it is of the other cluster");
         }
         if method != "get"
-            && ["/users", "/groups", "/roles", "/permissions", "/providers", "/hosts"]
+            && ["/users", "/groups", "/roles", "/permissions", "/providers", "/hosts", "/policies", "/recryptions"]
                 .iter()
                 .any(|noun| path["/api/v1".len()..].starts_with(noun))
         {

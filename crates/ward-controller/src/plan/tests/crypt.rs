@@ -1,10 +1,10 @@
 use proptest::prelude::*;
 use ward_types::{
-    Code, Component, CryptoPlan, DiskCrypto, DiskId, HomeCrypto, KeyId, ProviderName, StepAction, VmConfig,
-    WrappedHomeKey,
+    Code, Component, CryptoPlan, DiskCrypto, DiskId, HomeCrypto, KeyId, KeyWish, Problem, ProviderName, StepAction,
+    VmConfig, WrappedHomeKey,
 };
 
-use super::super::{EncryptPlan, KeyChoice, ProviderFacts, decrypt, encrypt};
+use super::super::{CryptPlan, KeyChoice, ProviderFacts, Selection, Verb, VmFacts, crypt, whole};
 use super::{Vm, any_config, key, refused, vm_config};
 
 const HOME: Component = Component::Home;
@@ -21,6 +21,27 @@ fn providers(names: &[&str], default: Option<&str>) -> Vec<ProviderFacts> {
     names.iter().map(|name| ProviderFacts { name: provider(name), is_default: Some(*name) == default }).collect()
 }
 
+/// Encrypts all that is not.
+fn encrypt(
+    vm: VmFacts<'_>,
+    provider: Option<&ProviderName>,
+    key_id: Option<&KeyId>,
+    known: &[ProviderFacts],
+) -> Result<CryptPlan, Problem> {
+    let wish = KeyWish { provider: provider.cloned(), key_id: key_id.cloned() };
+    crypt(vm, &whole(vm, &Selection::default(), Verb::Encrypt(wish))?, known)
+}
+
+/// Decrypts all that is encrypted.
+fn decrypt(vm: VmFacts<'_>) -> Result<CryptoPlan, Problem> {
+    let plan = crypt(vm, &whole(vm, &Selection::default(), Verb::Decrypt)?, &[])?;
+    Ok(plan.steps(&[]).expect("no step takes a key"))
+}
+
+fn components(plan: &CryptPlan) -> Vec<Component> {
+    plan.steps.iter().map(|step| step.component).collect()
+}
+
 #[test]
 fn all_that_is_not_encrypted_will_be() {
     let kms = providers(&["kms"], Some("kms"));
@@ -31,9 +52,10 @@ fn all_that_is_not_encrypted_will_be() {
         (vm_config(Some("1"), &[Some("1"), None]), vec![disk(1)]),
         (vm_config(None, &[Some("1"), None]), vec![HOME, disk(1)]),
     ];
-    for (config, components) in table {
+    for (config, wanted) in table {
         let plan = encrypt(Vm::off(config).facts(), None, None, &kms).unwrap();
-        assert_eq!(plan, EncryptPlan { key: KeyChoice::New(provider("kms")), components });
+        assert_eq!(plan.keys, [KeyChoice::New(provider("kms"))]);
+        assert_eq!(components(&plan), wanted);
     }
 }
 
@@ -51,7 +73,7 @@ fn the_key_comes_from_whom_was_named_or_the_default() {
     for (asked, key_id, key) in table {
         let asked = asked.map(provider);
         let vm = Vm::off(vm_config(None, &[]));
-        assert_eq!(encrypt(vm.facts(), asked.as_ref(), key_id, &two).unwrap().key, key);
+        assert_eq!(encrypt(vm.facts(), asked.as_ref(), key_id, &two).unwrap().keys, [key]);
     }
 }
 
@@ -127,8 +149,8 @@ fn a_refusal_names_the_host_and_the_task() {
 fn apply(mut config: VmConfig, plan: &CryptoPlan) -> VmConfig {
     for step in plan.steps() {
         let key = match &step.action {
-            StepAction::Encrypt { key } => Some(key.clone()),
             StepAction::Decrypt => None,
+            other => other.key().cloned(),
         };
         match step.component {
             Component::Home => {
@@ -158,7 +180,7 @@ proptest! {
         let plain: Vec<_> = parts(&config).into_iter().filter(|(_, secret)| !secret).map(|(part, _)| part).collect();
         let kms = providers(&["kms"], Some("kms"));
         match encrypt(Vm::off(config).facts(), None, None, &kms) {
-            Ok(plan) => prop_assert_eq!(plan.components, plain),
+            Ok(plan) => prop_assert_eq!(components(&plan), plain),
             Err(problem) => {
                 prop_assert_eq!(problem.code, Code::AlreadyEncrypted);
                 prop_assert!(plain.is_empty());
@@ -170,7 +192,7 @@ proptest! {
     fn encrypting_touches_no_key_that_is_there_and_puts_the_home_first(config in any_config()) {
         let kms = providers(&["kms"], Some("kms"));
         if let Ok(plan) = encrypt(Vm::off(config.clone()).facts(), None, None, &kms) {
-            let steps = EncryptPlan::steps(&plan.components, &key("new"));
+            let steps = plan.steps(&[key("new")]).unwrap();
             let home = steps.steps().iter().position(|step| step.component == HOME);
             prop_assert!(home.is_none_or(|at| at == 0));
             let after = apply(config.clone(), &steps);
@@ -195,7 +217,7 @@ proptest! {
         let kms = providers(&["kms"], Some("kms"));
         let mut now = config.clone();
         if let Ok(plan) = encrypt(Vm::off(now.clone()).facts(), None, None, &kms) {
-            now = apply(now, &EncryptPlan::steps(&plan.components, &key("new")));
+            now = apply(now, &plan.steps(&[key("new")]).unwrap());
         }
         let plan = decrypt(Vm::off(now.clone()).facts()).unwrap();
         let after = apply(now, &plan);

@@ -103,6 +103,8 @@ impl Vm {
             power: self.power,
             host: self.host.as_ref(),
             busy: self.busy.as_ref(),
+            locked: None,
+            template: false,
         }
     }
 }

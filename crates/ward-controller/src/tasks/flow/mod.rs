@@ -1,15 +1,13 @@
 //! What each kind of task does, step by step.
 
 mod crypt;
+mod key;
 mod make;
 mod power;
 mod remove;
 
-use std::sync::Arc;
-
-use futures_util::future::join_all;
 use tokio::sync::watch;
-use ward_rpc::api::host::{AbandonJob, DropKeys, HomeRef};
+use ward_rpc::api::host::{AbandonJob, HomeRef};
 use ward_types::{AuditOutcome, EventKind, EventSubject, KeyRef, Problem, TaskInfo, TaskKind, VmConfig};
 
 use super::board::Live;
@@ -18,18 +16,16 @@ use super::run::{Run, Step, told};
 use super::{KeyMark, Work};
 use crate::authz::Target as _;
 use crate::controller::Controller;
-use crate::hosts::Link;
-use crate::keys::name_of;
-use crate::plan::KeyChoice;
+use crate::keys::{drop_from_hosts, name_of};
+use crate::plan::{KeyChoice, keys as keys_by_component};
 use crate::store::vm::VmRow;
-use crate::store::{StoreError, Tx, cluster, event, task, vm};
+use crate::store::{StoreError, Tx, cluster, event, policy, task, vm};
 
 /// Runs a task from the first step that is not behind it to its end.
 pub(crate) async fn run(run: &mut Run) -> Step {
     match &run.work {
         Work::Make { .. } => make::run(run).await,
-        Work::Encrypt { .. } => crypt::encrypt(run).await,
-        Work::Decrypt { .. } => crypt::decrypt(run).await,
+        Work::Crypt { .. } => crypt::run(run).await,
         Work::Start { .. } => power::start(run).await,
         Work::Stop { .. } => power::stop(run).await,
         Work::Remove { .. } => remove::run(run).await,
@@ -53,12 +49,15 @@ pub(crate) async fn give_up(
     }
     if let Some(now) = &now {
         vm::set_config(&mut tx, info.vm, now).await?;
+        policy::follow(&mut tx, info.vm, &keys_by_component(now)).await?;
     }
     let vm = vm::get(&mut tx, info.vm).await?;
-    let unneeded = match work {
-        Work::Encrypt { key, mark, .. } => tell_of_key(&mut tx, info, &mut subject, key, mark).await?,
-        _ => Vec::new(),
-    };
+    let mut unneeded = Vec::new();
+    for (n, key) in work.keys().enumerate() {
+        unneeded.extend(tell_of_key(&mut tx, info, &subject, n, key).await?);
+    }
+    subject.provider = work.providers().next().cloned();
+    subject.key = unneeded.first().cloned();
     let message = format!("{}: {}. {} [{}]", problem.what, problem.why, problem.remedy, problem.code);
     event::record(&mut tx, EventKind::TaskFailed, &subject, &message).await?;
     let mut keys: Vec<_> = unneeded.iter().cloned().collect();
@@ -67,7 +66,9 @@ pub(crate) async fn give_up(
     let progress = live.borrow().progress;
     task::end(&mut tx, info.id, progress, Some(problem)).await?;
     tx.commit().await?;
-    drop_keys(controller, vm, unneeded).await;
+    if let Some(vm) = vm {
+        drop_from_hosts(controller, vm.cluster, unneeded).await;
+    }
     if let Some(link) = work.host().and_then(|host| controller.links.get(host)) {
         // Swept by the host's supervisor where this fails.
         let _ = link.call(ward_rpc::api::host::ForgetJob { job: info.id }).await;
@@ -75,40 +76,39 @@ pub(crate) async fn give_up(
     Ok(())
 }
 
-/// Records what is left at the key server of an encryption that came to nothing; tells the keys that hosts may forget.
+/// Records what is left at a key server of a task that came to nothing; tells the keys that hosts may forget.
 async fn tell_of_key(
     tx: &mut Tx,
     info: &TaskInfo,
-    subject: &mut EventSubject,
-    choice: &KeyChoice,
-    mark: &KeyMark,
+    subject: &EventSubject,
+    n: usize,
+    (choice, mark): (&KeyChoice, &KeyMark),
 ) -> Result<Vec<KeyRef>, StoreError> {
+    let mut subject = EventSubject { provider: Some(choice.provider().clone()), ..subject.clone() };
     let (message, key) = match (choice, mark) {
         // It was there before, and is somebody else's affair.
         (KeyChoice::Existing(key), _) => return vm::unneeded(tx, vec![key.clone()]).await,
         (KeyChoice::New(_), KeyMark::None) => return Ok(Vec::new()),
         (KeyChoice::New(provider), KeyMark::Wanted) => {
-            subject.provider = Some(provider.clone());
-            let name = name_of(info.id);
+            let name = name_of(info.id, n);
             let message = format!(
                 "a key of the name {name} may have been made at key provider `{provider}` for a task that failed; \
                  nothing needs it"
             );
             (message, None)
         }
-        (KeyChoice::New(provider), KeyMark::Made { key } | KeyMark::Ready { key }) => {
+        (KeyChoice::New(_), KeyMark::Made { key } | KeyMark::Ready { key }) => {
             // The host was past the point at which it is undone.
             if vm::unneeded(tx, vec![key.clone()]).await?.is_empty() {
                 return Ok(Vec::new());
             }
-            subject.provider = Some(provider.clone());
             subject.key = Some(key.clone());
             let message =
                 format!("key {key} was made for a task that failed; nothing needs it; it stays at the key server");
             (message, Some(key.clone()))
         }
     };
-    event::record(tx, EventKind::KeyUnneeded, subject, &message).await?;
+    event::record(tx, EventKind::KeyUnneeded, &subject, &message).await?;
     Ok(key.into_iter().collect())
 }
 
@@ -116,7 +116,7 @@ async fn tell_of_key(
 /// host does not answer, the next job on the VM does it, or its start.
 async fn abandon(controller: &Controller, info: &TaskInfo, work: &Work) -> Result<Option<Box<VmConfig>>, StoreError> {
     let Some(link) = work.host().and_then(|host| controller.links.get(host)) else { return Ok(None) };
-    if !matches!(work, Work::Make { .. } | Work::Encrypt { .. } | Work::Decrypt { .. }) {
+    if !matches!(work, Work::Make { .. } | Work::Crypt { .. }) {
         return Ok(None);
     }
     let mut db = controller.store.read().await?;
@@ -132,15 +132,4 @@ async fn abandon(controller: &Controller, info: &TaskInfo, work: &Work) -> Resul
             Ok(None)
         }
     }
-}
-
-/// Lets hosts forget the keys of an encryption that came to nothing.
-async fn drop_keys(controller: &Controller, vm: Option<VmRow>, keys: Vec<KeyRef>) {
-    let Some(vm) = vm.filter(|_| !keys.is_empty()) else { return };
-    let call = |link: Arc<Link>| {
-        let keys = keys.clone();
-        // One that is away now comes back without it.
-        async move { drop(link.call(DropKeys { keys }).await) }
-    };
-    join_all(controller.links.of_cluster(vm.cluster).into_iter().map(call)).await;
 }

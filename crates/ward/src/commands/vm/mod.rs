@@ -1,12 +1,17 @@
 //! `ward vm`.
 
+mod crypto;
+mod inventory;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use ward_controller::api::types::{
-    AddDisk, AddKernel, AddVm, ConsoleQuery, ConsoleView, Encrypt, Start, Stop, TaskView, VmView,
+    AddDisk, AddKernel, AddVm, ConsoleQuery, ConsoleView, Start, Stop, TaskView, VmView,
 };
-use ward_types::{Code, DiskCrypto, HomeCrypto, KeyId, Name, PlainFormat, Power, Problem, ProviderName, TaskState};
+use ward_types::{
+    Code, Component, DiskCrypto, HomeCrypto, KeyId, Name, PlainFormat, PolicyName, Power, Problem, TaskState,
+};
 
 use super::absolute;
 use crate::client::{Api, WAIT_MS, follow};
@@ -35,14 +40,51 @@ pub(crate) enum Vm {
     Start(StartVm),
     /// Stop a VM: ask its guest to shut down, and pull the plug if it takes too long.
     Stop(StopVm),
-    /// Encrypt a VM: its home and all its disks, under a new key unless one is named. The VM must be off.
+    /// Encrypt a VM, its home and all its disks or those parts that are named, under a new key unless one is named. The VM
+    /// must be off.
     #[command(
-        after_help = "The plain originals are deleted when everything is encrypted and on the disk, not before. \
+        after_help = "A disk is encrypted only in an encrypted home; an encrypted home may have plain disks.\n\nThe plain originals are deleted when everything is encrypted and on the disk, not before. \
                             They are deleted, not\noverwritten: see SECURITY.md."
     )]
-    Encrypt(EncryptVm),
-    /// Decrypt a VM: its disks, then its home. The VM must be off.
-    Decrypt(OnVm),
+    Encrypt(crypto::EncryptVm),
+    /// Decrypt a VM: its disks, then its home; or those parts that are named. The VM must be off.
+    Decrypt(crypto::DecryptVm),
+    /// Give a VM a new KEK, whether it runs or not; with --deep, write everything anew under new DEKs too.
+    #[command(
+        after_help = "Without --deep only the key-encryption key is replaced: the old keyslots are removed and overwritten, \
+                            the data and\ntheir data-encryption keys stay. So it can't take anything from whoever has \
+                            both the old KEK and an old copy of a\ndisk's header (a backup, a snapshot of the storage): he \
+                            can still read the data. Where that must be so no\nlonger, take --deep; the VM must be off \
+                            for it, and the datastore have room for a second copy.\n\nTo move a VM to another key \
+                            server:\n  ward vm recrypt web-1 --provider NEW\nTo move all of them, see `ward recrypt`."
+    )]
+    Recrypt(crypto::RecryptVm),
+    /// Put a VM's home and disks under storage policies: the ordinary way to encrypt and decrypt. The VM must be off where
+    /// that means to encrypt or decrypt.
+    #[command(
+        after_help = "Examples:\n  ward vm set-policy web-1 --home 'VM Encryption Policy' --all-disks 'VM Encryption \
+                            Policy'\n  ward vm set-policy web-1 --disk 1='No Encryption Policy'\n\n`ward policy ls` \
+                            lists the policies."
+    )]
+    SetPolicy(crypto::SetPolicyOfVm),
+    /// Take a VM into the inventory from its home. Where its keys are not to be had, it is locked until they are.
+    #[command(
+        after_help = "Example:\n  ward vm register store-1 web-1\n\nA key provider of the name that the home tells \
+                            must be there, with the same keys behind it."
+    )]
+    Register(inventory::RegisterVm),
+    /// Take a VM out of the inventory. Its home stays as it is.
+    Unregister {
+        /// The VM's name or ID.
+        vm: String,
+    },
+    /// Try again to get the keys of a VM that is locked.
+    Unlock {
+        /// The VM's name or ID.
+        vm: String,
+    },
+    /// Make a VM a template, which is never started. What may be done to a VM's encryption may be done to a template's.
+    Template(inventory::TemplateVm),
     /// Show what a VM's guest prints to its serial console.
     Console(Console),
     /// Delete a VM with its home and all its disks. Its keys stay at the key server.
@@ -126,19 +168,6 @@ pub(crate) struct StopVm {
     wait: Option<u32>,
 }
 
-/// `ward vm encrypt`.
-#[derive(Args)]
-pub(crate) struct EncryptVm {
-    #[command(flatten)]
-    on: OnVm,
-    /// The key provider; the default one unless named.
-    #[arg(long)]
-    provider: Option<ProviderName>,
-    /// A key that exists at the provider's key server; a new one is made unless named.
-    #[arg(long, value_parser = parse_key_id)]
-    key_id: Option<KeyId>,
-}
-
 /// A VM, and whether to wait for the task.
 #[derive(Args)]
 pub(crate) struct OnVm {
@@ -196,10 +225,14 @@ impl Vm {
             Self::Stop(StopVm { on, force, wait }) => {
                 ask(&api, on, "stop", &Stop { force, wait_s: wait }, output).await
             }
-            Self::Encrypt(EncryptVm { on, provider, key_id }) => {
-                ask(&api, on, "encrypt", &Encrypt { provider, key_id }, output).await
-            }
-            Self::Decrypt(on) => ask(&api, on, "decrypt", &serde_json::json!({}), output).await,
+            Self::Encrypt(encrypt) => encrypt.run(&api, output).await,
+            Self::Decrypt(decrypt) => decrypt.run(&api, output).await,
+            Self::Recrypt(recrypt) => recrypt.run(&api, output).await,
+            Self::SetPolicy(set) => set.run(&api, output).await,
+            Self::Register(register) => register.run(&api, output).await,
+            Self::Unregister { vm } => inventory::unregister(&api, &vm, output).await,
+            Self::Unlock { vm } => inventory::unlock(&api, &vm, output).await,
+            Self::Template(template) => template.run(&api, output).await,
             Self::Console(Console { vm, follow, until }) => watch(&api, &vm, follow, until).await,
             Self::Rm(Remove { on, yes }) => {
                 if !yes {
@@ -289,19 +322,30 @@ fn describe(vm: &VmView) -> String {
         ("home", vm.home.display().to_string()),
         ("task", vm.task.map_or_else(String::new, |task| task.to_string())),
     ];
+    if let Some(problem) = &vm.locked {
+        lines.push(("locked", format!("{}: {}", problem.why, problem.remedy)));
+    }
+    if vm.template {
+        lines.push(("template", "yes".to_owned()));
+    }
+    let policy = |component: Component| {
+        let found = vm.policies.iter().find(|policy| policy.component == component);
+        found.map_or_else(PolicyName::plain, |found| found.policy.clone())
+    };
     if let Some(config) = &vm.config {
         lines.push(("hardware", format!("{} cpus, {} MiB", config.cpus, config.memory_mib)));
         let home = match &config.home {
             HomeCrypto::Plain => "plain".to_owned(),
             HomeCrypto::Encrypted { key, .. } => format!("encrypted under key {key}"),
         };
-        lines.push(("VM home", home));
+        lines.push(("VM home", format!("{home}  ({})", policy(Component::Home))));
         let disks = config.disks.iter().map(|disk| {
             let crypto = match &disk.crypto {
                 DiskCrypto::Plain => format!("plain {}", disk.plain_format),
                 DiskCrypto::Encrypted { key } => format!("encrypted (LUKS2) under key {key}"),
             };
-            format!("{}  {}  {} bytes  {crypto}", disk.id, disk.file, disk.size)
+            let policy = policy(Component::Disk(disk.id));
+            format!("{}  {}  {} bytes  {crypto}  ({policy})", disk.id, disk.file, disk.size)
         });
         lines.push(("disks", disks.collect::<Vec<_>>().join("\n")));
     }

@@ -1,0 +1,40 @@
+//! Keys that nobody needs any more: recorded, and forgotten by the hosts. At their key servers they stay.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use ward_rpc::api::host::DropKeys;
+use ward_types::{ClusterId, EventKind, EventSubject, KeyRef};
+
+use crate::controller::Controller;
+use crate::hosts::Link;
+use crate::store::{StoreError, Tx, event, vm};
+
+/// Of `keys`, those that no VM needs any more, which is recorded.
+pub(crate) async fn retire(tx: &mut Tx, subject: &EventSubject, keys: Vec<KeyRef>) -> Result<Vec<KeyRef>, StoreError> {
+    let unneeded = vm::unneeded(tx, keys).await?;
+    for key in &unneeded {
+        let message = format!(
+            "no VM of the inventory needs key {key} any more; it stays at the key server, for backups may need it"
+        );
+        let subject = EventSubject { key: Some(key.clone()), provider: Some(key.provider.clone()), ..subject.clone() };
+        event::record(tx, EventKind::KeyUnneeded, &subject, &message).await?;
+    }
+    Ok(unneeded)
+}
+
+/// Lets a cluster's hosts forget keys. One that is away now will not have them when it is back.
+pub(crate) async fn drop_from_hosts(controller: &Controller, cluster: ClusterId, keys: Vec<KeyRef>) {
+    if keys.is_empty() {
+        return;
+    }
+    let call = |link: Arc<Link>| {
+        let keys = keys.clone();
+        async move { link.call(DropKeys { keys }).await }
+    };
+    for answer in join_all(controller.links.of_cluster(cluster).into_iter().map(call)).await {
+        if let Err(error) = answer {
+            tracing::debug!(%error, "a host could not be told to forget keys");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The keys that a task takes: made or found at their key servers, and ready for use, before any host begins.
+
+use ward_types::{EventKind, EventSubject, KeyRef, Problem};
+
+use super::super::KeyMark;
+use super::super::run::{Run, Step};
+use crate::keys::{self, KeyFault, Made, NotMade};
+use crate::plan::KeyChoice;
+
+/// All keys that a task takes, ready for use.
+pub(super) async fn ready_keys(run: &mut Run) -> Step<Vec<KeyRef>> {
+    let mut keys = Vec::new();
+    for n in 0..run.work.keys().count() {
+        keys.push(ready_key(run, n).await?);
+    }
+    Ok(keys)
+}
+
+/// One of them. Each step that the key server takes is written down before or after it, so that none is taken twice for
+/// good.
+async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
+    let Some((choice, mark)) = run.work.keys().nth(n).map(|(choice, mark)| (choice.clone(), mark.clone())) else {
+        return Err(Problem::internal(run.what(), "a task lost its key").into());
+    };
+    let new = matches!(choice, KeyChoice::New(_));
+    if let KeyMark::Ready { key } = mark {
+        return Ok(key);
+    }
+    let what = run.what();
+    let provider = choice.provider().clone();
+    run.say(&format!("asks key provider {provider} for a key"));
+    let client = match keys::connect(&run.controller, &what, &provider).await {
+        Ok(client) => client,
+        Err(problem) => return fault(run, KeyFault::new(&provider, None, problem)).await,
+    };
+    let made = match (choice, mark) {
+        (KeyChoice::Existing(key), _) | (_, KeyMark::Made { key }) => Made { key, refused: Vec::new() },
+        (KeyChoice::New(_), mark) => {
+            let maybe_there = mark == KeyMark::Wanted;
+            set_mark(run, n, KeyMark::Wanted, "task.key-wanted", "asks the key server for a new key").await?;
+            let name = keys::name_of(run.info.id, n);
+            let made = match keys::locate_or_make(&what, &client, &provider, &name, maybe_there).await {
+                Ok(made) => made,
+                Err(NotMade { fault: error, maybe_there }) => {
+                    if !maybe_there && let Some(mark) = run.work.mark_mut(n) {
+                        *mark = KeyMark::None;
+                    }
+                    return fault(run, *error).await;
+                }
+            };
+            crash_point::reach("task.key-made-unknown");
+            let mark = KeyMark::Made { key: made.key.clone() };
+            set_mark(run, n, mark, "task.key-made", "makes the new key ready").await?;
+            made
+        }
+    };
+    if let Err(error) = keys::adopt(&what, &client, &made.key).await {
+        return fault(run, error).await;
+    }
+    crash_point::reach("task.key-active");
+    let key = made.key.clone();
+    let subject = EventSubject { key: Some(key.clone()), ..run.subject() };
+    keys::make_ready(&run.controller, &subject, &client, made, (run.info.vm, &run.info.vm_name)).await?;
+    if let Some(mark) = run.work.mark_mut(n) {
+        *mark = KeyMark::Ready { key: key.clone() };
+    }
+    let mut tx = run.controller.store.write().await?;
+    crate::store::task::set_work(&mut tx, run.info.id, "key ready", &run.work).await?;
+    if new {
+        let message = format!("key {key} made and activated for VM `{}`", run.info.vm_name);
+        run.event(&mut tx, EventKind::KeyCreated, None, Some(&key), &message).await?;
+    }
+    tx.commit().await?;
+    crash_point::reach("task.key-ready");
+    Ok(key)
+}
+
+async fn set_mark(run: &mut Run, n: usize, new: KeyMark, point: &str, step: &str) -> Step {
+    if let Some(mark) = run.work.mark_mut(n) {
+        *mark = new;
+    }
+    Ok(run.mark(point, step).await?)
+}
+
+async fn fault<T>(run: &Run, fault: KeyFault) -> Step<T> {
+    Err(keys::report(&run.controller, &run.subject(), fault).await.into())
+}
