@@ -7,7 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kmip::ProtocolVersion;
-use kmip::client::{Client, ClientConfig, ClientError, ConfigError, Phase, TlsFault, fetch_server_certificates};
+use kmip::certificate::Fingerprint;
+use kmip::client::{
+    Client, ClientConfig, ClientError, ClientIdentity, ConfigError, PendingIdentity, Phase, ServerTrust, Subject,
+    TlsFault, fetch_server_certificates, show_server_certificates,
+};
 use kmip::message::{RequestMessage, ResponseMessage};
 use kmip::names::ResultReason;
 use kmip::server::{Handler, PeerIdentity, ServerConfig, serve};
@@ -30,8 +34,11 @@ struct Running {
 }
 
 async fn server(identity: &Identity, clients: &Authority) -> Running {
-    let config =
-        ServerConfig::new(identity.certificate.as_bytes(), identity.key.as_bytes(), clients.pem.as_bytes()).unwrap();
+    server_trusting(identity, &clients.pem).await
+}
+
+async fn server_trusting(identity: &Identity, pem: &str) -> Running {
+    let config = ServerConfig::new(identity.certificate.as_bytes(), identity.key.as_bytes(), pem.as_bytes()).unwrap();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (stop, stopped) = oneshot::channel();
@@ -151,6 +158,81 @@ async fn a_servers_certificate_can_be_looked_at_without_trust() {
     let seen = fetch_server_certificates("127.0.0.1", running.port, Duration::from_secs(10)).await.unwrap();
     let expected = rustls::pki_types::CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap();
     assert_eq!(seen, [expected.as_ref().to_vec()]);
+}
+
+fn pinned(port: u16, pin: Fingerprint, identity: &Identity) -> ClientConfig {
+    let (certificate, key) = (identity.certificate.as_bytes(), identity.key.as_bytes());
+    ClientConfig::with_trust("127.0.0.1", port, &ServerTrust::Pinned(pin), certificate, key).unwrap()
+}
+
+/// Trust on first use: shown, accepted by a human, known by it from then on.
+#[tokio::test]
+async fn a_server_is_known_by_the_fingerprint_that_was_accepted() {
+    let ours = Authority::new("ours");
+    let alice = ours.client("alice");
+    // Of an authority that nobody gave us, and made out to another name.
+    let theirs = Authority::new("theirs").server_named("kms.example");
+    let running = server(&theirs, &ours).await;
+    let shown = show_server_certificates("127.0.0.1", running.port, Duration::from_secs(10)).await.unwrap();
+    let info = &shown[0].info;
+    assert!(info.subject.contains("CN=server") && info.issuer.contains("CN=theirs"), "{info:?}");
+    assert_eq!(info.names, ["kms.example"]);
+    assert_eq!(info.purposes, ["serverAuth"]);
+    assert!(info.seconds_left(std::time::SystemTime::now()) > 0);
+
+    // Typed or pasted back, as a human would.
+    let accepted: Fingerprint = info.fingerprint.to_string().parse().unwrap();
+    let client = Client::new(pinned(running.port, accepted, &alice));
+    assert_eq!(client.version().await.unwrap(), ProtocolVersion::V1_1);
+
+    let other = Fingerprint::of(b"another certificate");
+    let fault = fault(pinned(running.port, other, &alice)).await;
+    assert_eq!(fault, TlsFault::ServerCertificateNotPinned { expected: other, shown: accepted });
+    assert!(fault.is_about_server_certificate());
+    assert!(fault.to_string().contains(&accepted.to_string()), "{fault}");
+}
+
+#[tokio::test]
+async fn the_dates_of_an_accepted_certificate_still_count() {
+    let ours = Authority::new("ours");
+    for (identity, expected) in [
+        (ours.expired_server(), TlsFault::ServerCertificateExpired { not_after: Some(1_609_459_200) }),
+        (ours.future_server(), TlsFault::ServerCertificateNotYetValid { not_before: Some(2_461_449_600) }),
+    ] {
+        let running = server(&identity, &ours).await;
+        let shown = show_server_certificates("127.0.0.1", running.port, Duration::from_secs(10)).await.unwrap();
+        let config = pinned(running.port, shown[0].info.fingerprint, &ours.client("alice"));
+        assert_eq!(fault(config).await, expected);
+    }
+}
+
+/// Ours signed by itself, which the server trusts as it is; and ours by request, which the server's authority signs.
+#[tokio::test]
+async fn identities_made_here_are_accepted() {
+    let authority = Authority::new("the key server's");
+    let pending = PendingIdentity::generate(Subject::named("ward")).unwrap();
+    let itself = pending.self_signed(2049).unwrap();
+    let requested = pending.complete(&authority.sign(&pending.request_pem().unwrap())).unwrap();
+
+    let served = authority.server();
+    let trusts_only_it = server_trusting(&served, itself.certificate_pem()).await;
+    let trusts_authority = server(&served, &authority).await;
+    let connect = async |port, identity: &ClientIdentity| {
+        let config = ClientConfig::new(
+            "127.0.0.1",
+            port,
+            authority.pem.as_bytes(),
+            identity.certificate_pem().as_bytes(),
+            identity.expose_key_pem().as_bytes(),
+        );
+        Client::new(config.unwrap()).version().await
+    };
+    assert!(connect(trusts_only_it.port, &itself).await.is_ok());
+    assert!(connect(trusts_authority.port, &requested).await.is_ok());
+    let refused = connect(trusts_authority.port, &itself).await.unwrap_err();
+    let ClientError::Tls { fault, .. } = &refused else { panic!("{refused}") };
+    assert_eq!(*fault, TlsFault::ClientCertificateUnknownIssuer);
+    assert_eq!(fault.field(), Some("issuer"));
 }
 
 #[test]

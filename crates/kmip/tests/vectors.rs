@@ -64,7 +64,7 @@ fn find(directory: &Path, files: &mut Vec<PathBuf>) {
 fn check(message: &xml::Message, tally: &mut Tally) -> Result<(), String> {
     tally.messages += 1;
     let limits = Limits::default();
-    let bytes = encode(&message.item).map_err(|error| error.to_string())?;
+    let bytes = encode(&xml::item(&message.element, None)).map_err(|error| error.to_string())?;
     let mut other = |operation: kmip::names::Operation| {
         *tally.other_operations.entry(operation.to_string()).or_default() += 1;
     };

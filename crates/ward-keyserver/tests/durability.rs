@@ -196,7 +196,7 @@ async fn a_destroyed_keys_bytes_are_gone() {
     let client = server.client(&state_dir, "alice");
     let id = client.create_aes256(&[]).await.unwrap().id;
     client.destroy(&id).await.unwrap();
-    assert_eq!(client.get_key(&id).await.err().unwrap().result_reason(), Some(ResultReason::ITEM_NOT_FOUND));
+    assert_eq!(client.get_key(&id).await.err().unwrap().result_reason(), Some(ResultReason::OBJECT_DESTROYED));
     assert_eq!(client.state(&id).await.unwrap(), State::DESTROYED);
     let sealed: Option<Vec<u8>> = sqlx::query_scalar("SELECT sealed FROM object WHERE id = ?")
         .bind(&id)
@@ -229,7 +229,7 @@ async fn what_was_asked_can_be_seen() {
         [
             ("Create", Some(id.as_str()), "Success", "alice"),
             ("Get", Some(id.as_str()), "Success", "alice"),
-            ("Get", Some("nothing"), "Item Not Found", "alice"),
+            ("Get", Some("nothing"), "Object Not Found", "alice"),
             ("Revoke", Some(id.as_str()), "Success", "alice"),
         ]
     );

@@ -30,7 +30,7 @@ fn a_keys_life_at_every_version() {
     let server = Process::start(&state_dir, &["alice"]);
     let files = issue_client(&state_dir, "alice").unwrap();
     let configuration = configuration(directory.path(), &files, server.address.port());
-    for version in ["1.0", "1.1", "1.2", "1.3", "1.4"] {
+    for version in ["1.0", "1.1", "1.2", "1.3", "1.4", "2.0"] {
         let output = Command::new(python())
             .args(["-W", "ignore"])
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pykmip_client.py"))

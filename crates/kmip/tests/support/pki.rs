@@ -1,5 +1,7 @@
 //! Certificates made for one test.
 
+use std::sync::Arc;
+
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     date_time_ymd,
@@ -9,6 +11,26 @@ use rcgen::{
 pub struct Identity {
     pub certificate: String,
     pub key: String,
+}
+
+/// TLS for a server that does the rest by itself.
+pub fn server_tls(authority: &Authority, identity: &Identity) -> Arc<rustls::ServerConfig> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap(),
+        );
+    Arc::new(tls.unwrap())
 }
 
 /// An authority.
@@ -47,6 +69,19 @@ impl Authority {
 
     pub fn server(&self) -> Identity {
         self.issue(params("server", &["localhost", "127.0.0.1"]), ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// A server's certificate that expires so long after 1970.
+    pub fn server_until(&self, until: std::time::Duration) -> Identity {
+        let mut params = params("server", &["localhost", "127.0.0.1"]);
+        params.not_after = date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(until.as_secs());
+        self.issue(params, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// What an authority makes of a request (PEM).
+    pub fn sign(&self, request: &str) -> String {
+        let request = rcgen::CertificateSigningRequestParams::from_pem(request).unwrap();
+        request.signed_by(&self.issuer).unwrap().pem()
     }
 
     pub fn server_named(&self, name: &str) -> Identity {

@@ -13,7 +13,6 @@ use quick_xml::events::{BytesStart, Event};
 pub(crate) struct Message {
     pub(crate) is_request: bool,
     pub(crate) element: Element,
-    pub(crate) item: Item,
 }
 
 #[derive(Clone)]
@@ -36,7 +35,7 @@ fn collect(element: &Element, found: &mut Vec<Message>) {
         element.children.iter().for_each(|child| collect(child, found));
         return;
     }
-    found.push(Message { is_request, element: element.clone(), item: item(element, None) });
+    found.push(Message { is_request, element: element.clone() });
 }
 
 fn parse(text: &str) -> Element {
@@ -67,12 +66,13 @@ fn element(start: &BytesStart<'_>) -> Element {
             .find(|attribute| attribute.key.as_ref() == name)
             .map(|attribute| quick_xml::escape::unescape(&attribute.value).unwrap().into_owned())
     };
-    Element {
-        name: start.name().as_ref().to_owned(),
-        kind: attribute("type"),
-        value: attribute("value").unwrap_or_default(),
-        children: vec![],
+    let name = start.name().as_ref().to_owned();
+    let mut value = attribute("value").unwrap_or_default();
+    if name == "AttributeName" {
+        // Some files were broken into lines within names.
+        value = value.split_whitespace().collect::<Vec<_>>().join(" ");
     }
+    Element { name, kind: attribute("type"), value, children: vec![] }
 }
 
 /// Names are compared by letters and digits only: the XML form leaves the rest out in more than one way.

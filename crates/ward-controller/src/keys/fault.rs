@@ -54,9 +54,12 @@ fn meaning(provider: &ProviderName, key: Option<&KeyRef>, error: &ClientError) -
             ),
         ),
         ClientError::Tls { fault, .. } => (Code::KeyServerTrust, trust_remedy(provider, fault)),
+        ClientError::NotAKey { id, .. } => {
+            (Code::KeyNotUsable, format!("name another key: object {id} is not one that can be used"))
+        }
         ClientError::Server { reason, .. } => refusal(provider, key, *reason),
         ClientError::NoCommonVersion { .. } => {
-            (Code::KeyServerRefused, "use a key server that speaks KMIP 1.1 to 1.4".to_owned())
+            (Code::KeyServerRefused, "use a key server that speaks KMIP 1.1 to 2.1".to_owned())
         }
         _ => (
             Code::KeyServerRefused,
@@ -67,13 +70,15 @@ fn meaning(provider: &ProviderName, key: Option<&KeyRef>, error: &ClientError) -
 
 fn refusal(provider: &ProviderName, key: Option<&KeyRef>, reason: ResultReason) -> (Code, String) {
     match (reason, key) {
-        (ResultReason::ITEM_NOT_FOUND, Some(key)) => (
-            Code::KeyMissing,
-            format!(
-                "restore key {key} at the key server (from its backup or a replica); \
+        (ResultReason::ITEM_NOT_FOUND | ResultReason::OBJECT_NOT_FOUND | ResultReason::OBJECT_DESTROYED, Some(key)) => {
+            (
+                Code::KeyMissing,
+                format!(
+                    "restore key {key} at the key server (from its backup or a replica); \
                  the data that it protects opens with no other"
-            ),
-        ),
+                ),
+            )
+        }
         (ResultReason::OBJECT_ARCHIVED, Some(key)) => {
             (Code::KeyNotUsable, format!("recover key {key} from the key server's archive"))
         }
@@ -81,12 +86,18 @@ fn refusal(provider: &ProviderName, key: Option<&KeyRef>, reason: ResultReason) 
             ResultReason::ILLEGAL_OPERATION
             | ResultReason::KEY_VALUE_NOT_PRESENT
             | ResultReason::SENSITIVE
-            | ResultReason::NOT_EXTRACTABLE,
+            | ResultReason::NOT_EXTRACTABLE
+            | ResultReason::WRONG_KEY_LIFECYCLE_STATE,
             Some(key),
         ) => {
             (Code::KeyNotUsable, format!("see at the key server in which state key {key} is, and what forbids its use"))
         }
-        (ResultReason::PERMISSION_DENIED | ResultReason::AUTHENTICATION_NOT_SUCCESSFUL, _) => (
+        (
+            ResultReason::PERMISSION_DENIED
+            | ResultReason::AUTHENTICATION_NOT_SUCCESSFUL
+            | ResultReason::NOT_AUTHORISED,
+            _,
+        ) => (
             Code::KeyServerRefused,
             format!("at the key server, allow the client certificate of key provider `{provider}` to do this"),
         ),

@@ -1,9 +1,10 @@
 //! The states of a key and the ways between them (KMIP 1.4 section 3.22).
 
-use kmip::attribute::RevocationReason;
+use kmip::attribute::{AttributeValue, RevocationReason};
 use kmip::names::{ResultReason, RevocationReasonCode, State};
 
 use super::Refusal;
+use super::rules::check_dates;
 
 /// What can happen to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +91,53 @@ impl Lifecycle {
         matches!(self.state, State::DESTROYED | State::DESTROYED_COMPROMISED)
     }
 
+    /// Sets a date that says what is to happen, while that is still to come.
+    pub(crate) fn set_date(&mut self, date: SettableDate, now: i64) -> Result<(), Refusal> {
+        let (slot, name, settable) = match date {
+            SettableDate::Activation(_) => {
+                (&mut self.dates.activation, "Activation Date", self.state == State::PRE_ACTIVE)
+            }
+            SettableDate::ProcessStart(_) => {
+                (&mut self.dates.process_start, "Process Start Date", is_ahead(self.state))
+            }
+            SettableDate::ProtectStop(_) => (&mut self.dates.protect_stop, "Protect Stop Date", is_ahead(self.state)),
+            SettableDate::Deactivation(_) => (&mut self.dates.deactivation, "Deactivation Date", is_ahead(self.state)),
+        };
+        if !settable {
+            let message = format!("the {name} of an object in state {} cannot be set any more", self.state);
+            return Err(Refusal::new(ResultReason::WRONG_KEY_LIFECYCLE_STATE, message));
+        }
+        *slot = Some(date.seconds());
+        check_dates(&self.dates)?;
+        self.pass_time(now);
+        self.dates.last_change = now;
+        Ok(())
+    }
+
+    /// Whether the key may protect data now (KMIP 1.4 sections 3.22 and 3.26).
+    pub(crate) fn may_protect(&self, now: i64) -> Result<(), Refusal> {
+        if self.state != State::ACTIVE {
+            return Err(unfit(format!("a key in state {} encrypts nothing: only an Active one does", self.state)));
+        }
+        match self.dates.protect_stop {
+            Some(stop) if stop <= now => {
+                Err(unfit("the key's Protect Stop Date has passed: it encrypts no more".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the key may process data that is protected already (KMIP 1.4 sections 3.22 and 3.25).
+    pub(crate) fn may_process(&self, now: i64) -> Result<(), Refusal> {
+        if !matches!(self.state, State::ACTIVE | State::DEACTIVATED | State::COMPROMISED) {
+            return Err(unfit(format!("a key in state {} decrypts nothing", self.state)));
+        }
+        match self.dates.process_start {
+            Some(start) if now < start => Err(unfit("the key's Process Start Date is yet to come".into())),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn activate(&mut self, now: i64) -> Result<(), Refusal> {
         self.go(Event::Activate)?;
         self.dates.activation = Some(now);
@@ -131,15 +179,53 @@ impl Lifecycle {
     }
 }
 
+/// A date that a client may set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SettableDate {
+    Activation(i64),
+    ProcessStart(i64),
+    ProtectStop(i64),
+    Deactivation(i64),
+}
+
+impl SettableDate {
+    pub(crate) fn of(value: &AttributeValue) -> Option<Self> {
+        Some(match value {
+            AttributeValue::ActivationDate(date) => Self::Activation(*date),
+            AttributeValue::ProcessStartDate(date) => Self::ProcessStart(*date),
+            AttributeValue::ProtectStopDate(date) => Self::ProtectStop(*date),
+            AttributeValue::DeactivationDate(date) => Self::Deactivation(*date),
+            _ => return None,
+        })
+    }
+
+    fn seconds(self) -> i64 {
+        match self {
+            Self::Activation(date) | Self::ProcessStart(date) | Self::ProtectStop(date) | Self::Deactivation(date) => {
+                date
+            }
+        }
+    }
+}
+
+/// Whether the key's use has not ended yet.
+fn is_ahead(state: State) -> bool {
+    matches!(state, State::PRE_ACTIVE | State::ACTIVE)
+}
+
+fn unfit(message: String) -> Refusal {
+    Refusal::new(ResultReason::WRONG_KEY_LIFECYCLE_STATE, message)
+}
+
 fn refused(state: State, event: Event) -> Refusal {
     let (reason, what) = match event {
-        Event::Activate => (ResultReason::PERMISSION_DENIED, "activated: only a Pre-Active one can"),
+        Event::Activate => (ResultReason::WRONG_KEY_LIFECYCLE_STATE, "activated: only a Pre-Active one can"),
         Event::Deactivate => (ResultReason::ILLEGAL_OPERATION, "revoked: only an Active one can, unless compromised"),
         Event::Compromise => (ResultReason::ILLEGAL_OPERATION, "revoked as compromised: it is already"),
         Event::Destroy if state == State::ACTIVE => {
-            (ResultReason::PERMISSION_DENIED, "destroyed: it has to be revoked first")
+            (ResultReason::WRONG_KEY_LIFECYCLE_STATE, "destroyed: it has to be revoked first")
         }
-        Event::Destroy => (ResultReason::ITEM_NOT_FOUND, "destroyed: it is already"),
+        Event::Destroy => (ResultReason::OBJECT_DESTROYED, "destroyed: it is already"),
     };
     Refusal::new(reason, format!("an object in state {state} cannot be {what}"))
 }
@@ -217,6 +303,48 @@ mod tests {
         assert!(!waiting.pass_time(199));
         assert!(waiting.pass_time(200));
         assert_eq!(waiting.state, State::ACTIVE);
+    }
+
+    /// Rows are states, columns encrypt and decrypt.
+    #[test]
+    fn what_a_key_may_do_in_which_state() {
+        for (state, protects, processes) in [
+            (State::PRE_ACTIVE, false, false),
+            (State::ACTIVE, true, true),
+            (State::DEACTIVATED, false, true),
+            (State::COMPROMISED, false, true),
+            (State::DESTROYED, false, false),
+            (State::DESTROYED_COMPROMISED, false, false),
+        ] {
+            assert_eq!(at(state).may_protect(7).is_ok(), protects, "{state}");
+            assert_eq!(at(state).may_process(7).is_ok(), processes, "{state}");
+        }
+        let mut active = at(State::ACTIVE);
+        active.dates.protect_stop = Some(10);
+        active.dates.process_start = Some(5);
+        assert!(active.may_protect(9).is_ok() && active.may_protect(10).is_err());
+        assert!(active.may_process(4).is_err() && active.may_process(5).is_ok());
+    }
+
+    #[test]
+    fn dates_are_set_while_they_are_to_come() {
+        use SettableDate as D;
+        let dates = [D::Activation(50), D::ProcessStart(60), D::ProtectStop(70), D::Deactivation(80)];
+        for (state, settable) in [
+            (State::PRE_ACTIVE, [true; 4]),
+            (State::ACTIVE, [false, true, true, true]),
+            (State::DEACTIVATED, [false; 4]),
+            (State::COMPROMISED, [false; 4]),
+            (State::DESTROYED, [false; 4]),
+        ] {
+            for (date, settable) in dates.into_iter().zip(settable) {
+                assert_eq!(at(state).set_date(date, 7).is_ok(), settable, "{state} {date:?}");
+            }
+        }
+        let mut lifecycle = at(State::PRE_ACTIVE);
+        lifecycle.set_date(D::Activation(7), 7).unwrap();
+        assert_eq!(lifecycle.state, State::ACTIVE);
+        assert!(lifecycle.set_date(D::Deactivation(6), 7).is_err());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What is known of a key, apart from its bytes.
 
-use kmip::attribute::{Attribute, AttributeName, AttributeValue, Digest, UsageMask};
-use kmip::names::{CryptographicAlgorithm, HashingAlgorithm, KeyFormatType, ObjectType};
+use kmip::attribute::{Attribute, AttributeName, AttributeValue, CustomValue, Digest, UsageMask};
+use kmip::names::{CryptographicAlgorithm, HashingAlgorithm, KeyFormatType, LinkType, ObjectType, Tag};
+use kmip::ttlv::{Item, Value};
 
 use super::Lifecycle;
 
@@ -12,6 +13,44 @@ pub(crate) struct ObjectShape {
     /// In bits.
     pub(crate) length: i32,
     pub(crate) usage: UsageMask,
+}
+
+/// How a key belongs to another (KMIP 1.4 section 3.35).
+pub(crate) struct Link {
+    kind: LinkType,
+    to: String,
+}
+
+impl Link {
+    pub(crate) fn new(kind: LinkType, to: &str) -> Self {
+        Self { kind, to: to.to_owned() }
+    }
+
+    pub(crate) fn to_attribute(&self) -> Attribute {
+        let value = Value::Structure(vec![
+            Item::new(Tag::LINK_TYPE, Value::Enumeration(self.kind.0)),
+            Item::new(Tag::LINKED_OBJECT_IDENTIFIER, Value::TextString(self.to.clone())),
+        ]);
+        Attribute::new(AttributeValue::Other(AttributeName::LINK, CustomValue(value)))
+    }
+
+    fn of_attribute(attribute: &Attribute) -> Option<Self> {
+        let AttributeValue::Other(name, CustomValue(Value::Structure(items))) = &attribute.value else {
+            return None;
+        };
+        match items.as_slice() {
+            [Item { value: Value::Enumeration(kind), .. }, Item { value: Value::TextString(to), .. }]
+                if *name == AttributeName::LINK =>
+            {
+                Some(Self { kind: LinkType(*kind), to: to.clone() })
+            }
+            _ => None,
+        }
+    }
+
+    fn replacement(self) -> Option<String> {
+        (self.kind == LinkType::REPLACEMENT_OBJECT_LINK).then_some(self.to)
+    }
 }
 
 /// What is known of a key, apart from its bytes.
@@ -76,6 +115,11 @@ impl Object {
             }
         }
         names
+    }
+
+    /// The key that came in its place, if one did.
+    pub(crate) fn replaced_by(&self) -> Option<String> {
+        self.given.iter().find_map(|attribute| Link::of_attribute(attribute).and_then(Link::replacement))
     }
 
     /// Whether a flag that a client may set on its key says so.

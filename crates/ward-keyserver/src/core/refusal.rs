@@ -2,7 +2,8 @@
 
 use kmip::names::ResultReason;
 
-/// Why a request is refused. The message goes to the client.
+/// Why a request is refused, by the reasons of KMIP 2.1: they say more, and an older client is told the nearest that its
+/// version has. The message goes to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) reason: ResultReason,
@@ -16,7 +17,7 @@ impl Refusal {
 
     /// No such object, or none that this client may know of.
     pub(crate) fn not_found(id: &str) -> Self {
-        Self::new(ResultReason::ITEM_NOT_FOUND, format!("there is no object {id}"))
+        Self::new(ResultReason::OBJECT_NOT_FOUND, format!("there is no object {id}"))
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {

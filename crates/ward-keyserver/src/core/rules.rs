@@ -1,10 +1,10 @@
-//! What a key may be made with, and what may be added to it.
+//! What a key may be made with, and who may say what of it.
 
 use kmip::ProtocolVersion;
 use kmip::attribute::{Attribute, AttributeName, AttributeValue};
 use kmip::names::{CryptographicAlgorithm, ResultReason};
 
-use super::{Dates, Object, ObjectShape, Refusal};
+use super::{Dates, Lifecycle, Object, ObjectShape, Refusal};
 
 /// How many attributes a client may give one key: what it stores here costs it nothing.
 const MOST_GIVEN: usize = 256;
@@ -59,41 +59,81 @@ impl NewObject {
         check_dates(&dates)?;
         Ok(Self { shape, dates, given })
     }
+
+    /// What Re-key asks for: a key like `old`, with these attributes beside its own (KMIP 1.4 section 4.4). Its names go
+    /// over to the new one.
+    pub(crate) fn in_place_of(
+        old: &Object,
+        attributes: Vec<Attribute>,
+        offset: Option<u32>,
+        now: i64,
+        version: ProtocolVersion,
+    ) -> Result<Self, Refusal> {
+        if old.replaced_by().is_some() {
+            return Err(Refusal::new(ResultReason::PERMISSION_DENIED, "the key has a replacement already"));
+        }
+        if old.lifecycle.is_destroyed() {
+            let message = "a key that was destroyed cannot be replaced";
+            return Err(Refusal::new(ResultReason::WRONG_KEY_LIFECYCLE_STATE, message));
+        }
+        let ObjectShape { algorithm, length, usage } = old.shape;
+        let kept = old.given.iter().filter(|attribute| attribute.attribute_name() != AttributeName::LINK);
+        let mut new =
+            Self { shape: old.shape, dates: moved(&old.lifecycle, offset, now), given: kept.cloned().collect() };
+        for attribute in attributes {
+            known_to(&attribute, version)?;
+            let name = attribute.attribute_name();
+            match attribute.value {
+                AttributeValue::CryptographicAlgorithm(value) => same(&mut Some(algorithm), value, &name)?,
+                AttributeValue::CryptographicLength(value) => same(&mut Some(length), value, &name)?,
+                AttributeValue::CryptographicUsageMask(value) => same(&mut Some(usage), value, &name)?,
+                AttributeValue::ActivationDate(value) => new.dates.activation = Some(value),
+                AttributeValue::ProcessStartDate(value) => new.dates.process_start = Some(value),
+                AttributeValue::ProtectStopDate(value) => new.dates.protect_stop = Some(value),
+                AttributeValue::DeactivationDate(value) => new.dates.deactivation = Some(value),
+                _ => match giving(&attribute) {
+                    Giving::Never => return Err(Refusal::invalid(format!("{name} is the server's to set"))),
+                    Giving::Unknown => return Err(Refusal::invalid(format!("the attribute {name} is not supported"))),
+                    Giving::Once => {
+                        new.given.retain(|other| other.attribute_name() != name);
+                        give(&mut new.given, attribute)?;
+                    }
+                    Giving::Often => give(&mut new.given, Attribute { index: None, ..attribute })?,
+                },
+            }
+        }
+        check_dates(&new.dates)?;
+        Ok(new)
+    }
 }
 
-/// What may be added to a key that is there: the attribute, with its index.
-pub(crate) fn check_addition(
-    object: &Object,
-    attribute: Attribute,
-    version: ProtocolVersion,
-) -> Result<Attribute, Refusal> {
-    known_to(&attribute, version)?;
-    let name = attribute.attribute_name();
-    if attribute.index.is_some_and(|index| index != 0) {
-        return Err(Refusal::invalid("the index of a new attribute is the server's to choose"));
-    }
-    let there = object.attributes().iter().any(|other| other.attribute_name() == name);
-    match giving(&attribute) {
-        Giving::Never => Err(Refusal::new(ResultReason::PERMISSION_DENIED, format!("{name} is the server's to set"))),
-        Giving::Unknown => {
-            Err(Refusal::new(ResultReason::PERMISSION_DENIED, format!("the attribute {name} is not supported")))
-        }
-        Giving::Once if there => {
-            Err(Refusal::new(ResultReason::ILLEGAL_OPERATION, format!("the object has a {name} already")))
-        }
-        Giving::Once | Giving::Often => {
-            let mut given = object.given.clone();
-            give(&mut given, Attribute { index: None, value: attribute.value }).map_err(|refusal| {
-                // The standard's reason for what is already there (KMIP 1.4 section 11.13).
-                Refusal { reason: ResultReason::ILLEGAL_OPERATION, ..refusal }
-            })?;
-            given.pop().ok_or_else(|| Refusal::new(ResultReason::GENERAL_FAILURE, "nothing was added"))
-        }
+/// The dates of a key's replacement: with an offset, as far from its making as the offset says, and from each other as
+/// the old one's (KMIP 1.4 table 170).
+fn moved(old: &Lifecycle, offset: Option<u32>, now: i64) -> Dates {
+    let dates = &old.dates;
+    let Some(offset) = offset else {
+        return Dates {
+            activation: dates.activation,
+            process_start: dates.process_start,
+            protect_stop: dates.protect_stop,
+            deactivation: dates.deactivation.filter(|date| now < *date),
+            ..Dates::default()
+        };
+    };
+    let activation = now.saturating_add(offset.into());
+    let by = activation.saturating_sub(dates.activation.unwrap_or(activation));
+    let moved = |date: Option<i64>| date.map(|date| date.saturating_add(by));
+    Dates {
+        activation: Some(activation),
+        process_start: moved(dates.process_start),
+        protect_stop: moved(dates.protect_stop),
+        deactivation: moved(dates.deactivation),
+        ..Dates::default()
     }
 }
 
 /// Who may say what of a key.
-enum Giving {
+pub(super) enum Giving {
     /// The client, one instance.
     Once,
     /// The client, several instances.
@@ -104,10 +144,14 @@ enum Giving {
     Unknown,
 }
 
-fn giving(attribute: &Attribute) -> Giving {
+pub(super) fn giving(attribute: &Attribute) -> Giving {
     use AttributeValue as V;
     match &attribute.value {
-        V::Custom(name, _) if name.as_str().starts_with("x-") && name.as_str().len() > 2 => Giving::Often,
+        V::Custom(name, _) => match name.vendor_and_name() {
+            // `y` is the server's own.
+            Some(("y", _) | (_, "")) | None => Giving::Never,
+            Some(_) => Giving::Often,
+        },
         V::Name(_) | V::ObjectGroup(_) => Giving::Often,
         V::Comment(_)
         | V::ContactInformation(_)
@@ -124,14 +168,15 @@ fn giving(attribute: &Attribute) -> Giving {
 }
 
 /// Adds an attribute with the next free index of its name.
-fn give(given: &mut Vec<Attribute>, attribute: Attribute) -> Result<(), Refusal> {
+pub(super) fn give(given: &mut Vec<Attribute>, attribute: Attribute) -> Result<(), Refusal> {
     let name = attribute.attribute_name();
     if given.len() >= MOST_GIVEN {
         return Err(Refusal::invalid(format!("an object may have at most {MOST_GIVEN} attributes of the client's")));
     }
     let of_name: Vec<_> = given.iter().filter(|other| other.attribute_name() == name).collect();
     if !of_name.is_empty() && matches!(giving(&attribute), Giving::Once) {
-        return Err(Refusal::invalid(format!("{name} may be given once")));
+        let message = format!("{name} may be given once");
+        return Err(Refusal::new(ResultReason::ATTRIBUTE_SINGLE_VALUED, message));
     }
     if of_name.iter().any(|other| other.value == attribute.value) && name == AttributeName::NAME {
         return Err(Refusal::invalid("the same name is given twice"));
@@ -147,7 +192,7 @@ fn give(given: &mut Vec<Attribute>, attribute: Attribute) -> Result<(), Refusal>
     Ok(())
 }
 
-fn known_to(attribute: &Attribute, version: ProtocolVersion) -> Result<(), Refusal> {
+pub(super) fn known_to(attribute: &Attribute, version: ProtocolVersion) -> Result<(), Refusal> {
     let name = attribute.attribute_name();
     if name.is_known_to(version) {
         return Ok(());
@@ -186,7 +231,7 @@ fn check_shape(shape: &ObjectShape) -> Result<(), Refusal> {
 }
 
 /// KMIP 1.4 sections 3.24 to 3.27: in this order, as far as given.
-fn check_dates(dates: &Dates) -> Result<(), Refusal> {
+pub(super) fn check_dates(dates: &Dates) -> Result<(), Refusal> {
     let ordered = |first: Option<i64>, then: Option<i64>| match (first, then) {
         (Some(first), Some(then)) => first <= then,
         _ => true,

@@ -21,9 +21,13 @@ pub(super) fn only_reads(request: &RequestMessage) -> bool {
             RequestPayload::Activate(_)
                 | RequestPayload::AddAttribute(_)
                 | RequestPayload::Create(_)
+                | RequestPayload::DeleteAttribute(_)
                 | RequestPayload::Destroy(_)
+                | RequestPayload::ModifyAttribute(_)
                 | RequestPayload::Register(_)
+                | RequestPayload::Rekey(_)
                 | RequestPayload::Revoke(_)
+                | RequestPayload::SetAttribute(_)
         )
     })
 }
@@ -56,7 +60,7 @@ pub(super) async fn run(
         let object = answer.as_ref().ok().and_then(made).or(named).or_else(|| context.placeholder.clone());
         let result = match &answer {
             Ok(_) => "Success".to_owned(),
-            Err(refusal) => refusal.reason.to_string(),
+            Err(refusal) => refusal.reason.for_version(version).to_string(),
         };
         let peer = caller.label.clone();
         info!(operation = %operation, peer, object, result, "operation");
@@ -83,6 +87,9 @@ fn forbidden(
     let operation = item.payload.operation();
     if continuation == BatchErrorContinuationOption::UNDO {
         return Some(Refusal::new(ResultReason::FEATURE_NOT_SUPPORTED, "a batch cannot be undone here"));
+    }
+    if item.ephemeral == Some(true) {
+        return Some(Refusal::new(ResultReason::FEATURE_NOT_SUPPORTED, "every object is kept here: none is ephemeral"));
     }
     if item.has_critical_extension() {
         return Some(Refusal::new(ResultReason::FEATURE_NOT_SUPPORTED, "the message extension is not known here"));
@@ -114,6 +121,13 @@ fn named(payload: &RequestPayload) -> Option<String> {
     match payload {
         RequestPayload::Activate(request) => request.unique_identifier.clone(),
         RequestPayload::AddAttribute(request) => request.unique_identifier.clone(),
+        RequestPayload::Check(request) => request.unique_identifier.clone(),
+        RequestPayload::Decrypt(request) => request.unique_identifier.clone(),
+        RequestPayload::DeleteAttribute(request) => request.unique_identifier.clone(),
+        RequestPayload::Encrypt(request) => request.unique_identifier.clone(),
+        RequestPayload::ModifyAttribute(request) => request.unique_identifier.clone(),
+        RequestPayload::Rekey(request) => request.unique_identifier.clone(),
+        RequestPayload::SetAttribute(request) => request.unique_identifier.clone(),
         RequestPayload::Destroy(request) => request.unique_identifier.clone(),
         RequestPayload::Get(request) => request.unique_identifier.clone(),
         RequestPayload::GetAttributeList(request) => request.unique_identifier.clone(),
@@ -128,6 +142,7 @@ fn made(payload: &ResponsePayload) -> Option<String> {
     match payload {
         ResponsePayload::Create(response) => Some(response.unique_identifier.clone()),
         ResponsePayload::Register(response) => Some(response.unique_identifier.clone()),
+        ResponsePayload::Rekey(response) => Some(response.unique_identifier.clone()),
         _ => None,
     }
 }

@@ -1,18 +1,21 @@
-//! Where key bytes are made, taken in, given out and taken away.
+//! Where key bytes are made, taken in, used, given out and taken away, and what is known of keys is written down.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use kmip::SecretBytes;
-use kmip::attribute::{Attribute, Name};
-use kmip::names::{KeyFormatType, ObjectType, ResultReason};
+use kmip::attribute::{Attribute, AttributeName, Name, UsageMask};
+use kmip::names::{KeyFormatType, LinkType, ObjectType, ResultReason};
 use kmip::object::{KeyBlock, KeyValue, ManagedObject};
-use kmip::operation::{CreateRequest, GetRequest, GetResponse, RegisterRequest};
+use kmip::operation::{
+    CreateRequest, CryptographicParameters, DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse,
+    GetRequest, GetResponse, RegisterRequest, RekeyRequest,
+};
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::operations::{Context, Failure};
 use crate::Error;
-use crate::core::{Lifecycle, NewObject, Object, Refusal};
+use crate::core::{Algorithm, Change, Lifecycle, Link, NewObject, Object, ObjectShape, Refusal};
 use crate::store;
 
 pub(super) async fn create(
@@ -22,10 +25,7 @@ pub(super) async fn create(
 ) -> Result<String, Failure> {
     check_kind(request.object_type, &request.templates)?;
     let new = NewObject::from_attributes(request.attributes, (None, None), context.version)?;
-    let bytes = usize::try_from(new.shape.length / 8).map_err(|_| Refusal::invalid("the length is negative"))?;
-    let mut key = Zeroizing::new(vec![0; bytes]);
-    aws_lc_rs::rand::fill(&mut key)
-        .map_err(|_| Refusal::new(ResultReason::CRYPTOGRAPHIC_FAILURE, "the random number generator failed"))?;
+    let key = random(&new.shape)?;
     keep(context, connection, new, &key).await
 }
 
@@ -72,16 +72,7 @@ async fn keep(
     new: NewObject,
     key: &[u8],
 ) -> Result<String, Failure> {
-    let object = Object {
-        // In order of time, so that the index grows at its end.
-        id: Uuid::now_v7().to_string(),
-        owner: context.caller.owner.clone(),
-        shape: new.shape,
-        lifecycle: Lifecycle::new(context.now, new.dates),
-        digest: digest(&SHA256, key).as_ref().to_vec(),
-        given: new.given,
-    };
-    let sealed = context.master.seal(&object.id, &object.owner, &object.shape, key)?;
+    let (object, sealed) = context.sealed(new, key)?;
     let fingerprint = &context.caller.fingerprint;
     // Without attributes it's one statement, which needs no savepoint to be whole.
     let kept = if object.given.is_empty() {
@@ -91,28 +82,178 @@ async fn keep(
         let kept = store::insert(connection, &object, fingerprint, &sealed).await;
         savepoint.finish(connection, kept).await
     };
-    match kept {
-        Ok(()) => Ok(object.id),
-        Err(error @ Error::NameTaken { .. }) => Err(Refusal::invalid(error.to_string()).into()),
-        Err(error) => Err(error.into()),
+    kept.map_err(name_taken)?;
+    Ok(object.id)
+}
+
+/// That a name is another's already is the client's fault, not ours.
+fn name_taken(error: Error) -> Failure {
+    match error {
+        Error::NameTaken { .. } => Refusal::new(ResultReason::NON_UNIQUE_NAME_ATTRIBUTE, error.to_string()).into(),
+        error => error.into(),
     }
 }
 
-pub(super) async fn add_attribute(
+/// Writes a change of an attribute down.
+pub(super) async fn change(
     context: &Context<'_>,
     connection: &mut SqliteConnection,
     object: &Object,
-    attribute: &Attribute,
+    change: &Change,
 ) -> Result<(), Failure> {
     let savepoint = Savepoint::set(connection).await?;
-    let added = store::insert_attribute(connection, object, attribute, context.now).await;
-    match savepoint.finish(connection, added).await {
-        Ok(()) => Ok(()),
-        Err(error @ Error::NameTaken { .. }) => {
-            Err(Refusal::new(ResultReason::ILLEGAL_OPERATION, error.to_string()).into())
-        }
-        Err(error) => Err(error.into()),
+    let changed = match change {
+        Change::Added(attribute) => store::insert_attribute(connection, object, attribute, context.now).await,
+        Change::Replaced(old, new) => store::replace_attribute(connection, object, (old, new), context.now).await,
+        Change::Dated(lifecycle, _) => store::update_lifecycle(connection, &object.id, lifecycle).await,
+    };
+    savepoint.finish(connection, changed).await.map_err(name_taken)
+}
+
+/// Takes attributes away.
+pub(super) async fn delete_attributes(
+    context: &Context<'_>,
+    connection: &mut SqliteConnection,
+    object: &Object,
+    attributes: &[&Attribute],
+) -> Result<(), Failure> {
+    let savepoint = Savepoint::set(connection).await?;
+    let deleted = store::delete_attributes(connection, object, attributes, context.now).await;
+    Ok(savepoint.finish(connection, deleted).await?)
+}
+
+/// Makes a key in the place of one, to which its names go over, and links the two.
+pub(super) async fn rekey(
+    context: &Context<'_>,
+    connection: &mut SqliteConnection,
+    request: RekeyRequest,
+) -> Result<String, Failure> {
+    check_kind(ObjectType::SYMMETRIC_KEY, &request.templates)?;
+    let (old, _) = context.object(connection, request.unique_identifier).await?;
+    let mut new = NewObject::in_place_of(&old, request.attributes, request.offset, context.now, context.version)?;
+    let link = Link::new(LinkType::REPLACED_OBJECT_LINK, &old.id).to_attribute();
+    new.given.push(Attribute { index: Some(0), ..link });
+    let key = random(&new.shape)?;
+    let names: Vec<_> =
+        old.given.iter().filter(|attribute| attribute.attribute_name() == AttributeName::NAME).collect();
+
+    let savepoint = Savepoint::set(connection).await?;
+    let made = async {
+        store::delete_attributes(connection, &old, &names, context.now).await?;
+        let (object, sealed) = context.sealed(new, &key)?;
+        store::insert(connection, &object, &context.caller.fingerprint, &sealed).await?;
+        let link = Link::new(LinkType::REPLACEMENT_OBJECT_LINK, &object.id).to_attribute();
+        // After those that the client made.
+        let links = old.given.iter().filter(|attribute| attribute.attribute_name() == AttributeName::LINK);
+        let index = links.map(|link| link.index_or_zero().saturating_add(1)).max().unwrap_or(0);
+        let link = Attribute { index: Some(index), ..link };
+        store::insert_attribute(connection, &old, &link, context.now).await?;
+        Ok(object.id)
     }
+    .await;
+    savepoint.finish(connection, made).await.map_err(name_taken)
+}
+
+/// Encrypts with a key that stays here.
+pub(super) async fn encrypt(
+    context: &Context<'_>,
+    connection: &mut SqliteConnection,
+    request: EncryptRequest,
+) -> Result<EncryptResponse, Failure> {
+    let streams = request.correlation_value.is_some() || request.init_indicator.is_some();
+    let (object, key) = context.usable(connection, request.unique_identifier, UsageMask::ENCRYPT).await?;
+    object.lifecycle.may_protect(context.now)?;
+    let algorithm = algorithm(&object, request.parameters.as_ref())?;
+    let data = whole(request.data, streams || request.final_indicator == Some(false))?;
+    let (iv, additional) = (request.iv_counter_nonce.as_deref(), request.additional_data.as_deref());
+    let sealed = algorithm.encrypt(&key, data.expose(), iv, additional)?;
+    Ok(EncryptResponse {
+        unique_identifier: object.id,
+        data: Some(SecretBytes::new(sealed.data)),
+        iv_counter_nonce: sealed.iv,
+        correlation_value: None,
+        authentication_tag: sealed.tag,
+    })
+}
+
+/// Decrypts with a key that stays here.
+pub(super) async fn decrypt(
+    context: &Context<'_>,
+    connection: &mut SqliteConnection,
+    request: DecryptRequest,
+) -> Result<DecryptResponse, Failure> {
+    let streams = request.correlation_value.is_some() || request.init_indicator.is_some();
+    let (object, key) = context.usable(connection, request.unique_identifier, UsageMask::DECRYPT).await?;
+    object.lifecycle.may_process(context.now)?;
+    let algorithm = algorithm(&object, request.parameters.as_ref())?;
+    let data = whole(request.data, streams || request.final_indicator == Some(false))?;
+    let (iv, additional) = (request.iv_counter_nonce.as_deref(), request.additional_data.as_deref());
+    let tag = request.authentication_tag.as_deref();
+    let mut opened = algorithm.decrypt(&key, data.expose(), iv, additional, tag)?;
+    Ok(DecryptResponse {
+        unique_identifier: object.id,
+        data: Some(SecretBytes::new(std::mem::take(&mut *opened))),
+        correlation_value: None,
+    })
+}
+
+fn algorithm(object: &Object, asked: Option<&CryptographicParameters>) -> Result<Algorithm, Refusal> {
+    // In order of the index (KMIP 1.4 section 4.29).
+    let own = object.given.iter().find_map(CryptographicParameters::of_attribute);
+    Algorithm::new(object.shape.algorithm, asked, own.as_ref())
+}
+
+fn whole(data: Option<SecretBytes>, streams: bool) -> Result<SecretBytes, Refusal> {
+    if streams {
+        return Err(Refusal::new(ResultReason::FEATURE_NOT_SUPPORTED, "data are taken whole here, not in parts"));
+    }
+    data.ok_or_else(|| Refusal::new(ResultReason::MISSING_DATA, "there are no data in the request"))
+}
+
+fn random(shape: &ObjectShape) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    let bytes = usize::try_from(shape.length / 8).map_err(|_| Refusal::invalid("the length is negative"))?;
+    let mut key = Zeroizing::new(vec![0; bytes]);
+    aws_lc_rs::rand::fill(&mut key)
+        .map_err(|_| Refusal::new(ResultReason::CRYPTOGRAPHIC_FAILURE, "the random number generator failed"))?;
+    Ok(key)
+}
+
+impl Context<'_> {
+    /// A key that may be used so, with its bytes.
+    async fn usable(
+        &self,
+        connection: &mut SqliteConnection,
+        id: Option<String>,
+        usage: UsageMask,
+    ) -> Result<(Object, Zeroizing<Vec<u8>>), Failure> {
+        let (object, sealed) = self.object(connection, id).await?;
+        if !object.shape.usage.contains(usage) {
+            let message = "the key's usage mask does not allow this";
+            return Err(Refusal::new(ResultReason::INCOMPATIBLE_CRYPTOGRAPHIC_USAGE_MASK, message).into());
+        }
+        let sealed = sealed.ok_or_else(|| destroyed(&object.id))?;
+        let key = self.master.open(&object.id, &object.owner, &object.shape, sealed)?;
+        Ok((object, key))
+    }
+
+    /// A key with its place in the world, and its sealed bytes.
+    fn sealed(&self, new: NewObject, key: &[u8]) -> Result<(Object, Vec<u8>), Error> {
+        let object = Object {
+            // In order of time, so that the index grows at its end.
+            id: Uuid::now_v7().to_string(),
+            owner: self.caller.owner.clone(),
+            shape: new.shape,
+            lifecycle: Lifecycle::new(self.now, new.dates),
+            digest: digest(&SHA256, key).as_ref().to_vec(),
+            given: new.given,
+        };
+        let sealed = self.master.seal(&object.id, &object.owner, &object.shape, key)?;
+        Ok((object, sealed))
+    }
+}
+
+fn destroyed(id: &str) -> Refusal {
+    Refusal::new(ResultReason::OBJECT_DESTROYED, format!("object {id} has been destroyed"))
 }
 
 pub(super) async fn destroy(connection: &mut SqliteConnection, object: &Object) -> Result<(), Failure> {
@@ -148,8 +289,7 @@ pub(super) async fn get(
         return Err(Refusal::new(ResultReason::SENSITIVE, "the key may leave the server only wrapped").into());
     }
     let Some(sealed) = sealed else {
-        let message = format!("object {} has been destroyed", object.id);
-        return Err(Refusal::new(ResultReason::ITEM_NOT_FOUND, message).into());
+        return Err(destroyed(&object.id).into());
     };
 
     let mut key = context.master.open(&object.id, &object.owner, &object.shape, sealed)?;
@@ -181,7 +321,7 @@ impl Savepoint {
     }
 
     /// Keeps what was done since, if it was done whole.
-    async fn finish(self, connection: &mut SqliteConnection, done: Result<(), Error>) -> Result<(), Error> {
+    async fn finish<T>(self, connection: &mut SqliteConnection, done: Result<T, Error>) -> Result<T, Error> {
         if done.is_err() {
             sqlx::query("ROLLBACK TO operation").execute(&mut *connection).await?;
         }

@@ -11,7 +11,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{ConnectOptions, SqliteConnection};
 
 pub(crate) use audit::{AuditRow, append, counts, tail};
-pub(crate) use objects::{by_id, insert, insert_attribute, of_owner, update_lifecycle, wipe};
+pub(crate) use objects::{
+    by_id, delete_attributes, insert, insert_attribute, of_owner, replace_attribute, update_lifecycle, wipe,
+};
 
 use crate::Error;
 use crate::master::MasterKey;

@@ -53,9 +53,56 @@ pub(crate) async fn insert_attribute(
     now: i64,
 ) -> Result<(), Error> {
     insert_row(connection, object, attribute).await?;
+    changed(connection, object, now).await
+}
+
+/// Puts an attribute in the place of one.
+pub(crate) async fn replace_attribute(
+    connection: &mut SqliteConnection,
+    object: &Object,
+    (old, new): (&Attribute, &Attribute),
+    now: i64,
+) -> Result<(), Error> {
+    delete_row(connection, object, old).await?;
+    insert_row(connection, object, new).await?;
+    changed(connection, object, now).await
+}
+
+/// Takes attributes away from a key.
+pub(crate) async fn delete_attributes(
+    connection: &mut SqliteConnection,
+    object: &Object,
+    attributes: &[&Attribute],
+    now: i64,
+) -> Result<(), Error> {
+    for attribute in attributes {
+        delete_row(connection, object, attribute).await?;
+    }
+    changed(connection, object, now).await
+}
+
+async fn changed(connection: &mut SqliteConnection, object: &Object, now: i64) -> Result<(), Error> {
     sqlx::query("UPDATE object SET last_change_date = ? WHERE id = ?")
         .bind(now)
         .bind(&object.id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn delete_row(connection: &mut SqliteConnection, object: &Object, attribute: &Attribute) -> Result<(), Error> {
+    if let AttributeValue::Name(name) = &attribute.value {
+        sqlx::query("DELETE FROM object_name WHERE owner = ? AND value = ? AND object = ?")
+            .bind(&object.owner)
+            .bind(&name.value)
+            .bind(&object.id)
+            .execute(&mut *connection)
+            .await?;
+    }
+    sqlx::query("DELETE FROM attribute WHERE object = ? AND name = ? AND idx = ?")
+        .bind(&object.id)
+        .bind(attribute.attribute_name().as_str())
+        .bind(attribute.index_or_zero())
         .execute(connection)
         .await?;
     Ok(())
@@ -103,7 +150,7 @@ pub(crate) async fn by_id(
         return Ok(None);
     };
     let mut object = rows::object(&row)?;
-    let attributes = sqlx::query("SELECT object, value FROM attribute WHERE object = ? ORDER BY name, idx")
+    let attributes = sqlx::query("SELECT object, idx, value FROM attribute WHERE object = ? ORDER BY name, idx")
         .bind(id)
         .fetch_all(connection)
         .await?;
@@ -138,7 +185,7 @@ pub(crate) async fn of_owner(
     let places: HashMap<String, usize> =
         objects.iter().enumerate().map(|(place, object)| (object.id.clone(), place)).collect();
     let attributes = sqlx::query(
-        "SELECT attribute.object, attribute.value FROM attribute JOIN object ON object.id = attribute.object \
+        "SELECT attribute.object, attribute.idx, attribute.value FROM attribute JOIN object ON object.id = attribute.object \
          WHERE object.owner = ? ORDER BY attribute.object, attribute.name, attribute.idx",
     )
     .bind(owner)
@@ -162,13 +209,15 @@ pub(crate) async fn update_lifecycle(
     let dates = &lifecycle.dates;
     let reason = lifecycle.revocation_reason.as_ref();
     sqlx::query(
-        "UPDATE object SET state = ?, last_change_date = ?, activation_date = ?, deactivation_date = ?, \
-         destroy_date = ?, compromise_occurrence_date = ?, compromise_date = ?, revocation_code = ?, \
+        "UPDATE object SET state = ?, last_change_date = ?, activation_date = ?, process_start_date = ?, \
+         protect_stop_date = ?, deactivation_date = ?, destroy_date = ?, compromise_occurrence_date = ?, compromise_date = ?, revocation_code = ?, \
          revocation_message = ? WHERE id = ?",
     )
     .bind(i64::from(lifecycle.state.0))
     .bind(dates.last_change)
     .bind(dates.activation)
+    .bind(dates.process_start)
+    .bind(dates.protect_stop)
     .bind(dates.deactivation)
     .bind(dates.destroy)
     .bind(dates.compromise_occurrence)

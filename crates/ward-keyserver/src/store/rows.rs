@@ -57,7 +57,8 @@ pub(super) fn attribute(row: &SqliteRow) -> Result<(String, Attribute), Error> {
     let id: String = row.try_get("object")?;
     let bytes: &[u8] = row.try_get("value")?;
     match Attribute::from_bytes(bytes) {
-        Ok(attribute) => Ok((id, attribute)),
+        // The column counts: not every form of an attribute has an index.
+        Ok(attribute) => Ok((id, Attribute { index: Some(row.try_get("idx")?), ..attribute })),
         Err(error) => Err(Error::Corrupt { id, what: format!("an attribute cannot be read: {error}") }),
     }
 }

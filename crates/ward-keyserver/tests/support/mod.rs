@@ -1,5 +1,5 @@
-//! A key server as a process, and clients for it.
-#![allow(dead_code, unreachable_pub)]
+//! A key server, in a process of its own or in this one, and clients for it.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -7,8 +7,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use kmip::ProtocolVersion;
 use kmip::client::{Client, ClientConfig};
-use ward_keyserver::{ClientFiles, issue_client};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use ward_keyserver::{ClientFiles, Config, Error, Server, init, issue_client};
 
 /// The example `serve`, which cargo builds with the tests.
 fn program() -> PathBuf {
@@ -16,6 +19,46 @@ fn program() -> PathBuf {
     let program = test.parent().unwrap().parent().unwrap().join("examples/serve");
     assert!(program.exists(), "{} is missing: build the examples", program.display());
     program
+}
+
+/// A key server in this process.
+pub struct Running {
+    pub state_dir: PathBuf,
+    pub port: u16,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<Result<(), Error>>,
+    _directory: tempfile::TempDir,
+}
+
+impl Running {
+    pub async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state_dir = directory.path().join("state");
+        init(&state_dir, &[]).await.unwrap();
+        let server =
+            Server::start(Config { listen: ([127, 0, 0, 1], 0).into(), state_dir: state_dir.clone() }).await.unwrap();
+        let port = server.local_addr().port();
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(server.serve(async {
+            let _ = stopped.await;
+        }));
+        Self { state_dir, port, stop: Some(stop), serving, _directory: directory }
+    }
+
+    /// A client of the last version in which attributes have an index and the ID placeholder no number.
+    pub fn client(&self, name: &str) -> Client {
+        self.client_at(name, ProtocolVersion::V1_4)
+    }
+
+    pub fn client_at(&self, name: &str, version: ProtocolVersion) -> Client {
+        let files = issue_client(&self.state_dir, name).unwrap();
+        Client::new(config(&files, self.port).with_highest_version(version))
+    }
+
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        self.serving.await.unwrap().unwrap();
+    }
 }
 
 /// A key server in a process of its own.

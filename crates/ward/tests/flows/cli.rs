@@ -117,7 +117,7 @@ fn everything_speaks_json_and_ends_with_the_right_code() {
         &["task", "show", &task],
         &["task", "watch", &task],
         &["event", "ls"],
-        &["vm", "start", "blank", "--no-wait"],
+        &["vm", "start", "blank"],
         &["up", "stop", "host-1", "--state", text(&state)],
         &["up", "start", "host-1", "--state", text(&state)],
         &["up", "status", "--state", text(&state)],

@@ -141,14 +141,14 @@ fn additions() {
         given,
     };
     let add = |index, value| {
-        check_addition(&object, Attribute { index, value }, V)
-            .map(|attribute| attribute.index)
+        crate::core::check_addition(&object, Attribute { index, value }, V, 0)
+            .map(|change| change.attribute().index)
             .map_err(|refusal| refusal.reason)
     };
     assert_eq!(add(None, custom("x-new", "1")), Ok(Some(0)));
     assert_eq!(add(Some(0), custom("x-new", "1")), Ok(Some(0)));
     assert_eq!(add(Some(3), custom("x-new", "1")), Err(ResultReason::INVALID_FIELD));
-    assert_eq!(add(None, AttributeValue::Comment("again".into())), Err(ResultReason::ILLEGAL_OPERATION));
-    assert_eq!(add(None, AttributeValue::CryptographicLength(128)), Err(ResultReason::PERMISSION_DENIED));
+    assert_eq!(add(None, AttributeValue::Comment("again".into())), Err(ResultReason::ATTRIBUTE_SINGLE_VALUED));
+    assert_eq!(add(None, AttributeValue::CryptographicLength(128)), Err(ResultReason::ATTRIBUTE_READ_ONLY));
     assert_eq!(add(None, AttributeValue::Description("first".into())), Ok(Some(0)));
 }
