@@ -143,7 +143,7 @@ impl TrustedEk {
 /// # Errors
 /// [`EkError`] says what failed.
 pub fn verify_certificate(cas: &TpmCas, certificate: &[u8], ek: Public, now: Timestamp) -> Result<TrustedEk, EkError> {
-    check_key(&ek)?;
+    check_ek(&ek)?;
     let certificate = certificate::verify(cas, certificate, &ek, now)?;
     Ok(TrustedEk { public: ek, proof: EkProof::Certificate(Box::new(certificate)) })
 }
@@ -175,7 +175,7 @@ impl PinnedEks {
     /// # Errors
     /// [`EkError::NotPinned`], or what its attributes lack.
     pub fn verify(&self, ek: Public) -> Result<TrustedEk, EkError> {
-        check_key(&ek)?;
+        check_ek(&ek)?;
         let name = ek.name();
         match self.0.get(&name) {
             Some(label) => Ok(TrustedEk { public: ek, proof: EkProof::Pinned { label: label.clone() } }),
@@ -184,8 +184,11 @@ impl PinnedEks {
     }
 }
 
-/// TCG EK Credential Profile, annex B: what every EK template has.
-fn check_key(ek: &Public) -> Result<(), EkError> {
+/// Checks that a key has what every EK has: TCG EK Credential Profile, annex B. Whose it is, this does not say.
+///
+/// # Errors
+/// [`EkError::Attribute`], [`EkError::Kind`]
+pub fn check_ek(ek: &Public) -> Result<(), EkError> {
     let attributes = ek.attributes;
     for (needed, attribute) in [
         (Attributes::RESTRICTED, "restricted"),

@@ -75,7 +75,7 @@ impl Log {
 }
 
 pub(crate) fn read(boot: &str, file: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(boot).join(file)).unwrap()
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../attest/tests/data").join(boot).join(file)).unwrap()
 }
 
 /// What the guest itself read of its PCRs after it had booted.

@@ -306,19 +306,19 @@ pub(crate) async fn change_password(
     let what = "cannot change the password";
     let guard = &controller.guard;
     let name = caller.user().as_str();
-    if let Some(wait) = guard.waits(name) {
-        return Err(throttled(what, wait));
-    }
     let user = user::find(&mut *controller.store.read().await?, name).await?.ok_or_else(nobody)?;
     let hash = new_hash(controller, what, new).await?;
     let permit = guard.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
+    if let Some(wait) = guard.waits(name) {
+        return Err(throttled(what, wait));
+    }
     let known = user.password_hash.clone();
     let good = tokio::task::spawn_blocking(move || password::verify(&current, &known))
         .await
         .map_err(|error| Problem::internal(what, error))?;
-    drop(permit);
     if !good {
         guard.failed(name);
+        drop(permit);
         note(controller, &user, OPERATION, AuditOutcome::Refused, "the current password was wrong").await?;
         return Err(Problem::new(Code::AuthDenied, what, "the current password is wrong", "try again"));
     }

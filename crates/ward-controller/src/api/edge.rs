@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Json, Query, RawPathParams, Request};
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 use ward_types::{Code, Problem};
@@ -60,21 +60,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             };
             bad(code, error.body_text())
         };
-        let Json(body): Json<serde_json::Value> = Json::from_request(request, state).await.map_err(refused)?;
-        // No text of ours holds NUL, and PostgreSQL can't store it.
-        if has_nul(&body) {
-            return Err(invalid("a text in it holds the character NUL".to_owned()));
-        }
-        serde_json::from_value(body).map(Self).map_err(|error| invalid(error.to_string()))
-    }
-}
-
-fn has_nul(value: &serde_json::Value) -> bool {
-    match value {
-        serde_json::Value::String(text) => text.contains('\0'),
-        serde_json::Value::Array(items) => items.iter().any(has_nul),
-        serde_json::Value::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
-        _ => false,
+        let Json(body) = Json::from_request(request, state).await.map_err(refused)?;
+        Ok(Self(body))
     }
 }
 
@@ -130,13 +117,18 @@ impl Keys {
     }
 
     /// The one of that name in a request's path.
-    pub(crate) async fn named<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> String {
-        let params = RawPathParams::from_request_parts(parts, state).await;
-        let found = params.iter().flatten().find(|(known, _)| *known == name);
-        found.map(|(_, value)| clean(value)).unwrap_or_default()
+    pub(crate) async fn named<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<String, ApiError> {
+        let params = params(parts, state).await?;
+        let found = params.iter().find(|(known, _)| *known == name);
+        Ok(found.map(|(_, value)| clean(value)).unwrap_or_default())
     }
 }
 
+async fn params<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<RawPathParams, ApiError> {
+    RawPathParams::from_request_parts(parts, state).await.map_err(|error| invalid(error.body_text()))
+}
+
+/// Nothing has a name with NUL in it, and PostgreSQL can't look for one.
 fn clean(text: &str) -> String {
     if text.contains('\0') { String::new() } else { text.to_owned() }
 }
@@ -145,9 +137,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Keys {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let params = RawPathParams::from_request_parts(parts, state).await;
-        Ok(Self(params.iter().flatten().map(|(_, value)| clean(value)).collect()))
+        Ok(Self(params(parts, state).await?.iter().map(|(_, value)| clean(value)).collect()))
     }
+}
+
+/// The answer to a method that a path does not have.
+pub(crate) async fn no_such_method(method: Method) -> ApiError {
+    bad(Code::RequestMethod, format!("the path has no method {method}"))
 }
 
 /// A problem for what is not there.

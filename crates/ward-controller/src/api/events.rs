@@ -86,17 +86,16 @@ impl<'a> Filter<'a> {
 pub(crate) async fn newest(controller: &Controller, sight: &Sight, limit: usize) -> Result<Vec<Event>, StoreError> {
     let mut db = controller.store.read().await?;
     let filter = Filter::load(&mut db, sight).await?;
-    let mut before = i64::MAX;
-    let mut shown = Vec::new();
-    while shown.len() < limit {
-        let batch = event::before(&mut db, before, BATCH).await?;
-        let Some(oldest) = batch.last() else { break };
-        before = oldest.id;
-        shown.extend(batch.into_iter().filter(|event| filter.shows(event)));
+    let mut window = i64::try_from(limit).unwrap_or(i64::MAX);
+    loop {
+        let events = event::last(&mut db, window).await?;
+        let all = i64::try_from(events.len()).is_ok_and(|found| found < window);
+        let mut shown: Vec<_> = events.into_iter().filter(|event| filter.shows(event)).collect();
+        if all || shown.len() >= limit {
+            return Ok(shown.split_off(shown.len().saturating_sub(limit)));
+        }
+        window = window.saturating_mul(4);
     }
-    shown.truncate(limit);
-    shown.reverse();
-    Ok(shown)
 }
 
 /// The events after a number that are to be shown, at most `limit`, and whether there are more.

@@ -37,7 +37,7 @@ mod tests;
 
 pub use self::page::MAX_LIMIT;
 
-use self::edge::ApiError;
+use self::edge::{ApiError, no_such_method};
 use crate::console;
 use crate::controller::Shared;
 
@@ -137,20 +137,13 @@ pub(crate) fn router(controller: Shared) -> Router {
     router
         .route("/api/openapi.json", get(move || async move { Json(description) }))
         .merge(console::router())
+        .method_not_allowed_fallback(no_such_method)
         .fallback(|| async {
             ApiError(Problem::new(
                 Code::NotFound,
                 "cannot find what is asked for",
                 "there is nothing under that path",
                 "see /api/openapi.json for what there is",
-            ))
-        })
-        .method_not_allowed_fallback(|| async {
-            ApiError(Problem::new(
-                Code::RequestMethod,
-                "cannot do what is asked for",
-                "what is under that path does not know the method",
-                "see /api/openapi.json for the methods that it knows",
             ))
         })
         .with_state(controller)

@@ -19,9 +19,9 @@ const DEFAULT_LIMIT: u32 = 100;
 #[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    /// At most so many items; none means 100.
+    /// At most so many items; none means 100, and more than 1000 means 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1)]
     pub limit: Option<u32>,
     /// The items after this one; as the `Link` of the page before says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,12 +43,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
         let Params(asked) = Params::<PageQuery>::from_request_parts(parts, state).await?;
         let Params(query) = Params::<Vec<(String, String)>>::from_request_parts(parts, state).await?;
         let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
-        if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(invalid(format!("limit={limit} is not from 1 to {MAX_LIMIT}")));
+        if limit == 0 {
+            return Err(invalid("a page of no items has no next one".to_owned()));
         }
         // The router takes the prefix off.
         let path = format!("{}{}", super::PREFIX, parts.uri.path());
-        Ok(Self { limit: limit as usize, after: asked.after, path, query })
+        Ok(Self { limit: limit.min(MAX_LIMIT) as usize, after: asked.after, path, query })
     }
 }
 
@@ -139,9 +139,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_limit_out_of_bounds_is_refused() {
-        for bad in ["/?limit=0", "/?limit=1001", "/?limit=x", "/?limit=-1"] {
+        for bad in ["/?limit=0", "/?limit=x", "/?limit=-1"] {
             assert!(page(bad).await.is_err(), "{bad}");
         }
         assert_eq!(page("/").await.unwrap().limit, 100);
+        assert_eq!(page("/?limit=4294967295").await.unwrap().limit, 1000);
     }
 }

@@ -31,7 +31,7 @@ pub(crate) async fn newest(
     let mut views = Vec::new();
     let mut before = query.after;
     loop {
-        let rows = task::list(&mut db, query.open, before, BATCH).await?;
+        let rows = task::before(&mut db, query.open, before, BATCH).await?;
         let Some(last) = rows.last() else { return Ok((views, false)) };
         before = Some(last.id);
         for info in rows {

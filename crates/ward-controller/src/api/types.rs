@@ -422,7 +422,7 @@ pub struct TaskQuery {
     pub open: bool,
     /// At most so many, the newest; none means 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1)]
     pub limit: Option<u32>,
     /// Those begun before this one; as the `Link` of the page before says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -438,7 +438,7 @@ pub struct EventQuery {
     pub after: Option<i64>,
     /// At most so many; none means 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1)]
     pub limit: Option<u32>,
     /// How many milliseconds to wait where there are none; at most 30000.
     #[serde(default)]

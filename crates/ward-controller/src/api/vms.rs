@@ -7,15 +7,16 @@ use axum::extract::{Json, State};
 use ward_rpc::api::host::{self, KernelSource};
 use ward_types::{Code, Component, KeyRef, PolicyName, Problem, TaskInfo, VmId};
 
-use super::edge::{ApiResult, Body, Params, not_found};
+use super::auth::Caller;
+use super::edge::{ApiResult, Body, Keys, Params, not_found};
 use super::page::{Listed, Page};
 use super::policies::built_in;
 use super::tasks::task_view;
 use super::types::{
     AddDisk, AddVm, ComponentPolicy, ConsoleQuery, ConsoleView, PageQuery, Start, Stop, TaskView, VmView,
 };
-use crate::authz::operations::{ReadConsole, ReadVm, RemoveVm, StartVm, StopVm};
-use crate::authz::{Granted, Sight, grant};
+use crate::authz::operations::{ReadConsole, ReadVm, RemoveVm};
+use crate::authz::{Granted, Note, Sight, grant, grant_named};
 use crate::controller::{Controller, Shared};
 use crate::plan::{NewDisk, NewVm};
 use crate::store::cluster::{self, DatastoreRow};
@@ -68,7 +69,7 @@ fn view(
 pub(crate) async fn all(controller: &Controller, sight: &Sight) -> Result<Vec<VmView>, Problem> {
     let mut db = controller.store.read().await?;
     let datastores = cluster::datastores(&mut db).await?;
-    let open = task::list(&mut db, true, None, i64::MAX).await?;
+    let open = task::list(&mut db, true, i64::MAX).await?;
     let assigned = policy::assigned(&mut db, None).await?;
     let mut rows = vm::list(&mut db).await?;
     rows.retain(|row| sight.sees(row));
@@ -150,9 +151,11 @@ pub(super) async fn remove(State(controller): State<Shared>, granted: Granted<Re
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
 pub(super) async fn start(
     State(controller): State<Shared>,
-    granted: Granted<StartVm>,
+    caller: Caller,
+    keys: Keys,
     Body(how): Body<Start>,
 ) -> ApiResult<Json<TaskView>> {
+    let granted = grant_named(&controller, &caller, keys.first(), Note::default()).await?;
     let info = Order { controller: &controller }.start(granted, how.host).await?;
     Ok(task_view(&controller, info))
 }
@@ -163,9 +166,11 @@ pub(super) async fn start(
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
 pub(super) async fn stop(
     State(controller): State<Shared>,
-    granted: Granted<StopVm>,
+    caller: Caller,
+    keys: Keys,
     Body(how): Body<Stop>,
 ) -> ApiResult<Json<TaskView>> {
+    let granted = grant_named(&controller, &caller, keys.first(), Note::default()).await?;
     let wait_ms = how.wait_s.unwrap_or(DEFAULT_STOP_S).min(MAX_STOP_S) * 1000;
     let info = Order { controller: &controller }.stop(granted, how.force, wait_ms).await?;
     Ok(task_view(&controller, info))

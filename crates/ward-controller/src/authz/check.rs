@@ -184,7 +184,7 @@ impl<O: Operation> FromRequestParts<Shared> for Granted<O> {
 
     async fn from_request_parts(parts: &mut Parts, controller: &Shared) -> Result<Self, ApiError> {
         let caller = Caller::from_request_parts(parts, controller).await?;
-        let key = Keys::named(parts, controller, O::On::NOUN).await;
+        let key = Keys::named(parts, controller, O::On::NOUN).await?;
         Ok(grant_named(controller, &caller, &key, Note::default()).await?)
     }
 }

@@ -49,12 +49,8 @@ pub(crate) async fn after(db: &mut AnyConnection, after: i64, limit: i64) -> Res
     rows.iter().map(event).collect()
 }
 
-/// The events before number `before`, newest first.
-pub(crate) async fn before(db: &mut AnyConnection, before: i64, limit: i64) -> Result<Vec<Event>> {
-    let rows = sqlx::query("SELECT * FROM event WHERE id < $1 ORDER BY id DESC LIMIT $2")
-        .bind(before)
-        .bind(limit)
-        .fetch_all(db)
-        .await?;
-    rows.iter().map(event).collect()
+/// The last events, oldest first.
+pub(crate) async fn last(db: &mut AnyConnection, limit: i64) -> Result<Vec<Event>> {
+    let rows = sqlx::query("SELECT * FROM event ORDER BY id DESC LIMIT $1").bind(limit).fetch_all(db).await?;
+    rows.iter().rev().map(event).collect()
 }

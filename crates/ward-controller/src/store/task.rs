@@ -127,8 +127,13 @@ pub(crate) async fn get(db: &mut AnyConnection, id: TaskId) -> Result<Option<Tas
     row.as_ref().map(info).transpose()
 }
 
-/// The newest tasks first, those begun before task `before` where one is named, open ones only where that is asked.
-pub(crate) async fn list(
+/// The newest tasks first, open ones only where that is asked.
+pub(crate) async fn list(db: &mut AnyConnection, open: bool, limit: i64) -> Result<Vec<TaskInfo>> {
+    before(db, open, None, limit).await
+}
+
+/// As [`list`], those that were begun before a task where one is named.
+pub(crate) async fn before(
     db: &mut AnyConnection,
     open: bool,
     before: Option<TaskId>,

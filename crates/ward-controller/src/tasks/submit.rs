@@ -293,6 +293,8 @@ pub(crate) async fn datastore_for(
 ) -> Result<DatastoreRow, Problem> {
     let kind = if new.reads_files() { TaskKind::VmImport } else { TaskKind::VmCreate };
     let what = cannot(kind, &new.name);
+    // What makes no sense makes none on any datastore.
+    plan::create(new.clone(), false)?;
     let mut seen = cluster::datastores(&mut *controller.store.read().await?).await?;
     seen.retain(|row| sight.sees(row));
     match key {

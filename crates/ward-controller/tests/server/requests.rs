@@ -43,20 +43,23 @@ async fn a_malformed_body_is_refused_everywhere() {
     for endpoint in endpoints.iter().filter(|endpoint| endpoint.body.is_some()) {
         for (what, body) in &bodies {
             let request = ward.api.request(endpoint.method.clone(), &endpoint.path);
-            let request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
-            // Of too much the rest need not be read, and then nobody else can use the connection.
-            let request = request.header(CONNECTION, "close");
+            let mut request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
+            if *what == "too much" {
+                // The controller hangs up on it: nothing else is to come over that connection.
+                request = request.header(CONNECTION, "close");
+            }
+            // Of too much the rest need not be read.
             let Ok(answer) = in_time(what, request.send()).await else {
                 assert_eq!(*what, "too much");
                 continue;
             };
-            assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{} {} {what}", endpoint.method, endpoint.path);
-            assert_eq!(Refusal::of(answer).await.code(), Code::RequestInvalid);
+            let code = if *what == "too much" { Code::RequestTooLarge } else { Code::RequestInvalid };
+            assert_eq!(Refusal::of(answer).await.code(), code, "{} {} {what}", endpoint.method, endpoint.path);
             tried += 1;
         }
         let untyped = ward.api.request(endpoint.method.clone(), &endpoint.path).body("{}");
         let answer = in_time("no type", untyped.send()).await.unwrap();
-        assert_eq!(Refusal::of(answer).await.code(), Code::RequestInvalid, "{}", endpoint.path);
+        assert_eq!(Refusal::of(answer).await.code(), Code::RequestMediaType, "{}", endpoint.path);
     }
     assert!(tried >= 60, "only {tried} were tried");
     nothing_was_done(&ward, events).await;
@@ -151,9 +154,9 @@ async fn what_is_not_there_is_not_found() {
 async fn whatever_is_refused_is_refused_with_a_problem() {
     let ward = Ward::start().await;
     let table = [
-        (Method::PATCH, "/api/v1/vms", Code::RequestInvalid),
-        (Method::PUT, "/api/v1/session", Code::RequestInvalid),
-        (Method::POST, "/api/openapi.json", Code::RequestInvalid),
+        (Method::PATCH, "/api/v1/vms", Code::RequestMethod),
+        (Method::PUT, "/api/v1/session", Code::RequestMethod),
+        (Method::POST, "/api/openapi.json", Code::RequestMethod),
         (Method::GET, "/api/v1/vms/%ff", Code::RequestInvalid),
         (Method::GET, "/api/v1/providers/%ff", Code::RequestInvalid),
         (Method::GET, "/api/v1/events?after=x", Code::RequestInvalid),
@@ -179,12 +182,10 @@ async fn a_zero_in_a_text_is_refused_on_postgresql_too() {
     let ward = Ward::start_on(Some(postgres::database().await)).await;
     let events = ward.api.events().await.len();
     let table = [
-        ("/session", json!({ "user": "a\0", "password": "x" })),
         ("/hosts", json!({ "cluster": "a\0" })),
         ("/datastores", json!({ "name": "x", "directory": "/x\0" })),
         ("/datastores", json!({ "name": "x", "directory": "/x", "cluster": "\0" })),
         ("/vms", json!({ "name": "x", "disks": [{ "source": "copy", "path": "/x\0" }] })),
-        ("/vms/x%00/start", json!({})),
     ];
     for (path, body) in table {
         let refusal = ward.api.post::<Value>(path, body).await.unwrap_err();

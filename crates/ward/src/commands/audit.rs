@@ -1,7 +1,7 @@
 //! `ward audit`.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::io::{BufRead as _, BufReader, BufWriter};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;

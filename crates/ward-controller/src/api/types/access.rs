@@ -9,6 +9,7 @@ use ward_types::{Name, PermissionId, Privilege, PrivilegeSet, RoleName, Subject,
 
 /// A password that is to be somebody's.
 #[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct NewPassword {
     /// The password, of 8 to 256 characters.
     #[schema(min_length = 8, max_length = 256)]
@@ -23,6 +24,7 @@ impl fmt::Debug for NewPassword {
 
 /// A user's own password, and the one that it is to be.
 #[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ChangePassword {
     /// The password as it is.
     pub current: String,
@@ -72,6 +74,7 @@ pub struct UserView {
 
 /// A user that is to be.
 #[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddUser {
     /// Its name.
     pub name: Name,
@@ -97,6 +100,7 @@ pub struct GroupView {
 
 /// A group that is to be.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddGroup {
     /// Its name.
     pub name: Name,
@@ -113,6 +117,7 @@ pub struct PrivilegeView {
 
 /// A role that is to be.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddRole {
     /// Its name.
     #[schema(value_type = String)]
@@ -123,6 +128,7 @@ pub struct AddRole {
 
 /// What a role is to allow.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SetRole {
     /// The privileges.
     pub privileges: PrivilegeSet,
@@ -146,6 +152,7 @@ pub struct PermissionView {
 
 /// A permission that is to be given. It takes the place of the one that the subject has on the object.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddPermission {
     /// Who is to have it.
     pub subject: Subject,
@@ -182,6 +189,7 @@ pub struct AllowedQuery {
 
 /// A cluster that is to be.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddCluster {
     /// Its name.
     pub name: Name,
@@ -211,6 +219,6 @@ pub struct AuditQuery {
     pub after: Option<i64>,
     /// At most so many; none means 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1)]
     pub limit: Option<u32>,
 }

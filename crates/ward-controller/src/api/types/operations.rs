@@ -316,7 +316,7 @@ pub struct RecryptionPlanComponent {
 pub struct RecryptionQuery {
     /// At most so many, the newest; none means 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1)]
     pub limit: Option<u32>,
     /// Those begun before this one; as the `Link` of the page before says.
     #[serde(default, skip_serializing_if = "Option::is_none")]

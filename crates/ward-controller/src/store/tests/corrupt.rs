@@ -2,6 +2,7 @@
 
 use ward_types::{EventKind, EventSubject, Power, ProviderKind, TaskKind};
 
+use super::super::cells::now;
 use super::super::provider::{self, ProviderRow};
 use super::super::{StoreError, Tx, cluster, event, host, task, user, vm};
 use super::{Db, config, key, name, on_both};
@@ -81,7 +82,7 @@ async fn fill(db: &Db) {
     task::add(&mut tx, TaskKind::VmRemove, (row.id, &row.name), &name("ann"), &work).await.unwrap();
     event::record(&mut tx, EventKind::UserLogin, &EventSubject::default(), "m").await.unwrap();
     let ann = user::add(&mut tx, &name("ann"), "hash").await.unwrap();
-    user::add_session(&mut tx, ann, "secret", i64::MAX).await.unwrap();
+    user::add_session(&mut tx, ann, "secret", now() + 1_000_000_000).await.unwrap();
     tx.commit().await.unwrap();
 }
 

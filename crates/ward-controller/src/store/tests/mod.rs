@@ -1,6 +1,7 @@
 //! Every function of the store, on SQLite and on PostgreSQL: one test body for both.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod corrupt;
 mod inventory;
 mod log;
@@ -101,6 +102,8 @@ impl Place {
             config: None,
             host: None,
             power: Power::Off,
+            locked: None,
+            template: false,
         }
     }
 }

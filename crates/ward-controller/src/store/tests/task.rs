@@ -65,6 +65,10 @@ async fn what_has_ended_stays_as_it_is(db: Db) {
     assert_eq!(task::get(&mut tx, id).await.unwrap().unwrap(), ended);
 }
 
+fn step(component: Component, action: PlannedAction) -> PlannedStep {
+    PlannedStep { component, action }
+}
+
 async fn every_kind_of_work_is_kept(db: Db) {
     let (host, one) = (Some(HostId::new()), key("kms", "1"));
     let spec = ward_rpc::api::host::CreateVm {
@@ -75,15 +79,33 @@ async fn every_kind_of_work_is_kept(db: Db) {
         kernel: None,
         disks: vec![ward_rpc::api::host::DiskSource::Copy { path: "/x".into() }],
     };
-    let encrypt = |key, mark| Work::Encrypt { key, components: vec![ward_types::Component::Home], mark, host };
+    let home = Component::Home;
+    let crypt = |key, mark| Work::Crypt {
+        plan: CryptPlan { keys: vec![key], steps: vec![step(home, PlannedAction::Encrypt(0))] },
+        marks: vec![mark],
+        policies: vec![(home, PolicyName::encryption())],
+        host,
+    };
     let new = || KeyChoice::New("kms".parse().unwrap());
     let works = [
         Work::Make { spec, host },
-        encrypt(new(), KeyMark::None),
-        encrypt(new(), KeyMark::Wanted),
-        encrypt(new(), KeyMark::Made { key: one.clone() }),
-        encrypt(KeyChoice::Existing(one.clone()), KeyMark::Ready { key: one.clone() }),
-        Work::Decrypt { plan: ward_types::CryptoPlan::default(), keys: vec![one.clone()], host },
+        crypt(new(), KeyMark::None),
+        crypt(new(), KeyMark::Wanted),
+        crypt(new(), KeyMark::Made { key: one.clone() }),
+        crypt(KeyChoice::Existing(one.clone()), KeyMark::Ready { key: one.clone() }),
+        Work::Crypt {
+            plan: CryptPlan {
+                keys: vec![new(), KeyChoice::Existing(one.clone())],
+                steps: vec![
+                    step(home, PlannedAction::ShallowRecrypt(0)),
+                    step(Component::Disk(DiskId(0)), PlannedAction::DeepRecrypt(1)),
+                    step(Component::Disk(DiskId(1)), PlannedAction::Decrypt),
+                ],
+            },
+            marks: vec![KeyMark::Wanted, KeyMark::None],
+            policies: vec![],
+            host: None,
+        },
         Work::Start { asked: Some(name("h")), keys: vec![one.clone()], host: None },
         Work::Stop { host: HostId::new(), force: true, wait_ms: 7 },
         Work::Remove { keys: vec![one], host },

@@ -28,10 +28,7 @@ impl Storage {
         let JobSpec::Crypt { plan } = spec else { return vec![] };
         let config = self.get(home);
         let there = config.iter().flat_map(|config| config.keys().into_iter().cloned());
-        let new = plan.steps().iter().filter_map(|step| match &step.action {
-            StepAction::Encrypt { key } => Some(key.clone()),
-            StepAction::Decrypt => None,
-        });
+        let new = plan.steps().iter().filter_map(|step| step.action.key().cloned());
         there.chain(new).collect()
     }
 
@@ -83,10 +80,7 @@ fn create(spec: &CreateVm) -> VmConfig {
 
 fn crypt(mut config: VmConfig, plan: &CryptoPlan) -> VmConfig {
     for step in plan.steps() {
-        let key = match &step.action {
-            StepAction::Encrypt { key } => Some(key.clone()),
-            StepAction::Decrypt => None,
-        };
+        let key = step.action.key().cloned();
         match step.component {
             Component::Home => {
                 config.home = key.map_or(HomeCrypto::Plain, |key| HomeCrypto::Encrypted {

@@ -1,0 +1,41 @@
+//! The key provider service: hands KEKs to attested hosts.
+//!
+//! A KEK is made here, at random, and goes to the host in plain, over the TLS session that its token is bound to, and
+//! wrapped under the provider's primary key (AES-KWP, RFC 5649). The host stores the wrapped one beside the data, and
+//! comes with it whenever it needs the KEK again. Nothing is kept here, and the key server has one key per provider.
+
+mod admin;
+mod primary;
+mod rules;
+mod service;
+mod wrapped;
+
+use std::path::Path;
+
+use attest::label::Label;
+
+pub use admin::{Admin, Credentials};
+pub use rules::{Provider, TrustSettings};
+pub use service::Service;
+pub use wrapped::{WrappedKek, WrappedKekSyntax};
+
+use crate::Error;
+use crate::home::{Home, Kind};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/key_provider");
+
+static KIND: Kind = Kind { name: "key provider", database: "key-provider.db", migrator: &MIGRATIONS };
+
+/// Sets a state directory up: TLS certificate (for the machine itself and `server_names`), root key, database.
+/// `audience` is who tokens must be for: the attestation service's setting of that name. What is there stays as it is.
+///
+/// # Errors
+/// If something can't be made, or what is there can't be used.
+pub async fn init(dir: &Path, audience: &Label, server_names: &[String]) -> Result<(), Error> {
+    let home = Home::init(dir, &KIND, server_names).await?;
+    if home.meta("settings").await?.is_none() {
+        let settings = TrustSettings { audience: audience.clone(), refuse_issued_before: None };
+        rules::save_settings(&home, &settings).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! The requests of hosts.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Extension, Json, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use http::{HeaderMap, header};
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+use ward_secret::{KEK_LEN, Kek};
+use ward_types::{Code, Problem, ProviderName};
+
+use super::KIND;
+use super::admin::open_credentials;
+use super::primary::PrimaryKeys;
+use super::rules::{Authorized, Config};
+use super::wrapped::WrappedKek;
+use crate::Error;
+use crate::api::{KEK_MEDIA_TYPE, MakeKek, UnwrapKek};
+use crate::home::{AuditRow, Home};
+use crate::serve::{Peer, Server, internal, problem_response};
+
+/// The longest request, in bytes.
+const MAX_REQUEST: usize = 16 * 1024;
+
+/// The key provider service.
+pub struct Service {
+    home: Home,
+    config: Mutex<(Vec<u8>, Arc<Config>)>,
+    primary_keys: PrimaryKeys,
+}
+
+/// What a host asks for.
+enum Request {
+    Make,
+    Unwrap(WrappedKek),
+}
+
+/// What it gets.
+struct Released {
+    kek: Kek,
+    /// Only of a new one.
+    wrapped: Option<WrappedKek>,
+}
+
+impl Service {
+    /// Opens a state directory and listens.
+    ///
+    /// # Errors
+    /// If the directory can't be used, or the address can't be listened on.
+    pub async fn start(dir: &Path, listen: SocketAddr) -> Result<Server, Error> {
+        let home = Home::open(dir, &KIND).await?;
+        let config = (home.generation().await?, Arc::new(Config::load(&home).await?));
+        let service = Arc::new(Self { home, config: Mutex::new(config), primary_keys: PrimaryKeys::default() });
+        let router = Router::new()
+            .route(MakeKek::PATH, post(make))
+            .route(UnwrapKek::PATH, post(unwrap))
+            .layer(DefaultBodyLimit::max(MAX_REQUEST))
+            .with_state(Arc::clone(&service));
+        Server::bind(listen, &service.home, router).await
+    }
+
+    /// The configuration; read anew if it was changed.
+    async fn config(&self) -> Result<Arc<Config>, Error> {
+        let generation = self.home.generation().await?;
+        let mut current = self.config.lock().await;
+        if current.0 != generation {
+            *current = (generation, Arc::new(Config::load(&self.home).await?));
+        }
+        Ok(Arc::clone(&current.1))
+    }
+
+    /// Answers a request, and records it before the answer leaves.
+    async fn answer(&self, peer: Peer, headers: &HeaderMap, name: ProviderName, request: Request) -> Response {
+        let operation = match request {
+            Request::Make => "make-kek",
+            Request::Unwrap(_) => "unwrap-kek",
+        };
+        let mut host = None;
+        let outcome = self.release(peer, headers, &name, request, &mut host).await;
+        let result = match &outcome {
+            Ok(_) => "ok".to_owned(),
+            Err(problem) => format!("{}: {}", problem.code, problem.why),
+        };
+        let (object, host) = (name.as_str(), host.as_deref().unwrap_or("?"));
+        let row = AuditRow { host, certificate: peer.0, operation, object, result: &result };
+        match (self.home.audit(row).await, outcome) {
+            (Err(error), _) => problem_response(&internal("no key is given without a record of it", &error)),
+            (Ok(()), Ok(released)) => released.into_response(),
+            (Ok(()), Err(problem)) => problem_response(&problem),
+        }
+    }
+
+    async fn release(
+        &self,
+        peer: Peer,
+        headers: &HeaderMap,
+        name: &ProviderName,
+        request: Request,
+        host: &mut Option<String>,
+    ) -> Result<Released, Problem> {
+        let config = self.config().await.map_err(|error| internal("the host gets no key", &error))?;
+        let token = config.token(bearer(headers), peer.0, Timestamp::now())?;
+        *host = Some(token.host().to_string());
+        let authorized = config.authorize(&token, name)?;
+        match request {
+            Request::Make => self.make(&authorized).await,
+            Request::Unwrap(wrapped) => self.unwrap(&authorized, &wrapped).await,
+        }
+    }
+
+    async fn make(&self, authorized: &Authorized<'_>) -> Result<Released, Problem> {
+        let primary = self.primary_key(authorized).await?;
+        let failed = |error: ward_secret::SecretError| {
+            Problem::internal(format!("key provider `{}` can't make a key", authorized.name()), error)
+        };
+        let kek = Kek::generate().map_err(failed)?;
+        let wrapped = primary.wrap_kek(&kek).map_err(failed)?;
+        Ok(Released { kek, wrapped: Some(WrappedKek::new(authorized.name().clone(), &wrapped)) })
+    }
+
+    async fn unwrap(&self, authorized: &Authorized<'_>, wrapped: &WrappedKek) -> Result<Released, Problem> {
+        authorized.check_wrapped(wrapped)?;
+        let primary = self.primary_key(authorized).await?;
+        let kek = primary.unwrap_kek(&wrapped.key()).map_err(|_| {
+            Problem::new(
+                Code::KeyWrong,
+                format!("key provider `{}` can't unwrap the key of host `{}`", authorized.name(), authorized.host()),
+                format!(
+                    "it was wrapped under another key than primary key {}, or was altered",
+                    authorized.provider().primary_key
+                ),
+                "if the provider's primary key was changed, set the one that it was before",
+            )
+        })?;
+        Ok(Released { kek, wrapped: None })
+    }
+
+    async fn primary_key(&self, authorized: &Authorized<'_>) -> Result<Arc<ward_secret::WrappingKey>, Problem> {
+        let name = authorized.name();
+        let credentials = async || open_credentials(&self.home, name).await;
+        self.primary_keys.get(name, authorized.provider(), credentials).await
+    }
+}
+
+impl IntoResponse for Released {
+    fn into_response(self) -> Response {
+        let text = self.wrapped.map(|wrapped| wrapped.to_string()).unwrap_or_default();
+        // The HTTP library's copy lies on the heap, which is wiped as it is freed.
+        let mut body = Vec::with_capacity(KEK_LEN + text.len());
+        body.extend_from_slice(self.kek.expose());
+        body.extend_from_slice(text.as_bytes());
+        let headers = [(header::CONTENT_TYPE, KEK_MEDIA_TYPE), (header::CACHE_CONTROL, "no-store")];
+        (headers, Body::from(Bytes::from(body))).into_response()
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+async fn make(
+    State(service): State<Arc<Service>>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    Json(call): Json<MakeKek>,
+) -> Response {
+    service.answer(peer, &headers, call.provider, Request::Make).await
+}
+
+async fn unwrap(
+    State(service): State<Arc<Service>>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    Json(call): Json<UnwrapKek>,
+) -> Response {
+    service.answer(peer, &headers, call.provider, Request::Unwrap(call.wrapped)).await
+}

@@ -1,0 +1,161 @@
+use attest::tpm::PcrMask;
+use jiff::Timestamp;
+use ward_trust::attestation::PolicySettings;
+use ward_trust::client::Identity;
+use ward_trust::key_provider::{Provider, TrustSettings, WrappedKek};
+use ward_types::Code;
+
+use crate::scene::{Authority, Host, KeyProvider, KeyServer, label, provider_name};
+
+/// A trust authority, a key provider, and an attested host with its token.
+async fn scene() -> (Authority, KeyServer, KeyProvider, Host, String) {
+    let host = Host::booted("ovmf");
+    let authority = Authority::trusting(&host).await;
+    let server = KeyServer::start().await;
+    let keys = KeyProvider::new(&authority, &server).await;
+    let token = host.attest(&authority, "test").await.unwrap().token;
+    (authority, server, keys, host, token)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attested_host_gets_a_key_and_gets_it_again() {
+    let (authority, mut server, keys, host, token) = scene().await;
+    let client = keys.client(&host.identity);
+    let (kek, wrapped) = client.make_kek(&token, &provider_name("vault")).await.unwrap();
+    assert_eq!(wrapped.to_string().parse::<WrappedKek>().unwrap(), wrapped);
+    assert!(client.unwrap_kek(&token, &wrapped).await.unwrap().same(&kek));
+    let (other, _) = client.make_kek(&token, &provider_name("vault")).await.unwrap();
+    assert!(!other.same(&kek));
+    // The key server has the primary key and nothing of the host's.
+    assert_eq!(server.client().locate(kmip::client::Filter::default()).await.unwrap().len(), 1);
+
+    // A primary key that is held serves while the key server is away; another service has to ask for it.
+    server.stop().await;
+    assert!(client.unwrap_kek(&token, &wrapped).await.unwrap().same(&kek));
+
+    let audit = keys.admin.audit(100).await.unwrap();
+    let told: Vec<_> = audit.iter().map(|entry| (entry.operation.as_str(), entry.result.as_str())).collect();
+    assert_eq!(told, [("make-kek", "ok"), ("unwrap-kek", "ok"), ("make-kek", "ok"), ("unwrap-kek", "ok")]);
+    assert!(audit.iter().all(|entry| entry.host == "host-1" && entry.object == "vault"));
+    assert!(audit.iter().all(|entry| entry.certificate == host.identity.thumbprint().to_string()));
+
+    // Nothing of the KEK, plain, is in the state of either service.
+    for dir in [keys.dir.path(), authority.path()] {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            assert!(!bytes.windows(32).any(|window| window == kek.expose()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_good_token_for_this_session_there_is_no_key() {
+    let (authority, _server, keys, host, token) = scene().await;
+    let vault = provider_name("vault");
+    let refused = async |identity: &Identity, token: &str| {
+        let problem = keys.client(identity).make_kek(token, &vault).await.err().unwrap();
+        assert_eq!(problem.code, Code::TokenRefused);
+        problem.why
+    };
+    let thief = Identity::generate().unwrap();
+    assert!(refused(&thief, &token).await.contains("[token-of-another-host]"));
+    assert!(refused(&host.identity, "").await.contains("no attestation token"));
+    assert!(refused(&host.identity, "x").await.contains("[token-malformed]"));
+    assert!(refused(&host.identity, &format!("{token}x")).await.contains("[token-"));
+
+    // Another attestation service, which nobody trusts, attests the same host.
+    let other = Authority::trusting(&host).await;
+    let strange = host.attest(&other, "test").await.unwrap().token;
+    assert!(refused(&host.identity, &strange).await.contains("[token-issuer]"));
+
+    // All that were issued before now are refused; a new one is good.
+    let settings = keys.admin.settings().await.unwrap();
+    // Tokens have whole seconds.
+    let cut_off = Timestamp::from_second(Timestamp::now().as_second() + 1).unwrap();
+    let denying = TrustSettings { refuse_issued_before: Some(cut_off), ..settings };
+    keys.admin.set_settings(&denying).await.unwrap();
+    assert!(refused(&host.identity, &token).await.contains("[token-before-cut-off]"));
+    while Timestamp::now() < cut_off {
+        tokio::task::yield_now().await;
+    }
+    let fresh = host.attest(&authority, "test").await.unwrap().token;
+    keys.client(&host.identity).make_kek(&fresh, &vault).await.unwrap();
+
+    keys.admin.distrust_issuer(&label("trust")).await.unwrap();
+    assert!(refused(&host.identity, &fresh).await.contains("[token-issuer]"));
+    let audit = keys.admin.audit(100).await.unwrap();
+    assert_eq!(audit.iter().filter(|entry| entry.result.starts_with("attestation.token-refused")).count(), 7);
+    assert_eq!(audit[0].host, "?", "who it is, only a good token says");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn providers_serve_their_own_clusters_and_their_own_keys() {
+    let (authority, server, keys, host, token) = scene().await;
+    let client = keys.client(&host.identity);
+    let (vault, safe) = (provider_name("vault"), provider_name("safe"));
+    let other = server.provider(&["other"]).await;
+    keys.admin.set_provider(&safe, &other, &server.credentials()).await.unwrap();
+
+    let problem = client.make_kek(&token, &safe).await.err().unwrap();
+    assert_eq!(problem.code, Code::ProviderNotAllowed);
+    assert!(problem.why.contains("under policy test"), "{problem}");
+    let problem = client.make_kek(&token, &provider_name("none")).await.err().unwrap();
+    assert_eq!(problem.code, Code::NotFound);
+
+    // Under the other policy the host may use the other provider, but not with the first one's keys.
+    let settings = PolicySettings {
+        required: PcrMask::of([0]),
+        secure_boot: false,
+        ek_certificate: false,
+        ..PolicySettings::default()
+    };
+    authority.admin.set_policy(&label("other"), &settings).await.unwrap();
+    let (_, wrapped) = client.make_kek(&token, &vault).await.unwrap();
+    let other_token = host.attest(&authority, "other").await.unwrap().token;
+    client.make_kek(&other_token, &safe).await.unwrap();
+    let forged: WrappedKek = wrapped.to_string().replace("/vault/", "/safe/").parse().unwrap();
+    let problem = client.unwrap_kek(&other_token, &forged).await.err().unwrap();
+    assert_eq!(problem.code, Code::KeyWrong);
+    assert!(problem.why.contains("wrapped under another key"), "{problem}");
+
+    // Asked for with the name of one provider and the key of another.
+    let call = serde_json::json!({ "provider": "safe", "wrapped": wrapped });
+    let call: ward_trust::api::UnwrapKek = serde_json::from_value(call).unwrap();
+    assert_ne!(&call.provider, call.wrapped.provider());
+    let problem = client.unwrap_kek_of(&other_token, &call).await.err().unwrap();
+    assert!(problem.why.contains("it was wrapped by key provider `vault`"), "{problem}");
+
+    // Every bit counts.
+    let text = wrapped.to_string();
+    let at = text.rfind('/').unwrap() + 1;
+    for at in (at..text.len()).step_by(5) {
+        let mut bytes = text.clone().into_bytes();
+        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+        let Ok(altered) = String::from_utf8(bytes).unwrap().parse::<WrappedKek>() else { continue };
+        let problem = client.unwrap_kek(&token, &altered).await.err().unwrap();
+        assert_eq!(problem.code, Code::KeyWrong, "character {at}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_key_must_be_there_and_active() {
+    let (_authority, server, keys, host, token) = scene().await;
+    let vault = provider_name("vault");
+    let good = server.provider(&["test"]).await;
+    let set = async |provider: &Provider| keys.admin.set_provider(&vault, provider, &server.credentials()).await;
+    let id = server.client().create_aes256(&[]).await.unwrap().id;
+    let inactive = Provider { primary_key: id.try_into().unwrap(), ..good.clone() };
+    let problem = set(&inactive).await.unwrap_err();
+    assert_eq!(problem.code, Code::KeyNotUsable, "{problem}");
+    let missing = Provider { primary_key: "none".to_owned().try_into().unwrap(), ..good.clone() };
+    assert_eq!(set(&missing).await.unwrap_err().code, Code::KeyMissing);
+    let away = Provider { port: 1, ..good.clone() };
+    assert_eq!(set(&away).await.unwrap_err().code, Code::KeyServerUnreachable);
+
+    // A provider that was set anew uses its new key at once.
+    let client = keys.client(&host.identity);
+    let (_, wrapped) = client.make_kek(&token, &vault).await.unwrap();
+    set(&good).await.unwrap();
+    let problem = client.unwrap_kek(&token, &wrapped).await.err().unwrap();
+    assert_eq!(problem.code, Code::KeyWrong);
+}
