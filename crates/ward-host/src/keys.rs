@@ -25,6 +25,11 @@ pub(crate) struct ResolvedKek {
 }
 
 impl ResolvedKek {
+    /// One that is in no cache.
+    pub(crate) fn new(reference: KeyRef, kek: Kek) -> Self {
+        Self { reference, kek: Arc::new(kek) }
+    }
+
     pub(crate) fn reference(&self) -> &KeyRef {
         &self.reference
     }

@@ -21,6 +21,7 @@ mod home;
 mod identity;
 mod jobs;
 mod keys;
+pub mod measure;
 mod vmm;
 mod volume;
 

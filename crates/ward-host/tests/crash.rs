@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use common::*;
-use ward_rpc::api::host::{AbandonJob, DiskSource, JobOutcome, JobSpec, ReadHome, StartVm, StopVm};
-use ward_types::{PlainFormat, TaskId};
+use ward_rpc::api::host::{AbandonJob, CloneVm, DiskSource, HomeRef, JobOutcome, JobSpec, ReadHome, StartVm, StopVm};
+use ward_types::{Component, CryptoPlan, CryptoStep, DiskId, PlainFormat, StepAction, TaskId, VmId};
 
 const SIZE: u64 = 3 * MIB;
 
@@ -187,6 +187,48 @@ async fn creating_survives_a_kill_at_any_step() {
         assert_eq!(fs::read_dir(host.store()).unwrap().count(), 1, "{point}");
         assert_eq!(host.files("vm"), ["disk-0.raw", "disk-1.qcow2", "vm.toml"], "{point}");
         assert!(contents(&host.store().join("vm/disk-0.raw"), "raw") == model, "{point}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn creating_an_encrypted_vm_survives_a_kill_at_any_step() {
+    let host = Host::enrolled().await;
+    let image = host.path("image");
+    let model = raw_image(&image, SIZE);
+    let JobSpec::Create(vm) =
+        create("vm", vec![copy(&image), DiskSource::Blank { size: MIB, format: PlainFormat::Raw }])
+    else {
+        panic!("another job")
+    };
+    let spec = JobSpec::CreateEncrypted { vm, home: key(1), disks: vec![Some(key(1)), Some(key(1))] };
+    matrix(host, spec, |host, point| {
+        assert_eq!(fs::read_dir(host.store()).unwrap().count(), 1, "{point}");
+        assert_eq!(host.files("vm"), ["disk-0.luks", "disk-1.luks", "vm.toml"], "{point}");
+        check_disks(host, &["disk-0.luks"], (1, 2), &model, point);
+        assert!(cryptsetup_opens(&host.store().join("vm/disk-1.luks"), 1), "{point}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cloning_survives_a_kill_at_any_step() {
+    let (host, model) = host(true).await;
+    fs::rename(host.store().join("vm"), host.store().join("original")).unwrap();
+    let from = HomeRef { directory: "original".parse().unwrap(), ..host.home("vm") };
+    let step = |component, action| CryptoStep { component, action };
+    // One disk copied under a new KEK, one encrypted anew.
+    let plan = CryptoPlan::new(vec![
+        step(Component::Home, StepAction::ShallowRecrypt { key: key(2) }),
+        step(Component::Disk(DiskId(0)), StepAction::ShallowRecrypt { key: key(2) }),
+        step(Component::Disk(DiskId(1)), StepAction::DeepRecrypt { key: key(2) }),
+    ]);
+    let clone = CloneVm { from, id: VmId::new(), name: "vm".parse().unwrap(), plan };
+    matrix(host, JobSpec::Clone(clone), |host, point| {
+        assert_eq!(fs::read_dir(host.store()).unwrap().count(), 2, "{point}");
+        assert_eq!(host.files("vm"), ["disk-0.luks", "disk-1.luks", "vm.toml"], "{point}");
+        check_disks(host, &["disk-0.luks", "disk-1.luks"], (2, 1), &model, point);
+        check_disks(host, &["../original/disk-0.luks"], (1, 2), &model, point);
     })
     .await;
 }

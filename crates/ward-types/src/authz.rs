@@ -56,6 +56,8 @@ privileges! {
     VmCreate = "vm.create";
     /// Make VMs from files that hosts can read.
     VmImport = "vm.import";
+    /// Make VMs from other VMs.
+    VmClone = "vm.clone";
     /// Start and stop VMs.
     VmPower = "vm.power";
     /// Read the consoles of VMs.

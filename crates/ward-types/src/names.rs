@@ -94,6 +94,14 @@ name! {
     FileName
 }
 
+impl FileName {
+    /// The name of a plain disk's file.
+    #[must_use]
+    pub fn of_disk(disk: crate::DiskId, format: crate::PlainFormat) -> Self {
+        Self(format!("{disk}.{format}"))
+    }
+}
+
 /// The name of a storage policy. Other than names of things that lie in files it may have spaces.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]

@@ -1,11 +1,10 @@
 //! The edge: what comes in is checked and typed here, what goes wrong goes out as a [`Problem`].
 
-use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Json, Query, RawPathParams, Request};
 use axum::response::{IntoResponse, Response};
-use http::{Method, StatusCode};
 use http::request::Parts;
+use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use ward_types::{Code, Problem};
 
@@ -62,29 +61,6 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         };
         let Json(body) = Json::from_request(request, state).await.map_err(refused)?;
         Ok(Self(body))
-    }
-}
-
-/// A JSON body that may be left out.
-pub(crate) struct OptionalBody<T>(pub(crate) T);
-
-impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalBody<T> {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let (parts, body) = request.into_parts();
-        let request = Request::from_parts(parts.clone(), body);
-        let body = Bytes::from_request(request, state).await.map_err(|error| {
-            let code = match error.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => Code::RequestTooLarge,
-                _ => Code::RequestInvalid,
-            };
-            bad(code, error.body_text())
-        })?;
-        if body.is_empty() {
-            return Ok(Self(T::default()));
-        }
-        Body::from_request(Request::from_parts(parts, body.into()), state).await.map(|Body(body)| Self(body))
     }
 }
 

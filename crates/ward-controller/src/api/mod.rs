@@ -107,6 +107,7 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(vm_inventory::unregister))
         .routes(routes!(vm_inventory::unlock))
         .routes(routes!(vm_inventory::template))
+        .routes(routes!(vm_inventory::clone))
         .routes(routes!(policies::list, policies::add))
         .routes(routes!(policies::show, policies::remove))
         .routes(routes!(providers::set_rotation))

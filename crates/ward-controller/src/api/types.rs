@@ -310,6 +310,9 @@ pub struct AddVm {
     /// Its disks, the first first.
     #[serde(default)]
     pub disks: Vec<AddDisk>,
+    /// The storage policies of its home and its disks. What one encrypts is never plain on the storage.
+    #[serde(default)]
+    pub policies: Option<SetPolicy>,
 }
 
 /// A kernel to boot directly. The files are copied into the VM home.

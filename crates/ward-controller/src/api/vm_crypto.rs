@@ -4,7 +4,7 @@ use axum::extract::{Json, State};
 use ward_types::{CryptoRequest, KeyWish, Problem};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, Keys, OptionalBody};
+use super::edge::{ApiResult, Body, Keys};
 use super::tasks::task_view;
 use super::types::{Decrypt, Encrypt, Recrypt, SetPolicy, TaskView};
 use crate::authz::operations::{DecryptVm, EncryptVm, ReadVm, RecryptVm, SetVmPolicy};
@@ -33,14 +33,14 @@ pub(super) async fn encrypt(
 }
 
 /// Decrypts a VM: its disks, then its home; or those parts that are named.
-#[utoipa::path(post, path = "/vms/{vm}/decrypt", tag = "vm", request_body = Option<Decrypt>,
+#[utoipa::path(post, path = "/vms/{vm}/decrypt", tag = "vm", request_body = Decrypt,
     params(("vm" = String, Path, description = "name or ID")),
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
 pub(super) async fn decrypt(
     State(controller): State<Shared>,
     caller: Caller,
     keys: Keys,
-    OptionalBody(Decrypt { home, disks }): OptionalBody<Decrypt>,
+    Body(Decrypt { home, disks }): Body<Decrypt>,
 ) -> ApiResult<Json<TaskView>> {
     let note = parts(home, &disks);
     let granted: Granted<DecryptVm> = grant_named(&controller, &caller, keys.first(), note.into()).await?;
@@ -52,14 +52,14 @@ pub(super) async fn decrypt(
 /// Gives a VM new keys. A shallow recrypt puts a new KEK in the place of the old one, while the VM runs if it does: the
 /// data and their DEK stay, and whoever has an old copy of a header and the old KEK can still read them. A deep one makes
 /// new DEKs and writes everything anew; the VM must be off.
-#[utoipa::path(post, path = "/vms/{vm}/recrypt", tag = "vm", request_body = Option<Recrypt>,
+#[utoipa::path(post, path = "/vms/{vm}/recrypt", tag = "vm", request_body = Recrypt,
     params(("vm" = String, Path, description = "name or ID")),
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
 pub(super) async fn recrypt(
     State(controller): State<Shared>,
     caller: Caller,
     keys: Keys,
-    OptionalBody(Recrypt { deep, provider, key_id, home, disks }): OptionalBody<Recrypt>,
+    Body(Recrypt { deep, provider, key_id, home, disks }): Body<Recrypt>,
 ) -> ApiResult<Json<TaskView>> {
     let wish = KeyWish { provider, key_id };
     let note = format!("{}: {}{}", parts(home, &disks), if deep { "deep, " } else { "" }, key(&wish));

@@ -1,16 +1,19 @@
 //! Which VMs are in the inventory, and as what.
 
 use axum::extract::{Json, State};
-use ward_types::Problem;
+use ward_types::{KeyWish, Problem};
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body, Keys};
-use super::types::{Register, SetTemplate, VmView};
+use super::tasks::task_view;
+use super::types::{CloneVm, Register, SetTemplate, TaskView, VmView};
 use super::vms::one;
 use crate::authz::operations::{RegisterVm, SetTemplate as MaySetTemplate, UnlockVm, UnregisterVm};
-use crate::authz::{Granted, grant_named};
+use crate::authz::{Granted, grant_named, named};
 use crate::controller::Shared;
+use crate::plan::CloneWish;
 use crate::register;
+use crate::tasks::may::MayClone;
 use crate::tasks::submit::Order;
 
 /// Takes a VM into the inventory from its home on a datastore. Where a key that it needs is not to be had, it is locked.
@@ -66,4 +69,26 @@ pub(super) async fn template(
     let id = granted.on().id;
     Order { controller: &controller }.set_template(granted, template).await?;
     one(&controller, id).await
+}
+
+/// Makes a VM from another one, which is off: under the same keys, under new ones, encrypted or decrypted on the way.
+#[utoipa::path(post, path = "/vms/{vm}/clone", tag = "vm", request_body = CloneVm,
+    params(("vm" = String, Path, description = "name or ID")),
+    responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
+pub(super) async fn clone(
+    State(controller): State<Shared>,
+    caller: Caller,
+    keys: Keys,
+    Body(new): Body<CloneVm>,
+) -> ApiResult<Json<TaskView>> {
+    let vm = named(&controller, keys.first()).await?;
+    let wish = CloneWish {
+        keys: new.keys,
+        key: KeyWish { provider: new.provider, key_id: new.key_id },
+        crypto: new.crypto,
+        tpm: new.tpm.is_some(),
+    };
+    let may = MayClone::ask(&controller, &caller, vm, (&new.name, new.datastore.as_deref()), &wish).await?;
+    let info = Order { controller: &controller }.clone_vm(&may, &new.name, &wish).await?;
+    Ok(task_view(&controller, info))
 }

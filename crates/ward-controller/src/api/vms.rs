@@ -16,13 +16,14 @@ use super::types::{
     AddDisk, AddVm, ComponentPolicy, ConsoleQuery, ConsoleView, PageQuery, Start, Stop, TaskView, VmView,
 };
 use crate::authz::operations::{ReadConsole, ReadVm, RemoveVm};
-use crate::authz::{Granted, Note, Sight, grant, grant_named};
+use crate::authz::{Granted, Note, Sight, grant_named};
 use crate::controller::{Controller, Shared};
 use crate::plan::{NewDisk, NewVm};
 use crate::store::cluster::{self, DatastoreRow};
 use crate::store::vm::{self, VmRow};
 use crate::store::{policy, task};
-use crate::tasks::submit::{self, MayMake, Order};
+use crate::tasks::may::MayMake;
+use crate::tasks::submit::{self, Order};
 
 const MAX_WAIT_MS: u32 = 30_000;
 const DEFAULT_CPUS: u16 = 1;
@@ -127,13 +128,8 @@ pub(super) async fn add(
         disks: new.disks.into_iter().map(disk).collect(),
     };
     let target = submit::datastore_for(&controller, &sight, &vm, new.datastore.as_deref()).await?;
-    let note = format!("make VM `{}`", vm.name).into();
-    let may = if vm.reads_files() {
-        MayMake::FromFiles(grant(&controller, sight.caller(), target, note).await?)
-    } else {
-        MayMake::Blank(grant(&controller, sight.caller(), target, note).await?)
-    };
-    let info = Order { controller: &controller }.make(may, vm).await?;
+    let may = MayMake::ask(&controller, sight.caller(), target, &vm, new.policies.as_ref()).await?;
+    let info = Order { controller: &controller }.make(&may, vm, new.policies.as_ref()).await?;
     Ok(task_view(&controller, info))
 }
 

@@ -73,10 +73,12 @@ operations! {
     ReadProvider on ProviderRow: "provider.read", "show", reads, [CryptoReadKeyServers];
     AddProvider on Root: "provider.add", "add a key provider", changes, [CryptoManageKeyServers];
     SetDefaultProvider on ProviderRow: "provider.default", "make default", changes, [CryptoManageKeyServers];
-    SetRotation on ProviderRow: "provider.rotation", "set the rotation of", changes, [CryptoManageKeyServers];
+    SetRotation on ProviderRow: "provider.rotation", "set the rotation of", changes, [CryptoManageKeys];
     RemoveProvider on ProviderRow: "provider.remove", "remove", changes, [CryptoManageKeyServers];
     ReadVm on VmRow: "vm.read", "show", reads, [Read];
     CreateVm on DatastoreRow: "vm.create", "make a VM on", changes, [VmCreate];
+    CreateEncryptedVm on DatastoreRow: "vm.create-encrypted", "make an encrypted VM on", changes, [CryptoEncryptNew];
+    CloneVm on VmRow: "vm.clone", "clone", changes, [VmClone] if encrypted [CryptoClone];
     ImportVm on DatastoreRow: "vm.import", "import a VM to", changes, [VmCreate, VmImport];
     StartVm on VmRow: "vm.start", "start", changes, [VmPower];
     StopVm on VmRow: "vm.stop", "stop", changes, [VmPower];

@@ -2,6 +2,7 @@
 //!
 //! Each is asked before its task is made, so that a refusal comes before anything has begun.
 
+mod clone;
 mod create;
 mod crypt;
 mod key;
@@ -12,6 +13,7 @@ mod power;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use clone::{CloneWish, clone, create_under};
 pub(crate) use create::{NewDisk, NewVm, create};
 pub(crate) use crypt::{CryptPlan, KeyChoice, PlannedAction, Selection, Verb, crypt, keys, kind, whole};
 pub(crate) use key::{KeyUse, judge_state};

@@ -13,7 +13,16 @@ pub(crate) fn set_policy(
     wanted: &SetPolicy,
     policies: &[PolicyRow],
 ) -> Result<(CryptoRequest, Vec<(Component, PolicyName)>), Problem> {
-    let kind = TaskKind::VmReconfigure;
+    set_policy_as(TaskKind::VmReconfigure, vm, wanted, policies)
+}
+
+/// The same as part of another task.
+pub(super) fn set_policy_as(
+    kind: TaskKind,
+    vm: VmFacts<'_>,
+    wanted: &SetPolicy,
+    policies: &[PolicyRow],
+) -> Result<(CryptoRequest, Vec<(Component, PolicyName)>), Problem> {
     let keys = keys(idle(kind, vm)?);
     let refuse = |code, why: String, remedy: &str| Problem::new(code, cannot(kind, vm.name), why, remedy);
     if let Some(disk) = wanted.disks.keys().find(|disk| !keys.contains_key(&Component::Disk(**disk))) {

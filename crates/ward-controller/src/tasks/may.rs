@@ -1,14 +1,18 @@
-//! The proofs that a change of a VM's encryption takes: one for each kind of thing that is done to any of its components.
+//! Proofs that belong together: a change of a VM's encryption takes one for each kind of thing that is done to any of its
+//! components, a new VM one for the place where it is made and more for what it is made of.
 
 use std::collections::BTreeMap;
 
-use ward_types::{Component, CryptoRequest, CryptoSpec, KeyWish, Problem};
+use ward_types::{Component, CryptoRequest, CryptoSpec, KeyWish, Name, PolicyName, Problem};
 
 use crate::api::auth::Caller;
-use crate::authz::operations::{DecryptVm, EncryptVm, RecryptVm};
-use crate::authz::{Granted, grant};
+use crate::api::types::{CloneKeys, SetPolicy};
+use crate::authz::operations::{CloneVm, CreateEncryptedVm, CreateVm, DecryptVm, EncryptVm, ImportVm, RecryptVm};
+use crate::authz::{Granted, Note, grant, grant_named};
 use crate::controller::Controller;
-use crate::plan::{CryptPlan, PlannedAction};
+use crate::plan::{CloneWish, CryptPlan, NewVm, PlannedAction};
+use crate::store::cluster::DatastoreRow;
+use crate::store::policy;
 use crate::store::vm::VmRow;
 
 /// What somebody may do to the components of a VM.
@@ -60,11 +64,15 @@ impl MayCrypt {
 
     /// Whether all of a plan may be done.
     pub(crate) fn covers(&self, plan: &CryptPlan) -> bool {
-        plan.steps.iter().all(|step| match step.action {
+        plan.steps.iter().all(|step| self.allows(step.action))
+    }
+
+    const fn allows(&self, action: PlannedAction) -> bool {
+        match action {
             PlannedAction::Encrypt(_) => self.encrypt.is_some(),
             PlannedAction::Decrypt => self.decrypt.is_some(),
             PlannedAction::ShallowRecrypt(_) | PlannedAction::DeepRecrypt(_) => self.recrypt.is_some(),
-        })
+        }
     }
 }
 
@@ -86,6 +94,132 @@ impl From<Granted<RecryptVm>> for MayCrypt {
     fn from(granted: Granted<RecryptVm>) -> Self {
         let nothing = Self::nothing(granted.caller(), granted.on());
         Self { recrypt: Some(granted), ..nothing }
+    }
+}
+
+/// That a VM may be made: one that is made of files takes more, and so does one that is encrypted.
+pub(crate) struct MayMake {
+    from: MayMakeFrom,
+    encrypted: Option<Granted<CreateEncryptedVm>>,
+}
+
+enum MayMakeFrom {
+    Nothing(Granted<CreateVm>),
+    Files(Granted<ImportVm>),
+}
+
+impl MayMake {
+    /// Asks for each privilege that the VM takes.
+    pub(crate) async fn ask(
+        controller: &Controller,
+        caller: &Caller,
+        place: DatastoreRow,
+        new: &NewVm,
+        policies: Option<&SetPolicy>,
+    ) -> Result<Self, Problem> {
+        let note = || Note::from(format!("make VM `{}`", new.name));
+        let from = if new.reads_files() {
+            MayMakeFrom::Files(grant(controller, caller, place.clone(), note()).await?)
+        } else {
+            MayMakeFrom::Nothing(grant(controller, caller, place.clone(), note()).await?)
+        };
+        let rows = policy::list(&mut *controller.store.read().await?).await?;
+        let encrypts = |name: &PolicyName| rows.iter().any(|row| row.name == *name && row.encrypts);
+        let encrypted = match policies {
+            Some(SetPolicy { home, all_disks, disks })
+                if home.iter().chain(all_disks).chain(disks.values()).any(encrypts) =>
+            {
+                Some(grant(controller, caller, place, note()).await?)
+            }
+            _ => None,
+        };
+        Ok(Self { from, encrypted })
+    }
+
+    pub(crate) const fn caller(&self) -> &Caller {
+        match &self.from {
+            MayMakeFrom::Nothing(granted) => granted.caller(),
+            MayMakeFrom::Files(granted) => granted.caller(),
+        }
+    }
+
+    /// Where.
+    pub(crate) const fn on(&self) -> &DatastoreRow {
+        match &self.from {
+            MayMakeFrom::Nothing(granted) => granted.on(),
+            MayMakeFrom::Files(granted) => granted.on(),
+        }
+    }
+
+    /// Whether of files.
+    pub(crate) const fn reads_files(&self) -> bool {
+        matches!(self.from, MayMakeFrom::Files(_))
+    }
+
+    /// Whether encrypted.
+    pub(crate) const fn encrypts(&self) -> bool {
+        self.encrypted.is_some()
+    }
+}
+
+/// That a VM may be made from another one, and what of it may be another way.
+pub(crate) struct MayClone {
+    clone: Granted<CloneVm>,
+    create: Granted<CreateVm>,
+    encrypted: Option<Granted<CreateEncryptedVm>>,
+    change: MayCrypt,
+}
+
+impl MayClone {
+    /// Asks for each privilege that the clone takes: what is plain of the one and encrypted of the other is encrypted anew
+    /// where that one is made.
+    pub(crate) async fn ask(
+        controller: &Controller,
+        caller: &Caller,
+        vm: VmRow,
+        (name, datastore): (&Name, Option<&str>),
+        wish: &CloneWish,
+    ) -> Result<Self, Problem> {
+        let note = || Note::from(format!("to VM `{name}`"));
+        let clone: Granted<CloneVm> = grant(controller, caller, vm.clone(), note()).await?;
+        let datastore = datastore.map_or_else(|| vm.datastore.to_string(), str::to_owned);
+        let create: Granted<CreateVm> =
+            grant_named(controller, caller, &datastore, format!("make VM `{name}`").into()).await?;
+        let mut change = MayCrypt::nothing(caller, &vm);
+        let kinds = by_kind(&wish.crypto);
+        if wish.keys != CloneKeys::Same || kinds.contains_key(&Kind::Recrypt) {
+            change.recrypt = Some(grant(controller, caller, vm.clone(), note()).await?);
+        }
+        if kinds.contains_key(&Kind::Decrypt) {
+            change.decrypt = Some(grant(controller, caller, vm, note()).await?);
+        }
+        let encrypted = match kinds.contains_key(&Kind::Encrypt) {
+            true => Some(grant(controller, caller, create.on().clone(), note()).await?),
+            false => None,
+        };
+        Ok(Self { clone, create, encrypted, change })
+    }
+
+    pub(crate) const fn caller(&self) -> &Caller {
+        self.clone.caller()
+    }
+
+    /// From which.
+    pub(crate) const fn vm(&self) -> &VmRow {
+        self.clone.on()
+    }
+
+    /// Where.
+    pub(crate) const fn place(&self) -> &DatastoreRow {
+        self.create.on()
+    }
+
+    /// Whether all of a plan may be done on the way.
+    pub(crate) fn covers(&self, plan: &CryptPlan) -> bool {
+        plan.steps.iter().all(|step| match step.action {
+            PlannedAction::Encrypt(_) => self.encrypted.is_some(),
+            _ => self.change.allows(step.action),
+        })
     }
 }
 

@@ -13,7 +13,7 @@ mod run;
 pub(crate) mod submit;
 
 use serde::{Deserialize, Serialize};
-use ward_rpc::api::host::CreateVm;
+use ward_rpc::api::host::{CreateVm, HomeRef};
 use ward_types::{Component, HostId, KeyRef, Name, PolicyName, ProviderName, TaskKind};
 
 pub(crate) use board::Board;
@@ -33,6 +33,25 @@ pub(crate) enum Work {
         /// How far each of the plan's keys is.
         marks: Vec<KeyMark>,
         /// The storage policies under which components are afterwards.
+        policies: Vec<(Component, PolicyName)>,
+        host: Option<HostId>,
+    },
+    /// Make a VM that is encrypted from its beginning.
+    MakeEncrypted {
+        spec: CreateVm,
+        plan: CryptPlan,
+        marks: Vec<KeyMark>,
+        policies: Vec<(Component, PolicyName)>,
+        host: Option<HostId>,
+    },
+    /// Make a VM from another one.
+    Clone {
+        source: Name,
+        from: HomeRef,
+        /// The keys with which that one opens.
+        keys: Vec<KeyRef>,
+        plan: CryptPlan,
+        marks: Vec<KeyMark>,
         policies: Vec<(Component, PolicyName)>,
         host: Option<HostId>,
     },
@@ -65,6 +84,8 @@ impl Work {
         match self {
             Self::Make { host, .. }
             | Self::Crypt { host, .. }
+            | Self::MakeEncrypted { host, .. }
+            | Self::Clone { host, .. }
             | Self::Start { host, .. }
             | Self::Remove { host, .. } => *host,
             Self::Stop { host, .. } => Some(*host),
@@ -73,13 +94,19 @@ impl Work {
 
     /// The providers without which it can't go on.
     pub(crate) fn providers(&self) -> impl Iterator<Item = &ProviderName> {
-        self.keys().map(|(choice, _)| choice.provider())
+        let same: &[KeyRef] = match self {
+            Self::Clone { keys, .. } => keys,
+            _ => &[],
+        };
+        self.keys().map(|(choice, _)| choice.provider()).chain(same.iter().map(|key| &key.provider))
     }
 
     /// The keys that it takes, and how far each is.
     pub(crate) fn keys(&self) -> impl Iterator<Item = (&KeyChoice, &KeyMark)> {
         let (choices, marks): (&[_], &[_]) = match self {
-            Self::Crypt { plan, marks, .. } => (&plan.keys, marks),
+            Self::Crypt { plan, marks, .. }
+            | Self::MakeEncrypted { plan, marks, .. }
+            | Self::Clone { plan, marks, .. } => (&plan.keys, marks),
             _ => (&[], &[]),
         };
         choices.iter().zip(marks)
@@ -88,7 +115,9 @@ impl Work {
     /// How far one of its keys is, to be changed.
     pub(crate) fn mark_mut(&mut self, key: usize) -> Option<&mut KeyMark> {
         match self {
-            Self::Crypt { marks, .. } => marks.get_mut(key),
+            Self::Crypt { marks, .. } | Self::MakeEncrypted { marks, .. } | Self::Clone { marks, .. } => {
+                marks.get_mut(key)
+            }
             _ => None,
         }
     }
@@ -98,6 +127,8 @@ impl Work {
         match self {
             Self::Make { host, .. }
             | Self::Crypt { host, .. }
+            | Self::MakeEncrypted { host, .. }
+            | Self::Clone { host, .. }
             | Self::Start { host, .. }
             | Self::Remove { host, .. } => *host = Some(id),
             Self::Stop { host, .. } => *host = id,

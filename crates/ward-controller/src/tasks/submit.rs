@@ -1,16 +1,17 @@
 //! How a task comes to be: everything is checked, then the task is written down, then it runs.
 
+use ward_rpc::api::host::HomeRef;
 use ward_types::{
     Code, Component, CryptoRequest, EventKind, EventSubject, Name, PolicyName, Power, Problem, TaskInfo, TaskKind, VmId,
 };
 
-use super::may::MayCrypt;
+use super::may::{MayClone, MayCrypt, MayMake};
 use super::{KeyMark, Work, cannot, engine};
 use crate::api::auth::Caller;
 use crate::api::repeat::repeated;
 use crate::api::types::SetPolicy;
-use crate::authz::operations::{CreateVm, ImportVm, RemoveVm, SetTemplate, SetVmPolicy, StartVm, StopVm, UnregisterVm};
-use crate::authz::{Granted, Sight};
+use crate::authz::operations::{RemoveVm, SetTemplate, SetVmPolicy, StartVm, StopVm, UnregisterVm};
+use crate::authz::{Granted, Sight, Target as _};
 use crate::controller::Shared;
 use crate::hosts;
 use crate::keys;
@@ -23,12 +24,6 @@ use crate::store::{Tx, cluster, event, policy, provider, request, task, vm};
 /// What makes tasks. Who asks, and that it may, is in the proof that each kind of task takes.
 pub(crate) struct Order<'a> {
     pub(crate) controller: &'a Shared,
-}
-
-/// The proof for making a VM: one that is made of files takes more.
-pub(crate) enum MayMake {
-    Blank(Granted<CreateVm>),
-    FromFiles(Granted<ImportVm>),
 }
 
 /// A VM that is being asked about, in the transaction in which its task is to be written down.
@@ -54,13 +49,15 @@ impl Asked {
 }
 
 impl Order<'_> {
-    /// Makes a VM.
-    pub(crate) async fn make(&self, may: MayMake, new: NewVm) -> Result<TaskInfo, Problem> {
-        let (caller, place) = match &may {
-            MayMake::Blank(granted) => (granted.caller(), granted.on()),
-            MayMake::FromFiles(granted) => (granted.caller(), granted.on()),
-        };
-        if new.reads_files() && matches!(may, MayMake::Blank(_)) {
+    /// Makes a VM. Under `policies` it is encrypted from its beginning.
+    pub(crate) async fn make(
+        &self,
+        may: &MayMake,
+        new: NewVm,
+        policies: Option<&SetPolicy>,
+    ) -> Result<TaskInfo, Problem> {
+        let place = may.on();
+        if new.reads_files() && !may.reads_files() {
             return Err(Problem::internal("cannot make a VM", "it is made of files, and was allowed without"));
         }
         self.controller.links.settled().await;
@@ -68,31 +65,83 @@ impl Order<'_> {
         let exists = vm::find(&mut tx, new.name.as_str()).await?.is_some();
         let plan = plan::create(new, exists)?;
         let what = cannot(plan.kind, &plan.spec.name);
-        plan::place(&what, &self.controller.links.facts(place.cluster), plan::Needs::default())?;
-        let row = VmRow {
-            id: plan.spec.id,
-            name: plan.spec.name.clone(),
-            cluster: place.cluster,
-            datastore: place.id,
-            directory: plan.spec.name.clone(),
-            config: None,
-            host: None,
-            power: Power::Off,
-            locked: None,
-            template: false,
-        };
-        match vm::add(&mut tx, &row).await {
-            Err(error) if error.is_conflict() => {
-                return Err(Problem::new(
-                    Code::Exists,
-                    what,
-                    "there is a VM of that name, or one with a home in that directory, already",
-                    "choose another name",
-                ));
+        let work = match policies {
+            None => Work::Make { spec: plan.spec.clone(), host: None },
+            Some(wanted) => {
+                let rows = policy::list(&mut tx).await?;
+                let providers = providers(&mut tx).await?;
+                let (crypt, policies) = plan::create_under(plan.kind, &plan.spec, wanted, &rows, &providers)?;
+                let (spec, marks) = (plan.spec.clone(), vec![KeyMark::None; crypt.keys.len()]);
+                if crypt.steps.is_empty() {
+                    Work::Make { spec, host: None }
+                } else if may.encrypts() {
+                    Work::MakeEncrypted { spec, plan: crypt, marks, policies, host: None }
+                } else {
+                    return Err(changed(what, "a storage policy"));
+                }
             }
-            added => added?,
+        };
+        let needs = plan::Needs { keys: work.keys().next().is_some(), ..plan::Needs::default() };
+        plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
+        let row = new_row(plan.spec.id, &plan.spec.name, place);
+        self.add_row(&mut tx, &what, &row).await?;
+        self.begin(tx, may.caller(), plan.kind, (row.id, &row.name), work).await
+    }
+
+    /// Makes a VM from another one.
+    pub(crate) async fn clone_vm(
+        &self,
+        may: &MayClone,
+        new: &Name,
+        wish: &plan::CloneWish,
+    ) -> Result<TaskInfo, Problem> {
+        let kind = TaskKind::VmClone;
+        let mut asked = self.ask(kind, may.vm()).await?;
+        let place = may.place();
+        let exists = vm::find(&mut asked.tx, new.as_str()).await?.is_some();
+        let providers = providers(&mut asked.tx).await?;
+        let plan = plan::clone(asked.facts(), wish, exists, new, &providers)?;
+        let what = cannot(kind, &asked.row.name);
+        if !may.covers(&plan) || !asked.row.keys().is_empty() && may.vm().keys().is_empty() {
+            return Err(changed(what, "it"));
         }
-        self.begin(tx, caller, plan.kind, (row.id, &row.name), Work::Make { spec: plan.spec, host: None }).await
+        let datastores = cluster::datastores(&mut asked.tx).await?;
+        let source = datastores.into_iter().find(|row| row.id == asked.row.datastore);
+        let source = source.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
+        if place.cluster != asked.row.cluster {
+            let why = format!("datastore `{}` is another cluster's, whose hosts can't read the VM", place.name);
+            return Err(Problem::new(Code::RequestInvalid, what, why, "name a datastore of the VM's own cluster"));
+        }
+        let keys = asked.row.keys();
+        let encrypts = !keys.is_empty() || !plan.keys.is_empty();
+        let needs = plan::Needs { rather: asked.row.host, keys: encrypts, ..plan::Needs::default() };
+        plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
+        let assigned = policy::assigned(&mut asked.tx, Some(asked.row.id)).await?;
+        let policies = assigned.into_iter().map(|((_, component), name)| (component, name)).collect();
+        let row = new_row(VmId::new(), new, place);
+        self.add_row(&mut asked.tx, &what, &row).await?;
+        let work = Work::Clone {
+            source: asked.row.name.clone(),
+            from: HomeRef { datastore: source.directory, directory: asked.row.directory.clone() },
+            keys,
+            marks: vec![KeyMark::None; plan.keys.len()],
+            plan,
+            policies,
+            host: None,
+        };
+        self.begin(asked.tx, may.caller(), kind, (row.id, &row.name), work).await
+    }
+
+    async fn add_row(&self, tx: &mut Tx, what: &str, row: &VmRow) -> Result<(), Problem> {
+        match vm::add(tx, row).await {
+            Err(error) if error.is_conflict() => Err(Problem::new(
+                Code::Exists,
+                what,
+                "there is a VM of that name, or one with a home in that directory, already",
+                "choose another name",
+            )),
+            added => Ok(added?),
+        }
     }
 
     /// Encrypts, decrypts or recrypts the components of a VM that are named, or all that the verb applies to.
@@ -163,8 +212,7 @@ impl Order<'_> {
         let plan = plan::crypt(asked.facts(), request, &providers)?;
         let kind = plan::kind(request);
         if asked.row.id != may.vm().id || !may.covers(&plan) {
-            let why = "it has changed since it was decided whether you may";
-            return Err(Problem::new(Code::Busy, cannot(kind, &asked.row.name), why, "try again"));
+            return Err(changed(cannot(kind, &asked.row.name), "it"));
         }
         let hosts = self.controller.links.facts(asked.row.cluster);
         let only = asked.row.host.filter(|_| asked.row.power == Power::On);
@@ -276,6 +324,27 @@ impl Order<'_> {
         engine::spawn(self.controller, row);
         Ok(info)
     }
+}
+
+/// A VM whose home is about to be made.
+fn new_row(id: VmId, name: &Name, place: &DatastoreRow) -> VmRow {
+    VmRow {
+        id,
+        name: name.clone(),
+        cluster: place.cluster,
+        datastore: place.id,
+        directory: name.clone(),
+        config: None,
+        host: None,
+        power: Power::Off,
+        locked: None,
+        template: false,
+    }
+}
+
+/// The refusal where a proof is of how things were.
+fn changed(what: String, of: &str) -> Problem {
+    Problem::new(Code::Busy, what, format!("{of} has changed since it was decided whether you may"), "try again")
 }
 
 /// What is known of the key providers.

@@ -105,6 +105,7 @@ async fn every_endpoint_is_closed_to_all_who_show_no_good_token() {
         closed += 1;
     }
     assert_eq!(closed + OPEN.len(), endpoints.len(), "an open endpoint is gone from the description");
+    assert_eq!(ward.api.events().await.len(), before, "who was not let in left a trace");
     // With a good token each is there; the session is ended last, for that is one of them.
     let (last, others): (Vec<_>, Vec<_>) =
         endpoints.iter().partition(|endpoint| endpoint.method == Method::DELETE && endpoint.path.ends_with("/session"));
@@ -114,11 +115,6 @@ async fn every_endpoint_is_closed_to_all_who_show_no_good_token() {
         let reached = ![StatusCode::UNAUTHORIZED, StatusCode::METHOD_NOT_ALLOWED].contains(&status);
         assert!(reached && !status.is_server_error(), "{} {}: {status}", endpoint.method, endpoint.path);
     }
-    let password = std::fs::read_to_string(ward.state("admin-password")).unwrap();
-    let ca = std::fs::read_to_string(ward.state("ca.pem")).unwrap();
-    let again = Api::log_in(ward.api.base.clone(), &ca, "admin", password.trim()).await;
-    let after: BTreeSet<_> = again.events().await[before..].iter().map(|event| event.kind.as_str()).collect();
-    assert_eq!(after, BTreeSet::from(["user.login"]), "who was not let in left a trace");
 }
 
 #[tokio::test(flavor = "multi_thread")]

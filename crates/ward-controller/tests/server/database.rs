@@ -46,7 +46,7 @@ async fn life(ward: Ward) {
     assert_eq!((vm.power, vm.encrypted, vm.keys.len()), (Power::On, true, 1));
     assert_eq!(vm.home.to_str(), Some("/srv/d/web"));
     ward.api.done(post.clone(), "/vms/web/stop", Some(json!({ "force": true }))).await;
-    ward.api.done(post, "/vms/web/decrypt", None).await;
+    ward.api.done(post, "/vms/web/decrypt", Some(json!({}))).await;
     ward.api.done(Method::DELETE, "/vms/web", None).await;
     assert_eq!(ward.storage.homes(), 0);
     host.until("nothing is left", |inside| inside.keys.is_empty() && inside.jobs.is_empty()).await;

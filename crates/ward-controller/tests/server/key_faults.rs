@@ -44,7 +44,7 @@ async fn a_key_is_given_to_every_host_and_taken_when_nothing_needs_it() {
     let created = ward.api.told(EventKind::KeyCreated).await;
     assert_eq!(created[0].subject.key.as_ref(), Some(&key));
 
-    ward.api.done(Method::POST, "/vms/web/decrypt", None).await;
+    ward.api.done(Method::POST, "/vms/web/decrypt", Some(json!({}))).await;
     for host in &hosts {
         host.until("the key is forgotten", |inside| inside.keys.is_empty()).await;
     }

@@ -35,7 +35,7 @@ async fn all_that_was_there_is_there_again() {
     let provider: ProviderView = ward.api.get("/providers/kms").await.unwrap();
     assert!(provider.default && matches!(provider.live, Some(ward_controller::api::types::Live::Up { .. })));
     assert_eq!(ward.api.events().await[..events.len()], events);
-    ward.api.done(Method::POST, "/vms/web/decrypt", None).await;
+    ward.api.done(Method::POST, "/vms/web/decrypt", Some(json!({}))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

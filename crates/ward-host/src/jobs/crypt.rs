@@ -146,8 +146,9 @@ pub(crate) fn abandon(environment: &Environment, job: TaskId, at: &HomeRef) -> R
         return Ok(None);
     }
     let home = Home::open(at)?;
-    // Beside the running VM, where that started after the job had begun: what it uses is never touched.
-    let _lock = home.lock_for_job(&Holder { host: environment.host, r#use: Use::Job(job) }, false)?;
+    let Some(record) = Record::read(&home)?.filter(|record| record.job == job) else { return Ok(None) };
+    let holder = Holder { host: environment.host, r#use: Use::Job(job) };
+    let _lock = home.lock_for_job(&holder, !record.plan.is_online())?;
     if Record::read(&home)?.is_none_or(|record| record.job != job) {
         return Ok(None);
     }

@@ -3,10 +3,12 @@
 //! A job has two halves. What can be refused is found out while it is asked for, with the home locked: a refusal has
 //! touched nothing, and is not remembered. Then it works in a thread of its own.
 
+mod clone;
 mod control;
 mod convert;
 mod create;
 mod crypt;
+mod make;
 mod plan;
 mod record;
 mod remove;
@@ -45,7 +47,7 @@ pub(crate) enum Ended {
 
 /// A job of which everything has been checked.
 enum Prepared {
-    Create(create::Prepared),
+    Make(make::Prepared),
     Crypt(Box<crypt::Prepared>),
     Remove(remove::Prepared),
 }
@@ -53,7 +55,12 @@ enum Prepared {
 impl Prepared {
     fn new(environment: &Environment, job: TaskId, home: &HomeRef, spec: JobSpec) -> Result<Self> {
         Ok(match spec {
-            JobSpec::Create(vm) => Self::Create(create::prepare(environment, job, home, vm)?),
+            JobSpec::Create(vm) => Self::Make(create::prepare(environment, job, home, vm, None)?),
+            JobSpec::CreateEncrypted { vm, home: key, disks } => {
+                let keys = create::NewKeys { home: key, disks };
+                Self::Make(create::prepare(environment, job, home, vm, Some(keys))?)
+            }
+            JobSpec::Clone(clone) => Self::Make(clone::prepare(environment, job, home, clone)?),
             JobSpec::Crypt { plan } => Self::Crypt(Box::new(crypt::prepare(environment, job, home, plan)?)),
             JobSpec::Remove => Self::Remove(remove::prepare(environment, job, home)?),
         })
@@ -61,7 +68,7 @@ impl Prepared {
 
     fn run(self, environment: &Environment, control: &Control) -> Ended {
         match self {
-            Self::Create(create) => create.run(environment, control),
+            Self::Make(make) => make.run(environment, control),
             Self::Crypt(crypt) => crypt.run(environment, control),
             Self::Remove(remove) => remove.run(control),
         }
@@ -180,7 +187,7 @@ impl Jobs {
         }
         let environment = self.environment.clone();
         let settled = tokio::task::spawn_blocking(move || {
-            create::abandon(&environment, job, &home)?;
+            make::abandon(&environment, job, &home)?;
             crypt::abandon(&environment, job, &home)
         });
         match settled.await {
@@ -237,7 +244,8 @@ fn unknown(job: TaskId) -> Problem {
 fn what(call: &StartJob) -> String {
     let name = &call.home.directory;
     match &call.spec {
-        JobSpec::Create(_) => format!("cannot create VM `{name}`"),
+        JobSpec::Create(_) | JobSpec::CreateEncrypted { .. } => format!("cannot create VM `{name}`"),
+        JobSpec::Clone(clone) => format!("cannot clone VM `{}`", clone.from.directory),
         JobSpec::Remove => format!("cannot remove VM `{name}`"),
         JobSpec::Crypt { plan } => {
             let verb = |step: &CryptoStep| match step.action {

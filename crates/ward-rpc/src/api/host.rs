@@ -100,6 +100,31 @@ pub enum JobSpec {
     },
     /// Deletes the home with all in it.
     Remove,
+    /// Makes an encrypted VM; nothing of what its encrypted disks hold is ever plain on the storage. The home must not
+    /// exist.
+    CreateEncrypted {
+        /// The VM.
+        vm: CreateVm,
+        /// The KEK of its home.
+        home: KeyRef,
+        /// The KEKs of its disks, one place for each; none for one that is plain.
+        disks: Vec<Option<KeyRef>>,
+    },
+    /// Makes a VM from another one, which is off and stays as it is. The home must not exist.
+    Clone(CloneVm),
+}
+
+/// A VM to be made from another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneVm {
+    /// The home of that one.
+    pub from: HomeRef,
+    /// The new one's identity.
+    pub id: VmId,
+    /// The new one's name.
+    pub name: Name,
+    /// What is changed on the way. A component without a step keeps its keys.
+    pub plan: CryptoPlan,
 }
 
 /// A VM to be made.

@@ -15,7 +15,7 @@ use super::DiskArguments;
 use super::measure::{Spread, durable, peak_memory};
 use crate::output::Output;
 
-type Failure = Box<dyn std::error::Error>;
+pub(super) type Failure = Box<dyn std::error::Error>;
 
 const MIB: u64 = 1024 * 1024;
 /// Where the payload of a LUKS2 volume begins that Ward makes.
@@ -168,7 +168,7 @@ fn qemu_img(source: &Path, target: &Path, place: &Place) -> Result<(), Failure> 
     tool(&mut command)
 }
 
-fn tool(command: &mut Command) -> Result<(), Failure> {
+pub(super) fn tool(command: &mut Command) -> Result<(), Failure> {
     let name = command.get_program().to_string_lossy().into_owned();
     let result = command.stdin(Stdio::null()).output().map_err(|error| format!("cannot run {name}: {error}"))?;
     if result.status.success() {
@@ -196,16 +196,16 @@ fn write_source(path: &Path, size: u64) -> Result<(), Failure> {
 }
 
 /// A directory of its own, removed at the end.
-struct Place(PathBuf);
+pub(super) struct Place(PathBuf);
 
 impl Place {
-    fn new(parent: &Path) -> io::Result<Self> {
+    pub(super) fn new(parent: &Path) -> io::Result<Self> {
         let path = parent.join(format!("ward-bench-{}", std::process::id()));
         fs::create_dir_all(&path)?;
         Ok(Self(path.canonicalize()?))
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(super) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }

@@ -2,6 +2,7 @@
 
 mod disk;
 mod measure;
+mod recrypt;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,26 @@ pub(crate) enum Bench {
                             before its time is taken. The ratios are taken run by run, so that a machine whose speed \
                             drifts does not spoil them. Needs three times SIZE of room, and qemu-img.")]
     Disk(DiskArguments),
+    /// New KEKs for many disks (`ward vm recrypt`), against a loop of `cryptsetup luksAddKey` and `luksRemoveKey`.
+    #[command(
+        after_help = "Both work on the same files, part by part in turn; cryptsetup on a sample, since its time for \
+                            one disk is all that is asked. Needs about 1 MiB of room for each disk, and cryptsetup."
+    )]
+    Recrypt(RecryptArguments),
+}
+
+/// How to measure that.
+#[derive(Args)]
+pub(crate) struct RecryptArguments {
+    /// How many disks; several sets show whether the time for one disk grows with their number.
+    #[arg(long, value_delimiter = ',', default_values_t = [1000, 10_000])]
+    disks: Vec<usize>,
+    /// Of how many disks of each set cryptsetup replaces the key too.
+    #[arg(long, default_value_t = 200)]
+    cryptsetup_disks: usize,
+    /// The directory to work in: on the storage that is to be measured.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
 }
 
 /// How to measure.
@@ -36,5 +57,6 @@ pub(crate) struct DiskArguments {
 pub(crate) fn run(bench: &Bench, output: Output) -> Result<(), Box<dyn std::error::Error>> {
     match bench {
         Bench::Disk(arguments) => disk::run(arguments, output),
+        Bench::Recrypt(arguments) => recrypt::run(arguments, output),
     }
 }

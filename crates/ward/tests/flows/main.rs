@@ -5,6 +5,7 @@
 //! keys      what can be wrong with a key, a key server, or a host that should get a key
 //! storage   what can be wrong with images, disks and datastores
 //! vms       a VM that is not in the state that was asked for
+//! renewal   keys that are replaced, a VM that leaves the inventory and comes back
 //! kills     the controller or an agent killed at any step
 //! cli       exit codes, JSON, help, completion
 //! ```
@@ -13,6 +14,7 @@
 mod cli;
 mod keys;
 mod kills;
+mod renewal;
 mod storage;
 mod story;
 mod support;

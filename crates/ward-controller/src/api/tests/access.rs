@@ -101,6 +101,7 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
         ("post", "/vms/{vm}/policy") => json!({ "home": "No Encryption Policy" }),
         ("post", "/vms/{vm}/template") => json!({ "template": true }),
         ("post", "/datastores/{datastore}/register") => json!({ "directory": "old" }),
+        ("post", "/vms/{vm}/clone") => json!({ "name": "new" }),
         ("post", "/policies") => json!({ "name": "new" }),
         ("put", "/providers/{provider}/rotation") => json!({ "days": 90 }),
         ("post", "/recryptions" | "/recryptions/plan") => json!({ "provider": "kms" }),

@@ -4,6 +4,7 @@
 
 mod access;
 mod accounts;
+mod operations;
 mod requests;
 
 use std::path::Path;

@@ -6,7 +6,9 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use ward_types::{Component, DiskId, KeyId, KeyRef, Name, PolicyName, Problem, ProviderName, TaskId, VmId};
+use ward_types::{
+    Component, CryptoRequest, DiskId, KeyId, KeyRef, Name, PolicyName, Problem, ProviderName, TaskId, VmId,
+};
 
 /// How a VM is to be encrypted. Where no component is named, all are meant that are not encrypted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -120,6 +122,55 @@ pub struct AddPolicy {
     /// After how many days keys are replaced; none means as the other one, or as the provider says.
     #[serde(default)]
     pub rotate_days: Option<u32>,
+}
+
+/// Under which keys a clone is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CloneKeys {
+    /// Under the same KEKs, with the same DEKs.
+    #[default]
+    Same,
+    /// Under a new KEK, with the same DEKs.
+    NewKek,
+    /// Under a new KEK, with new DEKs: everything is encrypted anew.
+    New,
+}
+
+/// What becomes of a vTPM when its VM is cloned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TpmClone {
+    /// The clone has the same secrets.
+    Copy,
+    /// The clone has a new, empty one.
+    Replace,
+}
+
+/// A VM that is to be made from another one.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CloneVm {
+    /// Its name.
+    pub name: Name,
+    /// The datastore, of the same cluster; none means that of the other one.
+    #[serde(default)]
+    pub datastore: Option<String>,
+    /// Under which keys it is.
+    #[serde(default)]
+    pub keys: CloneKeys,
+    /// The provider of new keys; none means the default one.
+    #[serde(default)]
+    pub provider: Option<ProviderName>,
+    /// A key that exists; none means that a new one is made.
+    #[serde(default)]
+    pub key_id: Option<KeyId>,
+    /// What is asked of single components besides: to encrypt or to decrypt them on the way, say.
+    #[serde(default)]
+    pub crypto: CryptoRequest,
+    /// What becomes of the vTPM; only where there is one.
+    #[serde(default)]
+    pub tpm: Option<TpmClone>,
 }
 
 /// At what age a provider's keys are to be replaced.

@@ -1,4 +1,6 @@
 //! Encrypting, decrypting and recrypting: what is asked of each component comes to one plan for the whole VM.
+//!
+//! The rules and their tests stand in `docs/rules.md`.
 
 mod whole;
 
@@ -53,6 +55,12 @@ pub(crate) struct PlannedStep {
     pub(crate) action: PlannedAction,
 }
 
+impl From<(Component, PlannedAction)> for PlannedStep {
+    fn from((component, action): (Component, PlannedAction)) -> Self {
+        Self { component, action }
+    }
+}
+
 /// As [`StepAction`], with the place of the key among the plan's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -77,6 +85,15 @@ impl CryptPlan {
             Some(CryptoStep { component: *component, action })
         };
         self.steps.iter().map(step).collect::<Option<_>>().map(CryptoPlan::new)
+    }
+
+    /// The key under which a component is afterwards, if it is encrypted then.
+    pub(crate) fn key_of<'k>(&self, component: Component, keys: &'k [KeyRef]) -> Option<&'k KeyRef> {
+        let step = self.steps.iter().find(|step| step.component == component)?;
+        match step.action {
+            PlannedAction::Encrypt(n) | PlannedAction::ShallowRecrypt(n) | PlannedAction::DeepRecrypt(n) => keys.get(n),
+            PlannedAction::Decrypt => None,
+        }
     }
 
     /// The place of a key among those that the plan takes.
@@ -109,7 +126,16 @@ pub(crate) fn crypt(
     request: &CryptoRequest,
     providers: &[ProviderFacts],
 ) -> Result<CryptPlan, Problem> {
-    let kind = kind(request);
+    crypt_as(kind(request), vm, request, providers)
+}
+
+/// The same as part of another task.
+pub(super) fn crypt_as(
+    kind: TaskKind,
+    vm: VmFacts<'_>,
+    request: &CryptoRequest,
+    providers: &[ProviderFacts],
+) -> Result<CryptPlan, Problem> {
     let is_online =
         |spec: &CryptoSpec| matches!(spec, CryptoSpec::NoOp | CryptoSpec::Register | CryptoSpec::ShallowRecrypt(_));
     // A shallow recrypt touches nothing that a running VM uses.

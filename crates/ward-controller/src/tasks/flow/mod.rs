@@ -1,5 +1,6 @@
 //! What each kind of task does, step by step.
 
+mod clone;
 mod crypt;
 mod key;
 mod make;
@@ -24,7 +25,8 @@ use crate::store::{StoreError, Tx, cluster, event, policy, task, vm};
 /// Runs a task from the first step that is not behind it to its end.
 pub(crate) async fn run(run: &mut Run) -> Step {
     match &run.work {
-        Work::Make { .. } => make::run(run).await,
+        Work::Make { .. } | Work::MakeEncrypted { .. } => make::run(run).await,
+        Work::Clone { .. } => clone::run(run).await,
         Work::Crypt { .. } => crypt::run(run).await,
         Work::Start { .. } => power::start(run).await,
         Work::Stop { .. } => power::stop(run).await,
@@ -44,7 +46,7 @@ pub(crate) async fn give_up(
     let mut tx = controller.store.write().await?;
     let mut subject = about(info);
     subject.host = work.host();
-    if matches!(info.kind, TaskKind::VmCreate | TaskKind::VmImport) {
+    if matches!(info.kind, TaskKind::VmCreate | TaskKind::VmImport | TaskKind::VmClone) {
         vm::remove(&mut tx, info.vm).await?;
     }
     if let Some(now) = &now {
@@ -116,7 +118,7 @@ async fn tell_of_key(
 /// host does not answer, the next job on the VM does it, or its start.
 async fn abandon(controller: &Controller, info: &TaskInfo, work: &Work) -> Result<Option<Box<VmConfig>>, StoreError> {
     let Some(link) = work.host().and_then(|host| controller.links.get(host)) else { return Ok(None) };
-    if !matches!(work, Work::Make { .. } | Work::Crypt { .. }) {
+    if !matches!(work, Work::Make { .. } | Work::MakeEncrypted { .. } | Work::Clone { .. } | Work::Crypt { .. }) {
         return Ok(None);
     }
     let mut db = controller.store.read().await?;

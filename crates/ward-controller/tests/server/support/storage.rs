@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use ward_rpc::api::host::{CreateVm, DiskSource, HomeRef, JobOutcome, JobSpec};
 use ward_types::{
     Boot, Code, Component, CryptoPlan, DiskConfig, DiskCrypto, DiskId, HomeCrypto, KeyRef, PlainFormat, Problem,
-    StepAction, VmConfig, WrappedHomeKey,
+    VmConfig, WrappedHomeKey,
 };
 
 /// The homes, by their paths.
@@ -45,6 +45,10 @@ impl Storage {
             (JobSpec::Crypt { plan }, Some(config)) => crypt(config.clone(), plan),
             (JobSpec::Crypt { .. }, None) => {
                 let problem = Problem::new(Code::HomeInvalid, "cannot read VM", "there is no home", "look for it");
+                return JobOutcome::Failed { problem };
+            }
+            (JobSpec::CreateEncrypted { .. } | JobSpec::Clone(_), _) => {
+                let problem = Problem::internal("cannot create VM", "this stand-in can only make plain ones");
                 return JobOutcome::Failed { problem };
             }
             (JobSpec::Remove, _) => {

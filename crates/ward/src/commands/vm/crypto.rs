@@ -114,7 +114,7 @@ impl SetPolicyOfVm {
     }
 }
 
-fn parse_disk_policy(text: &str) -> Result<(DiskId, PolicyName), String> {
+pub(super) fn parse_disk_policy(text: &str) -> Result<(DiskId, PolicyName), String> {
     let (disk, policy) = text.split_once('=').ok_or("give it as N=POLICY, such as 0='VM Encryption Policy'")?;
     let disk = disk.parse().map_err(|_| format!("`{disk}` is no disk; give its number"))?;
     Ok((disk, policy.parse().map_err(|error: ward_types::NameError| error.to_string())?))

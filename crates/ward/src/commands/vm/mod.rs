@@ -1,5 +1,6 @@
 //! `ward vm`.
 
+mod clone;
 mod crypto;
 mod inventory;
 
@@ -7,10 +8,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use ward_controller::api::types::{
-    AddDisk, AddKernel, AddVm, ConsoleQuery, ConsoleView, Start, Stop, TaskView, VmView,
+    AddDisk, AddKernel, AddVm, ConsoleQuery, ConsoleView, SetPolicy, Start, Stop, TaskView, VmView,
 };
 use ward_types::{
-    Code, Component, DiskCrypto, HomeCrypto, KeyId, Name, PlainFormat, PolicyName, Power, Problem, TaskState,
+    Code, Component, DiskCrypto, DiskId, HomeCrypto, KeyId, Name, PlainFormat, PolicyName, Power, Problem, TaskState,
 };
 
 use super::absolute;
@@ -67,6 +68,13 @@ pub(crate) enum Vm {
                             lists the policies."
     )]
     SetPolicy(crypto::SetPolicyOfVm),
+    /// Make a VM from another one, which must be off: under the same keys unless new ones are asked for.
+    #[command(
+        after_help = "Examples:\n  ward vm clone web-1 web-2                same keys\n  ward vm clone web-1 web-2 --new-kek      \
+                            a new KEK, the same DEKs\n  ward vm clone web-1 web-2 --new-keys     everything encrypted \
+                            anew\n  ward vm clone golden web-3 --encrypt     encrypted on the way"
+    )]
+    Clone(clone::CloneVmCommand),
     /// Take a VM into the inventory from its home. Where its keys are not to be had, it is locked until they are.
     #[command(
         after_help = "Example:\n  ward vm register store-1 web-1\n\nA key provider of the name that the home tells \
@@ -114,6 +122,13 @@ pub(crate) struct NewVm {
     /// The kernel's command line.
     #[arg(long, value_name = "TEXT", requires = "kernel", default_value = "")]
     append: String,
+    /// The storage policy of its home and its disks: under one that encrypts, nothing of it is ever plain on the storage,
+    /// but for a kernel.
+    #[arg(long)]
+    policy: Option<PolicyName>,
+    /// The storage policy of one disk, as N=POLICY; give it once for each such disk.
+    #[arg(long = "disk-policy", value_name = "N=POLICY", value_parser = crypto::parse_disk_policy, requires = "policy")]
+    disk_policies: Vec<(DiskId, PolicyName)>,
     /// Don't wait until it is done.
     #[arg(long)]
     no_wait: bool,
@@ -229,6 +244,7 @@ impl Vm {
             Self::Decrypt(decrypt) => decrypt.run(&api, output).await,
             Self::Recrypt(recrypt) => recrypt.run(&api, output).await,
             Self::SetPolicy(set) => set.run(&api, output).await,
+            Self::Clone(clone) => clone.run(&api, output).await,
             Self::Register(register) => register.run(&api, output).await,
             Self::Unregister { vm } => inventory::unregister(&api, &vm, output).await,
             Self::Unlock { vm } => inventory::unlock(&api, &vm, output).await,
@@ -254,7 +270,13 @@ async fn make(api: &Api, vm: NewVm, disks: Vec<AddDisk>, output: Output) -> Resu
             command_line: vm.append,
         }),
     };
-    let body = AddVm { name: vm.name, datastore: vm.datastore, cpus: vm.cpus, memory_mib: vm.memory, kernel, disks };
+    let policies = vm.policy.map(|policy| SetPolicy {
+        home: Some(policy.clone()),
+        all_disks: Some(policy),
+        disks: vm.disk_policies.into_iter().collect(),
+    });
+    let body =
+        AddVm { name: vm.name, datastore: vm.datastore, cpus: vm.cpus, memory_mib: vm.memory, kernel, disks, policies };
     let task = api.post("/vms", &body).await?;
     finish(api, task, vm.no_wait, output).await
 }

@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 
-use super::{run, text};
+use super::{lossy, run, text};
 
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -24,6 +25,39 @@ pub(crate) fn disk(path: &Path, size: u64) -> Vec<u8> {
         }
     }
     content
+}
+
+/// Writes a disk that boots: its guest says the text and waits; gives its content.
+pub(crate) fn boot_disk(path: &Path, text: &str) -> Vec<u8> {
+    #[rustfmt::skip]
+    let code: &[u8] = &[
+        0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0, // ds, es, ss = 0
+        0xbc, 0x00, 0x7c,                               // sp = 0x7c00
+        0xb8, 0x01, 0x02, 0xb9, 0x02, 0x00, 0xb6, 0x00, // read one sector, cylinder 0, sector 2, head 0
+        0xbb, 0x00, 0x7e, 0xcd, 0x13,                   // to 0x7e00, by the BIOS
+        0xbe, 0x00, 0x7e,                               // si = 0x7e00
+        0xac, 0x84, 0xc0, 0x74, 0x06,                   // next character; ends with zero
+        0xba, 0xf8, 0x03, 0xee, 0xeb, 0xf5,             // to the serial port, and again
+        0xf4, 0xeb, 0xfd,                               // wait
+    ];
+    let mut disk = vec![0; usize::try_from(2 * MIB).unwrap()];
+    disk[..code.len()].copy_from_slice(code);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk[512..512 + text.len()].copy_from_slice(text.as_bytes());
+    fs::write(path, &disk).unwrap();
+    disk
+}
+
+/// Whether a KEK opens an encrypted disk, as cryptsetup says.
+pub(crate) fn cryptsetup_opens(disk: &Path, kek: &[u8]) -> bool {
+    let key_file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&key_file, kek).unwrap();
+    let arguments = ["open", "--test-passphrase", "--type", "luks2", "--key-file", text(key_file.path()), text(disk)];
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
+    let output = Command::new("cryptsetup").args(arguments).env("PATH", path).output().unwrap();
+    // 2: no key with this passphrase. All else is a defect of the header, or of the test.
+    assert!(matches!(output.status.code(), Some(0 | 2)), "{}", lossy(&output.stderr));
+    output.status.success()
 }
 
 /// The same disk as qcow2.

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use ward_controller::api::types::{HostState, HostView, TaskView, VmView};
 use ward_types::{Code, Event, EventKind, KeyRef, Problem, TaskState};
 
-pub(crate) use disks::{MIB, contents, decipher, disk, noise, qcow2};
+pub(crate) use disks::{MIB, boot_disk, contents, cryptsetup_opens, decipher, disk, noise, qcow2};
 pub(crate) use server::{Access, Pki, PyKmip};
 
 /// How long anything may take that is waited for.
@@ -244,7 +244,9 @@ impl System {
     /// The names in a VM's home.
     pub(crate) fn files(&self, vm: &str) -> BTreeSet<String> {
         let mut names = self.names(vm);
-        names.remove(".lock");
+        for lock in [".lock", ".lock-job"] {
+            names.remove(lock);
+        }
         names
     }
 

@@ -1,0 +1,35 @@
+//! Making a VM from another one.
+
+use ward_rpc::api::host::{CloneVm, JobSpec};
+use ward_types::{EventKind, KeyRef, Problem};
+
+use super::super::Work;
+use super::super::job::{forget, run_job};
+use super::super::run::{Run, Step};
+use super::key::ready_keys;
+use crate::plan;
+use crate::store::{policy, vm};
+
+pub(super) async fn run(run: &mut Run) -> Step {
+    let new = ready_keys(run).await?;
+    let Work::Clone { source, from, keys, plan, policies, .. } = &run.work else { return Ok(()) };
+    let steps = plan.steps(&new).ok_or_else(|| Problem::internal(run.what(), "a key of the plan is missing"))?;
+    let clone = CloneVm { from: from.clone(), id: run.info.vm, name: run.info.vm_name.clone(), plan: steps };
+    let (source, mut needed, policies) = (source.clone(), keys.clone(), policies.clone());
+    needed.extend(new.into_iter().filter(|key| !keys.contains(key)));
+    let done = run_job(run, &JobSpec::Clone(clone), &needed).await?;
+    let config = done.config.ok_or_else(|| Problem::internal(run.what(), "the host made no VM"))?;
+    let mut tx = run.controller.store.write().await?;
+    vm::set_config(&mut tx, run.info.vm, &config).await?;
+    for (component, name) in &policies {
+        policy::assign(&mut tx, run.info.vm, *component, name).await?;
+    }
+    policy::follow(&mut tx, run.info.vm, &plan::keys(&config)).await?;
+    run.notices(&mut tx, done.host, &done.notices).await?;
+    let keys: Vec<&KeyRef> = config.keys();
+    let message = format!("VM `{}` made from VM `{source}`", config.name);
+    run.event(&mut tx, EventKind::VmCloned, Some(done.host), keys.first().copied(), &message).await?;
+    run.succeed(tx).await?;
+    forget(run, done.host).await;
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! What is in the home of a clone: worked out and checked before anything is made.
+//!
+//! The rules are those of a change to the VM itself ([`super::plan`]); only that it is made to the copy.
+
+use ward_disk::image::{self, ImageKind};
+use ward_disk::lock;
+use ward_rpc::api::host::{CloneVm, HomeRef};
+use ward_secret::HomeKey;
+use ward_types::{
+    Boot, Code, Component, CryptoPlan, DiskConfig, DiskCrypto, FileName, HomeCrypto, KeyRef, PlainFormat, StepAction,
+    TaskId, VmConfig, VmId,
+};
+
+use super::Environment;
+use super::make::{self, Content, Form, Part, Prepared, Source};
+use super::plan::{self, Names, Planned, home_key};
+use crate::fault::{Fault, Result};
+use crate::home::{Holder, Home, JOB_JSON, Use, VerifiedHome, codec};
+use crate::keys::ResolvedKeks;
+use crate::volume::{Label, Volume};
+
+/// Checks everything, locks the VM that is cloned, and takes the place where the clone's home will be.
+pub(crate) fn prepare(environment: &Environment, job: TaskId, at: &HomeRef, clone: CloneVm) -> Result<Prepared> {
+    if let Some(made) = make::made_already(at, clone.id)? {
+        return Ok(made);
+    }
+    let home = Home::open(&clone.from)?;
+    let lock = home.lock_for_job(&Holder { host: environment.host, r#use: Use::Job(job) }, true)?;
+    if home.has(JOB_JSON)? {
+        let why = format!("a job on {} was interrupted and has not ended", home.path().display());
+        return Err(Fault::new(Code::Busy, why, "let the job go on, or cancel it, and clone the VM then"));
+    }
+    let described = home.read()?;
+    check_plan(described.unverified(), &clone.plan)?;
+    let now = described.unverified().keys().into_iter().cloned();
+    let new = clone.plan.steps().iter().filter_map(|step| step.action.key().cloned());
+    let keys: Vec<KeyRef> = now.chain(new).collect();
+    let keys = environment.keys.lock().resolve_all(&keys)?;
+    let verified = described.verify(|key| keys.get(key))?;
+    home.check_files(verified.config())?;
+    let cloning = Cloning { home: &home, verified: &verified, keys: &keys, clone: &clone };
+    let (config, home_key, parts) = cloning.content()?;
+    make::prepare(environment, job, at, Content { config, home_key, parts, keys, _source: Some(lock) })
+}
+
+/// Whether it could be done to the VM itself.
+fn check_plan(config: &VmConfig, steps: &CryptoPlan) -> Result<()> {
+    let taken = Default::default();
+    match plan::plan(config, steps, &Names::New { taken: &taken })? {
+        Planned::AlreadyDone if !steps.steps().is_empty() => {
+            Err(Fault::new(Code::KeyUnchanged, "the VM is as the clone is to be", "leave the change out"))
+        }
+        Planned::AlreadyDone | Planned::Work(_) => Ok(()),
+    }
+}
+
+struct Cloning<'a> {
+    home: &'a Home,
+    verified: &'a VerifiedHome,
+    keys: &'a ResolvedKeks,
+    clone: &'a CloneVm,
+}
+
+impl Cloning<'_> {
+    fn content(&self) -> Result<(VmConfig, Option<HomeKey>, Vec<Part>)> {
+        let source = self.verified.config();
+        let (home, home_key) = self.new_home()?;
+        let mut parts = Vec::new();
+        if let Boot::Kernel { kernel, initrd, .. } = &source.boot {
+            for file in std::iter::once(kernel).chain(initrd) {
+                let name = file.to_string();
+                parts.push(Part::Copy { source: Source::open_file(self.home.file(&name))?, name });
+            }
+        }
+        let mut disks = Vec::new();
+        for disk in &source.disks {
+            lock::check_unused(&self.home.file(disk.file.as_str()))?;
+            let (disk, part) = self.disk(disk)?;
+            disks.push(disk);
+            parts.push(part);
+        }
+        let (id, name) = (self.clone.id, self.clone.name.clone());
+        Ok((VmConfig { id, name, home, disks, ..source.clone() }, home_key, parts))
+    }
+
+    fn action(&self, component: Component) -> Option<&StepAction> {
+        self.clone.plan.steps().iter().find(|step| step.component == component).map(|step| &step.action)
+    }
+
+    /// The clone's home, and its key: the same one unless the data are encrypted anew.
+    fn new_home(&self) -> Result<(HomeCrypto, Option<HomeKey>)> {
+        let now = home_key(self.verified.config());
+        let (key, same) = match (self.action(Component::Home), now) {
+            (None, None) | (Some(StepAction::Decrypt), _) => return Ok((HomeCrypto::Plain, None)),
+            (None, Some(key)) => (key, true),
+            (Some(StepAction::ShallowRecrypt { key }), _) => (key, true),
+            (Some(StepAction::Encrypt { key } | StepAction::DeepRecrypt { key }), _) => (key, false),
+        };
+        let home_key = match self.verified.key() {
+            Some(old) if same => codec::unwrap(&codec::wrap(old, self.keys.get(key)?)?, self.keys.get(key)?)?,
+            _ => HomeKey::generate()?,
+        };
+        let wrapped_key = codec::wrap(&home_key, self.keys.get(key)?)?;
+        Ok((HomeCrypto::Encrypted { key: key.clone(), wrapped_key }, Some(home_key)))
+    }
+
+    fn disk(&self, disk: &DiskConfig) -> Result<(DiskConfig, Part)> {
+        let path = self.home.file(disk.file.as_str());
+        let old = disk.key().map(|key| label(key, self.verified.config().id, disk));
+        match &old {
+            Some(old) => {
+                let volume = Volume::open(self.home.open_file(&disk.file, false)?, &path, &old.key)?;
+                volume.unlock(self.keys.get(&old.key)?, disk.size)?;
+                volume.check_label(old)?;
+                volume.check_room_for_key(&old.key)?;
+            }
+            None => check_plain(&path, disk)?,
+        }
+        let new = |key: &KeyRef| label(key, self.clone.id, disk);
+        let action = self.action(Component::Disk(disk.id));
+        let (name, key) = match action.map(StepAction::key) {
+            None => (disk.file.to_string(), disk.key()),
+            Some(Some(key)) => (format!("{}.luks", disk.id), Some(key)),
+            Some(None) => (format!("{}.{}", disk.id, disk.plain_format), None),
+        };
+        let part = match (action, old, key) {
+            (None, None, _) => Part::Copy { source: Source::open_disk(path)?, name: name.clone() },
+            (None | Some(StepAction::ShallowRecrypt { .. }), Some(old), Some(key)) => {
+                Part::CopyLuks { source: Source::open_disk(path)?, name: name.clone(), old, new: new(key) }
+            }
+            (_, old, key) => {
+                let from = old.map_or(Form::Plain(disk.plain_format), Form::Luks);
+                let to = key.map_or(Form::Plain(disk.plain_format), |key| Form::Luks(new(key)));
+                Part::Convert { source: path, from, name: name.clone(), to, size: disk.size }
+            }
+        };
+        let crypto = key.map_or(DiskCrypto::Plain, |key| DiskCrypto::Encrypted { key: key.clone() });
+        Ok((DiskConfig { file: file_name(&name)?, crypto, ..disk.clone() }, part))
+    }
+}
+
+fn label(key: &KeyRef, vm: VmId, disk: &DiskConfig) -> Label {
+    Label::new(key.clone(), vm, disk.id)
+}
+
+fn file_name(name: &str) -> Result<FileName> {
+    name.parse().map_err(|error: ward_types::NameError| Fault::internal(error.to_string()))
+}
+
+fn check_plain(path: &std::path::Path, disk: &DiskConfig) -> Result<()> {
+    let kind = match disk.plain_format {
+        PlainFormat::Raw => ImageKind::Raw,
+        PlainFormat::Qcow2 => ImageKind::Qcow2,
+    };
+    let info = image::probe_as(path, kind)?;
+    info.check_plain(path)?;
+    if info.virtual_size != disk.size {
+        let why = format!("{} holds {} bytes, and should {}", path.display(), info.virtual_size, disk.size);
+        return Err(Fault::new(Code::ImageInvalid, why, "restore the disk, or correct its size in vm.toml"));
+    }
+    Ok(())
+}

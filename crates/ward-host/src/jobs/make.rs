@@ -1,0 +1,442 @@
+//! Filling a new home.
+//!
+//! It is filled under a hidden name in the datastore, `.NAME.creating`, and gets its own name when it is whole: that rename
+//! is the moment. What an interrupted attempt left is thrown away and made anew.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, SeekFrom, renameat_with, seek};
+use ward_disk::image::{self, ImageKind};
+use ward_disk::lock::{self, Access};
+use ward_disk::{DiskError, ImageFormat};
+use ward_rpc::api::host::{HomeRef, JobOutcome};
+use ward_secret::HomeKey;
+use ward_types::{Code, PlainFormat, TaskId, VmConfig, VmId};
+
+use super::control::{Control, Stop};
+use super::convert::{self, End};
+use super::{Ended, Environment};
+use crate::fault::{Doing, Fault, Result};
+use crate::files::{self, Moments};
+use crate::home::{Holder, Home, HomeLock, JobLock, Use, VM_TOML, check_datastore, codec, is_lock, lock_file};
+use crate::keys::ResolvedKeks;
+use crate::volume::{self, DATA_OFFSET, Label, Volume};
+
+/// What is read and written at a time.
+const CHUNK: u64 = 1 << 20;
+/// What a blank disk and the description take, at most.
+const SPARE: u64 = 1 << 20;
+
+/// A home of which everything has been checked.
+pub(crate) enum Prepared {
+    /// It was made already.
+    Made(Box<VmConfig>),
+    /// It is to be made.
+    Make(Box<Making>),
+}
+
+/// A home that is to be filled.
+pub(crate) struct Making {
+    lock: HomeLock,
+    hidden: PathBuf,
+    place: PathBuf,
+    content: Content,
+}
+
+/// What is to be in it.
+pub(crate) struct Content {
+    pub(crate) config: VmConfig,
+    /// Where the home is encrypted.
+    pub(crate) home_key: Option<HomeKey>,
+    pub(crate) parts: Vec<Part>,
+    /// The keys of all disks that are encrypted, or were.
+    pub(crate) keys: ResolvedKeks,
+    /// The home that is cloned, which nobody else may use until it is done.
+    pub(crate) _source: Option<JobLock>,
+}
+
+/// One file.
+pub(crate) enum Part {
+    /// A file as it is.
+    Copy { source: Source, name: String },
+    /// An encrypted disk as it is, but for whose it is, and under which KEK.
+    CopyLuks { source: Source, name: String, old: Label, new: Label },
+    /// A disk, written anew in another form.
+    Convert { source: PathBuf, from: Form, name: String, to: Form, size: u64 },
+    /// A blank disk.
+    Blank { name: String, size: u64, form: Form },
+}
+
+/// How a disk lies in its file.
+pub(crate) enum Form {
+    Plain(PlainFormat),
+    Luks(Label),
+}
+
+/// Something to copy, which nobody can change meanwhile where it is a disk.
+pub(crate) struct Source {
+    file: File,
+    path: PathBuf,
+    size: u64,
+    /// What of it is no hole.
+    data: u64,
+}
+
+/// Whether the place is taken: by the same VM, which this job then made before the agent was interrupted, or another.
+pub(crate) fn made_already(at: &HomeRef, id: VmId) -> Result<Option<Prepared>> {
+    check_datastore(at)?;
+    if !files::exists(&at.path())? {
+        return Ok(None);
+    }
+    if let Ok(described) = Home::open(at).and_then(|home| home.read())
+        && described.unverified().id == id
+    {
+        files::sync_dir(&at.datastore)?;
+        return Ok(Some(Prepared::Made(Box::new(described.unverified().clone()))));
+    }
+    Err(Fault::new(
+        Code::Exists,
+        format!("{} is there already", at.path().display()),
+        "choose another name; if it is a VM's home, register that VM with `ward vm register`",
+    ))
+}
+
+/// Checks whether the content makes sense and fits, and takes the place where the home will be.
+pub(crate) fn prepare(environment: &Environment, job: TaskId, at: &HomeRef, content: Content) -> Result<Prepared> {
+    codec::encode(&content.config, content.home_key.as_ref())
+        .map_err(|fault| Fault { code: Code::RequestInvalid, ..fault })?;
+    let (hidden, lock) = take_place(environment, job, at)?;
+    let needed = SPARE + content.parts.iter().map(Part::needed).sum::<u64>();
+    let free = files::free_space(&hidden)?;
+    if needed > free {
+        let _ = files::remove_tree(&hidden);
+        return Err(Fault::new(
+            Code::StorageFull,
+            format!("{needed} bytes are needed, {} has {free} free", at.datastore.display()),
+            "make room on the datastore, or take another",
+        ));
+    }
+    Ok(Prepared::Make(Box::new(Making { lock, hidden, place: at.path(), content })))
+}
+
+fn hidden(at: &HomeRef) -> PathBuf {
+    at.datastore.join(format!(".{}.creating", at.directory))
+}
+
+/// Removes what an interrupted attempt left at that place, unless another one is under way there.
+pub(crate) fn abandon(environment: &Environment, job: TaskId, at: &HomeRef) -> Result<()> {
+    let hidden = hidden(at);
+    if !files::exists(&hidden)? {
+        return Ok(());
+    }
+    let _lock = lock_file(&hidden, &Holder { host: environment.host, r#use: Use::Job(job) })?;
+    files::remove_tree(&hidden)
+}
+
+fn take_place(environment: &Environment, job: TaskId, at: &HomeRef) -> Result<(PathBuf, HomeLock)> {
+    let hidden = hidden(at);
+    files::make_private_dir(&hidden)?;
+    let lock = lock_file(&hidden, &Holder { host: environment.host, r#use: Use::Job(job) })?;
+    for name in files::names(&hidden)? {
+        if !is_lock(&name) {
+            files::remove(&hidden.join(name))?;
+        }
+    }
+    Ok((hidden, lock))
+}
+
+impl Prepared {
+    /// Makes it.
+    pub(crate) fn run(self, environment: &Environment, control: &Control) -> Ended {
+        let making = match self {
+            Self::Made(config) => return done(*config),
+            Self::Make(making) => making,
+        };
+        match making.make(environment, control) {
+            Ok(()) => done(making.content.config),
+            Err(Stop::Suspended) => Ended::Suspended,
+            Err(Stop::Failed(mut fault)) => {
+                if let Err(second) = files::remove_tree(&making.hidden) {
+                    fault.why.push_str(&format!("; and what was begun could not be removed: {}", second.why));
+                }
+                drop(making.lock);
+                Ended::Failed(fault)
+            }
+        }
+    }
+}
+
+fn done(config: VmConfig) -> Ended {
+    Ended::With(JobOutcome::Done { config: Some(Box::new(config)), notices: Vec::new() })
+}
+
+impl Part {
+    fn name(&self) -> &str {
+        match self {
+            Self::Copy { name, .. }
+            | Self::CopyLuks { name, .. }
+            | Self::Convert { name, .. }
+            | Self::Blank { name, .. } => name,
+        }
+    }
+
+    /// How much there is to be written.
+    fn size(&self) -> u64 {
+        match self {
+            Self::Copy { source, .. } | Self::CopyLuks { source, .. } => source.size,
+            Self::Convert { size, .. } => *size,
+            Self::Blank { .. } => 0,
+        }
+    }
+
+    /// How much room it takes, at most.
+    fn needed(&self) -> u64 {
+        match self {
+            Self::Copy { source, .. } => source.data,
+            Self::CopyLuks { source, .. } => source.data + SPARE,
+            Self::Convert { size, to: Form::Luks(_), .. } => size.next_multiple_of(4096) + DATA_OFFSET,
+            Self::Convert { size, .. } => size + size / 4096 + SPARE,
+            Self::Blank { form: Form::Luks(_), .. } => DATA_OFFSET,
+            Self::Blank { .. } => SPARE,
+        }
+    }
+
+    fn verb(&self) -> &'static str {
+        match self {
+            Self::Copy { .. } | Self::CopyLuks { .. } => "copying",
+            Self::Convert { to: Form::Luks(_), .. } => "encrypting",
+            Self::Convert { .. } => "decrypting",
+            Self::Blank { .. } => "making",
+        }
+    }
+}
+
+impl Making {
+    fn make(&self, environment: &Environment, control: &Control) -> std::result::Result<(), Stop> {
+        let Content { config, home_key, parts, .. } = &self.content;
+        let total = parts.iter().map(Part::size).sum();
+        let mut before = 0;
+        control.progress(0, total);
+        for part in parts {
+            control.check()?;
+            control.step(format!("{} {}", part.verb(), part.name()));
+            self.fill(environment, control, part, &mut |done| control.progress(before + done, total))?;
+            crash_point::reach(match part {
+                Part::Copy { .. } => "create.copied",
+                Part::CopyLuks { .. } => "create.disk-copied",
+                Part::Convert { .. } => "create.converted",
+                Part::Blank { .. } => "create.blank-made",
+            });
+            before += part.size();
+        }
+        control.check()?;
+        let moments = Moments { written: "create.description-written", renamed: "create.described" };
+        let content = codec::encode(config, home_key.as_ref())?;
+        files::write_atomically(&self.hidden.join(VM_TOML), &content, moments)?;
+        self.put_in_place()?;
+        Ok(())
+    }
+
+    fn fill(
+        &self,
+        environment: &Environment,
+        control: &Control,
+        part: &Part,
+        progress: &mut dyn FnMut(u64),
+    ) -> std::result::Result<(), Stop> {
+        let path = self.hidden.join(part.name());
+        match part {
+            Part::Copy { source, .. } => source.copy_to(&path, control, progress),
+            Part::CopyLuks { source, old, new, .. } => {
+                source.copy_to(&path, control, progress)?;
+                crash_point::reach("create.disk-to-rekey");
+                Ok(self.rekey(&path, old, new)?)
+            }
+            Part::Convert { source, from, to, size, .. } => {
+                if let Form::Luks(label) = to {
+                    volume::format(create(&path)?, &path, self.content.keys.get(&label.key)?, label)?;
+                }
+                self.convert(environment, control, (source, from), (&path, to), *size, progress)
+            }
+            Part::Blank { size, form: Form::Luks(label), .. } => Ok(self.blank_luks(&path, *size, label)?),
+            Part::Blank { size, form: Form::Plain(PlainFormat::Raw), .. } => Ok(blank_raw(&path, *size)?),
+            Part::Blank { size, form: to @ Form::Plain(PlainFormat::Qcow2), .. } => {
+                let raw = files::path_with(&path, ".raw");
+                blank_raw(&raw, *size)?;
+                let from = Form::Plain(PlainFormat::Raw);
+                self.convert(environment, control, (&raw, &from), (&path, to), *size, &mut |_| {})?;
+                Ok(files::remove(&raw)?)
+            }
+        }
+    }
+
+    fn convert(
+        &self,
+        environment: &Environment,
+        control: &Control,
+        (source, from): (&Path, &Form),
+        (target, to): (&Path, &Form),
+        size: u64,
+        progress: &mut dyn FnMut(u64),
+    ) -> std::result::Result<(), Stop> {
+        let checkpoint = files::path_with(target, codec::CHECKPOINT);
+        let conversion = convert::Conversion { source, target, size, checkpoint: &checkpoint };
+        let ends = || Ok((self.end(source, from)?, self.end(target, to)?));
+        convert::run(&environment.exe, &conversion, control, ends, progress)?;
+        Ok(files::remove(&checkpoint)?)
+    }
+
+    fn end(&self, path: &Path, form: &Form) -> Result<End> {
+        match form {
+            Form::Plain(PlainFormat::Raw) => Ok(End::Plain(ImageFormat::Raw)),
+            Form::Plain(PlainFormat::Qcow2) => Ok(End::Plain(ImageFormat::Qcow2)),
+            Form::Luks(label) => {
+                let volume = Volume::open(open(path, false)?, path, &label.key)?;
+                volume.check_label(label)?;
+                volume.unlock_target(self.content.keys.get(&label.key)?).map(End::Encrypted)
+            }
+        }
+    }
+
+    /// What it reads as before it is written is noise, as with any new LUKS2 volume.
+    fn blank_luks(&self, path: &Path, size: u64, label: &Label) -> Result<()> {
+        volume::format(create(path)?, path, self.content.keys.get(&label.key)?, label)?;
+        let file = open(path, true)?;
+        let length = DATA_OFFSET + size.next_multiple_of(4096);
+        file.set_len(length).and_then(|()| file.sync_all()).doing("enlarge", path)
+    }
+
+    /// Makes a copied disk that of the new VM.
+    fn rekey(&self, path: &Path, old: &Label, new: &Label) -> Result<()> {
+        let keys = &self.content.keys;
+        let mut volume = Volume::open(open(path, true)?, path, &old.key)?;
+        volume.add_key((keys.get(&old.key)?, old), (keys.get(&new.key)?, new))?;
+        volume.keep_only(new)
+    }
+
+    fn put_in_place(&self) -> Result<()> {
+        files::sync_dir(&self.hidden)?;
+        match renameat_with(CWD, &self.hidden, CWD, &self.place, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::EXIST) => {
+                let why = format!("{} was made by somebody else meanwhile", self.place.display());
+                return Err(Fault::new(Code::Exists, why, "choose another name"));
+            }
+            // Not every file system knows that; the place was free when this began.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                fs::rename(&self.hidden, &self.place).doing("rename", &self.hidden)?;
+            }
+            Err(error) => return Err(Fault::io("rename", &self.hidden, &error.into())),
+        }
+        crash_point::reach("create.committed");
+        files::sync_parent(&self.place)
+    }
+}
+
+fn blank_raw(path: &Path, size: u64) -> Result<()> {
+    let file = create(path)?;
+    file.set_len(size).and_then(|()| file.sync_all()).doing("enlarge", path)
+}
+
+fn create(path: &Path) -> Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).doing("create", path)
+}
+
+fn open(path: &Path, write: bool) -> Result<File> {
+    files::open_regular(path, write)?.ok_or_else(|| Fault::internal(format!("{} is gone", path.display())))
+}
+
+impl Source {
+    /// A file of any kind.
+    pub(crate) fn open_file(path: PathBuf) -> Result<Self> {
+        let file = File::open(&path).map_err(|error| DiskError::io("open", &error).at_path(&path))?;
+        let metadata = file.metadata().doing("look at", &path)?;
+        if !metadata.is_file() {
+            return Err(Fault::invalid(format!("{} is no regular file", path.display())));
+        }
+        Ok(Self { file, path, size: metadata.len(), data: metadata.len() })
+    }
+
+    /// A disk image, locked.
+    pub(crate) fn open_image(path: PathBuf) -> Result<(Self, PlainFormat, u64)> {
+        let (file, _) = open_locked(&path)?;
+        let info = image::probe(&path)?;
+        info.check_plain(&path)?;
+        let format = match info.format {
+            ImageKind::Raw => PlainFormat::Raw,
+            ImageKind::Qcow2 => PlainFormat::Qcow2,
+            ImageKind::Luks { .. } => return Err(Fault::internal("an encrypted image passed for a plain one")),
+        };
+        Ok((Self { file, path, size: info.file_size, data: info.allocated }, format, info.virtual_size))
+    }
+
+    /// A disk of a VM, locked.
+    pub(crate) fn open_disk(path: PathBuf) -> Result<Self> {
+        let (file, data) = open_locked(&path)?;
+        let size = file.metadata().doing("look at", &path)?.len();
+        Ok(Self { file, path, size, data })
+    }
+
+    /// Where it is, for somebody else to open it: it is not locked any more.
+    pub(crate) fn into_path(self) -> PathBuf {
+        self.path
+    }
+
+    /// Copies it, leaving out its holes.
+    fn copy_to(&self, path: &Path, control: &Control, progress: &mut dyn FnMut(u64)) -> std::result::Result<(), Stop> {
+        let target = create(path)?;
+        target.set_len(self.size).doing("enlarge", path)?;
+        let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(usize::MAX)];
+        let mut at = 0;
+        while let Some((from, to)) = self.data_from(at)? {
+            at = from;
+            while at < to {
+                control.check()?;
+                let length = usize::try_from((to - at).min(CHUNK)).unwrap_or(buffer.len());
+                self.file.read_exact_at(&mut buffer[..length], at).doing("read", &self.path)?;
+                target.write_all_at(&buffer[..length], at).doing("write", path)?;
+                at += length as u64;
+                progress(at);
+            }
+        }
+        target.sync_all().doing("sync", path)?;
+        progress(self.size);
+        Ok(())
+    }
+
+    /// The next stretch that is no hole.
+    fn data_from(&self, at: u64) -> Result<Option<(u64, u64)>> {
+        if at >= self.size {
+            return Ok(None);
+        }
+        let from = match seek(&self.file, SeekFrom::Data(at)) {
+            Ok(from) => from,
+            Err(rustix::io::Errno::NXIO) => return Ok(None),
+            // The storage doesn't tell.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(Some((at, self.size))),
+            Err(error) => return Err(Fault::io("read", &self.path, &error.into())),
+        };
+        let to = seek(&self.file, SeekFrom::Hole(from)).doing("read", &self.path)?.min(self.size);
+        Ok((from < to).then_some((from, to)))
+    }
+}
+
+/// Opens an image that nobody else uses, and keeps it so; tells how much of it is no hole.
+fn open_locked(path: &Path) -> Result<(File, u64)> {
+    lock::check_unused(path)?;
+    let (file, access) = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => (file, Access::Exclusive),
+        // Who may only read can only keep others from writing.
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+            (File::open(path).doing("open", path)?, Access::Shared)
+        }
+        Err(error) => return Err(DiskError::io("open the image", &error).at_path(path).into()),
+    };
+    lock::lock(&file, path, access)?;
+    let metadata = file.metadata().doing("look at", path)?;
+    let data = std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
+    Ok((file, data))
+}
