@@ -135,6 +135,25 @@ async fn a_clone_is_encrypted_or_decrypted_on_the_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn raw_and_shared_devices_are_refused() {
+    let mut host = Host::start().await;
+    host.push(&[1]).await;
+    let pipe = host.path("pipe");
+    run("mkfifo", &[text(&pipe)]);
+    let directory = host.dir.path().to_owned();
+    for device in [std::path::Path::new("/dev/zero"), &pipe, &directory] {
+        let plain = create("vm", vec![copy(device)]);
+        let shut = encrypted("vm", vec![copy(device)], vec![Some(1)]);
+        for spec in [plain, shut] {
+            let problem = host.refused("vm", spec).await;
+            assert_eq!(problem.code, Code::DeviceUnsuitable, "{problem:?}");
+            assert!(problem.remedy.contains("qemu-img convert"), "{problem:?}");
+        }
+    }
+    assert_eq!(fs::read_dir(host.store()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refusals_of_cloning_leave_nothing() {
     let (mut host, _) = host(true).await;
     let disk = Component::Disk(DiskId(0));

@@ -196,3 +196,61 @@ async fn a_cancelled_deep_recrypt_leaves_the_old_disks() {
     assert_eq!(host.files("vm"), [DISKS[0], "vm.toml"]);
     assert_eq!(fs::read_to_string(host.store().join("vm/vm.toml")).unwrap(), before);
 }
+
+/// Random requests, one after the other, on real disks: whatever is accepted is done whole, and afterwards each disk opens
+/// by exactly the key that it should; whatever is refused has touched nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_any_sequence_each_disk_opens_by_exactly_its_key() {
+    use ward_rpc::api::host::JobSpec;
+    use ward_types::{Component, CryptoPlan, CryptoStep, DiskId, StepAction};
+    let (mut host, model) = host().await;
+    // The home's key, and each disk's.
+    let mut now = [Some(1), Some(1), Some(1)];
+    let (mut accepted, mut refused) = (0, 0);
+    for (n, random) in noise(7, 40 * 4).chunks(4).enumerate() {
+        let mut steps = Vec::new();
+        let mut then = now;
+        for (component, byte) in random[..3].iter().enumerate() {
+            let id = 1 + (random[3].wrapping_add(*byte) % 3);
+            let action = match byte % 5 {
+                0 => StepAction::Encrypt { key: key(id) },
+                1 => StepAction::Decrypt,
+                2 => StepAction::ShallowRecrypt { key: key(id) },
+                3 => StepAction::DeepRecrypt { key: key(id) },
+                _ => continue,
+            };
+            then[component] = action.key().map(|_| id);
+            let component = match component {
+                0 => Component::Home,
+                disk => Component::Disk(DiskId(u16::try_from(disk - 1).unwrap())),
+            };
+            steps.push(CryptoStep { component, action });
+        }
+        let asked = format!("request {n}: {steps:?} of {now:?}");
+        match host.job("vm", JobSpec::Crypt { plan: CryptoPlan::new(steps) }).await {
+            Ok(JobOutcome::Done { .. }) => {
+                accepted += 1;
+                now = then;
+            }
+            Ok(JobOutcome::Failed { problem }) => panic!("{asked}: refused after it began: {problem}"),
+            Err(_) => refused += 1,
+        }
+        let config = host.call(ReadHome { home: host.home("vm") }).await.unwrap();
+        let keys = config.disks.iter().map(|disk| disk.key().cloned());
+        assert!(keys.eq(now[1..].iter().map(|id| id.map(key))), "{asked}: {config:?}");
+        assert!(now[0].is_some() || now[1..].iter().all(Option::is_none), "{asked}");
+        assert_eq!(host.files("vm").len(), 3, "{asked}: {:?}", host.files("vm"));
+        for (disk, id) in config.disks.iter().zip(&now[1..]) {
+            let path = host.store().join("vm").join(disk.file.as_str());
+            match id {
+                None => assert!(contents(&path, &disk.plain_format.to_string())[..model.len()] == model, "{asked}"),
+                Some(id) => {
+                    let opening: Vec<_> = (1..=3).filter(|id| cryptsetup_opens(&path, *id)).collect();
+                    assert_eq!(opening, [*id], "{asked}: {}", disk.id);
+                    assert!(luks_contents(&path, *id, model.len()).1 == model, "{asked}: {}", disk.id);
+                }
+            }
+        }
+    }
+    assert!(accepted > 5 && refused > 5, "{accepted} accepted, {refused} refused");
+}

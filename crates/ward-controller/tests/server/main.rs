@@ -12,6 +12,7 @@ mod database;
 mod enrolment;
 mod key_faults;
 mod key_server_dies;
+mod operations;
 mod providers;
 mod requests;
 mod restart;

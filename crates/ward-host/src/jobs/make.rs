@@ -126,7 +126,7 @@ fn hidden(at: &HomeRef) -> PathBuf {
     at.datastore.join(format!(".{}.creating", at.directory))
 }
 
-/// Removes what an interrupted attempt left at that place, unless another one is under way there.
+/// Removes what an interrupted creation left at that place, unless another one is under way there.
 pub(crate) fn abandon(environment: &Environment, job: TaskId, at: &HomeRef) -> Result<()> {
     let hidden = hidden(at);
     if !files::exists(&hidden)? {
@@ -426,6 +426,14 @@ impl Source {
 
 /// Opens an image that nobody else uses, and keeps it so; tells how much of it is no hole.
 fn open_locked(path: &Path) -> Result<(File, u64)> {
+    // Before it is opened: opening a device may do something, and a pipe waits.
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(Fault::new(
+            Code::DeviceUnsuitable,
+            format!("{} is no regular file", path.display()),
+            "a VM's disk is a file of its own: copy the device into an image with `qemu-img convert`",
+        ));
+    }
     lock::check_unused(path)?;
     let (file, access) = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => (file, Access::Exclusive),

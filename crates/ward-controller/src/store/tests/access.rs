@@ -123,12 +123,12 @@ async fn the_audit_log_never_forks(db: Db) {
         writer.await.unwrap();
     }
     let mut verifier = Verifier::new(None);
-    let records = audit::after(&mut *db.store.read().await.unwrap(), 0, 100).await.unwrap();
+    let records = audit::after(&mut db.store.read().await.unwrap(), 0, 100).await.unwrap();
     for record in &records {
         verifier.next(record).unwrap();
     }
     assert_eq!(verifier.finish().unwrap().number, 16);
-    assert_eq!(audit::after(&mut *db.store.read().await.unwrap(), 3, 2).await.unwrap(), records[3..5]);
+    assert_eq!(audit::after(&mut db.store.read().await.unwrap(), 3, 2).await.unwrap(), records[3..5]);
 }
 
 async fn a_request_key_is_taken_once(db: Db) {

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Hello};
 use ward_rpc::api::host::{
-    CancelJob, DropKeys, ForgetJob, HomeRef, HostStatus, JobOutcome, JobSpec, JobStatus, StartJob, StartVm, Started,
-    Status, StopVm, VmPower, WatchJob,
+    CancelJob, DropKeys, ForgetJob, HomeRef, HostStatus, JobOutcome, JobSpec, JobStatus, ReadHome, StartJob, StartVm,
+    Started, Status, StopVm, VmPower, WatchJob,
 };
 use ward_rpc::{
     Answer, CallError, Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, Peer, PushReply, Request,
@@ -221,6 +221,10 @@ fn router(agent: Agent) -> Router {
         Ok(())
     });
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: StartVm| async move { agent.start_vm(&call) });
+    let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: ReadHome| async move {
+        let missing = || Problem::new(Code::NotFound, "cannot read a home", "there is none", "look for it");
+        agent.storage.get(&call.home).ok_or_else(missing)
+    });
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: StopVm| async move {
         agent.state.send_modify(|inside| {
             inside.running.remove(&call.vm);

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use ward_rpc::api::host::{CreateVm, DiskSource, HomeRef, JobOutcome, JobSpec};
 use ward_types::{
-    Boot, Code, Component, CryptoPlan, DiskConfig, DiskCrypto, DiskId, HomeCrypto, KeyRef, PlainFormat, Problem,
-    VmConfig, WrappedHomeKey,
+    Boot, Code, Component, CryptoPlan, CryptoStep, DiskConfig, DiskCrypto, DiskId, HomeCrypto, KeyRef, PlainFormat,
+    Problem, StepAction, VmConfig, WrappedHomeKey,
 };
 
 /// The homes, by their paths.
@@ -25,7 +25,14 @@ impl Storage {
 
     /// The keys without which a job can't be done.
     pub fn needs(&self, home: &HomeRef, spec: &JobSpec) -> Vec<KeyRef> {
-        let JobSpec::Crypt { plan } = spec else { return vec![] };
+        let (home, plan) = match spec {
+            JobSpec::Crypt { plan } => (home, plan),
+            JobSpec::Clone(clone) => (&clone.from, &clone.plan),
+            JobSpec::CreateEncrypted { home, disks, .. } => {
+                return std::iter::once(home).chain(disks.iter().flatten()).cloned().collect();
+            }
+            JobSpec::Create(_) | JobSpec::Remove => return vec![],
+        };
         let config = self.get(home);
         let there = config.iter().flat_map(|config| config.keys().into_iter().cloned());
         let new = plan.steps().iter().filter_map(|step| step.action.key().cloned());
@@ -37,18 +44,28 @@ impl Storage {
         let mut homes = self.0.lock().unwrap();
         let path = home.path();
         let config = match (spec, homes.get(&path)) {
-            (JobSpec::Create(_), Some(_)) => {
+            (JobSpec::Create(_) | JobSpec::CreateEncrypted { .. } | JobSpec::Clone(_), Some(_)) => {
                 let problem = Problem::new(Code::Exists, "cannot create VM", "there is a home", "choose another name");
                 return JobOutcome::Failed { problem };
             }
             (JobSpec::Create(spec), None) => create(spec),
+            (JobSpec::CreateEncrypted { vm, home, disks }, None) => {
+                let encrypt = |(component, key): (Component, &KeyRef)| CryptoStep {
+                    component,
+                    action: StepAction::Encrypt { key: key.clone() },
+                };
+                let disks = (0..).zip(disks).filter_map(|(n, key)| Some((Component::Disk(DiskId(n)), key.as_ref()?)));
+                let steps = std::iter::once((Component::Home, home)).chain(disks).map(encrypt).collect();
+                crypt(create(vm), &CryptoPlan::new(steps))
+            }
+            (JobSpec::Clone(clone), None) => {
+                let source = homes.get(&clone.from.path()).cloned().unwrap();
+                let (id, name) = (clone.id, clone.name.clone());
+                crypt(VmConfig { id, name, ..source }, &clone.plan)
+            }
             (JobSpec::Crypt { plan }, Some(config)) => crypt(config.clone(), plan),
             (JobSpec::Crypt { .. }, None) => {
                 let problem = Problem::new(Code::HomeInvalid, "cannot read VM", "there is no home", "look for it");
-                return JobOutcome::Failed { problem };
-            }
-            (JobSpec::CreateEncrypted { .. } | JobSpec::Clone(_), _) => {
-                let problem = Problem::internal("cannot create VM", "this stand-in can only make plain ones");
                 return JobOutcome::Failed { problem };
             }
             (JobSpec::Remove, _) => {
