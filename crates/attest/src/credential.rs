@@ -2,8 +2,8 @@
 //! TPM2_ActivateCredential on the TPM's.
 //!
 //! TPM 2.0 Library part 1, section 24 (credential protection), and annexes B.10 and C.6 (secret exchange with RSA and
-//! ECC keys). The TPM gives the secret back only if it holds the EK's private part and, at once, an object with the AK's
-//! Name.
+//! ECC keys). The TPM gives the secret back only if it holds the EK's private part and, at once, an object with the
+//! AK's Name.
 
 use aws_lc_rs::agreement::{self, EphemeralPrivateKey};
 use aws_lc_rs::cipher::{AES_128, AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};

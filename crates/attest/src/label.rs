@@ -22,7 +22,8 @@ impl Label {
 /// A text is not a label.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} can't be used as a name: 1 to {max} letters, digits and . _ - + ~ : are needed, the first a letter or a digit",
+    "{0:?} can't be used as a name: 1 to {max} letters, digits and . _ - + ~ : are needed, the first a letter or \
+     a digit",
     max = Label::MAX_LEN
 )]
 pub struct LabelSyntax(String);

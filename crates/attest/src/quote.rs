@@ -225,8 +225,9 @@ impl QuoteRequest {
 
     /// The same, but the TPM is to quote for the TLS session of this certificate too.
     ///
-    /// An agent puts in no certificate but its own; so if what booted is good, and the agent with it, then the end of the
-    /// session is the machine that was quoted. Without it an attacker may pass a good machine's quote on as its own.
+    /// An agent puts in no certificate but its own; so if what booted is good, and the agent with it, then the end of
+    /// the session is the machine that was quoted. Without it an attacker may pass a good machine's quote on as its
+    /// own.
     #[must_use]
     pub fn bound_to(self, certificate: CertThumbprint) -> Self {
         Self { bound_to: Some(certificate), ..self }
@@ -327,10 +328,10 @@ fn check_signature(ak: &ResidentAk, signature: &Signature, message: &[u8]) -> Re
 
 /// PCR values that a trusted TPM holds: proof that [`QuoteRequest::verify`] accepted them.
 ///
-/// **What this does not prove:** that these values are good (see [`crate::appraisal`]), nor that they still are now: the
-/// TPM said so after the nonce was sent, and a reboot may have followed. Nor who relays for whom: the TPM's machine need
-/// not be the peer one talks to, unless the quote is [bound](QuoteRequest::bound_to) to the peer's certificate and the
-/// values are good.
+/// **What this does not prove:** that these values are good (see [`crate::appraisal`]), nor that they still are now:
+/// the TPM said so after the nonce was sent, and a reboot may have followed. Nor who relays for whom: the TPM's machine
+/// need not be the peer one talks to, unless the quote is [bound](QuoteRequest::bound_to) to the peer's certificate and
+/// the values are good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedQuote {
     ak: Name,

@@ -2,8 +2,8 @@
 //!
 //! *TCG PC Client Platform Firmware Profile* 1.06, section 3.3.4.8 (PCR 7); UEFI 2.10, section 32.
 //!
-//! Every digest in PCR 7 is of its event's data, so all that stands here is proven by the quote, but for one thing: that
-//! the firmware which measured it is itself good. PCR 0 is for that.
+//! Every digest in PCR 7 is of its event's data, so all that stands here is proven by the quote, but for one thing:
+//! that the firmware which measured it is itself good. PCR 0 is for that.
 
 use serde::{Deserialize, Serialize};
 use x509_parser::certificate::X509Certificate;

@@ -167,7 +167,8 @@ fn purposes(certificate: &X509Certificate<'_>) -> Vec<String> {
     let usage = usage.value;
     [(usage.any, "any"), (usage.server_auth, "serverAuth"), (usage.client_auth, "clientAuth")]
         .into_iter()
-        .filter_map(|(set, name)| set.then(|| name.to_owned()))
+        .filter(|(set, _)| *set)
+        .map(|(_, name)| name.to_owned())
         .chain(usage.other.iter().map(ToString::to_string))
         .collect()
 }

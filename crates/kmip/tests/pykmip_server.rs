@@ -3,10 +3,11 @@
 
 mod support;
 
-use kmip::ProtocolVersion;
 use kmip::attribute::{Attribute, AttributeName, AttributeValue, RevocationReason};
 use kmip::client::{Client, ClientConfig, ClientError, Filter};
-use kmip::names::{Operation, ResultReason, RevocationReasonCode, State};
+use kmip::names::{BlockCipherMode, CryptographicAlgorithm, Operation, ResultReason, RevocationReasonCode, State};
+use kmip::operation::{CryptographicParameters, DecryptRequest, EncryptRequest};
+use kmip::{ProtocolVersion, SecretBytes};
 use support::pki::Identity;
 use support::pykmip::PyKmip;
 
@@ -29,12 +30,62 @@ fn ended() -> RevocationReason {
     RevocationReason { code: RevocationReasonCode::CESSATION_OF_OPERATION, message: Some("test".into()) }
 }
 
+/// All that both speak.
+const VERSIONS: [ProtocolVersion; 5] =
+    [ProtocolVersion::V1_1, ProtocolVersion::V1_2, ProtocolVersion::V1_3, ProtocolVersion::V1_4, ProtocolVersion::V2_0];
+
+/// A key that stays at the server wraps another.
+#[tokio::test]
+async fn encrypting_with_a_key_that_stays() {
+    let server = PyKmip::start();
+    let alice = server.authority.client("alice");
+    for version in [ProtocolVersion::V1_4, ProtocolVersion::V2_0] {
+        let client = Client::new(config(&server, &alice).with_highest_version(version));
+        let id = client.create_aes256(&[]).await.unwrap().id;
+        client.activate(&id).await.unwrap();
+        let parameters = || {
+            Some(CryptographicParameters {
+                block_cipher_mode: Some(BlockCipherMode::GCM),
+                cryptographic_algorithm: Some(CryptographicAlgorithm::AES),
+                tag_length: Some(16),
+                ..CryptographicParameters::default()
+            })
+        };
+        let kek = [0xA5; 32];
+        let sealed = client
+            .encrypt(EncryptRequest {
+                unique_identifier: Some(id.clone()),
+                parameters: parameters(),
+                data: Some(SecretBytes::copy_of(&kek)),
+                iv_counter_nonce: Some(vec![7; 12]),
+                additional_data: Some(b"provider".to_vec()),
+                ..EncryptRequest::default()
+            })
+            .await
+            .unwrap();
+        let open = async |additional_data: &[u8]| {
+            let request = DecryptRequest {
+                unique_identifier: Some(id.clone()),
+                parameters: parameters(),
+                data: sealed.data.as_ref().map(|data| SecretBytes::copy_of(data.expose())),
+                iv_counter_nonce: Some(vec![7; 12]),
+                additional_data: Some(additional_data.to_vec()),
+                authentication_tag: sealed.authentication_tag.clone(),
+                ..DecryptRequest::default()
+            };
+            client.decrypt(request).await
+        };
+        assert_eq!(open(b"provider").await.unwrap().data.unwrap().expose(), kek, "{version}");
+        assert!(open(b"another").await.is_err(), "{version}");
+    }
+}
+
 /// A key's whole life, at every version.
 #[tokio::test]
 async fn a_keys_life_at_every_version() {
     let server = PyKmip::start();
     let alice = server.authority.client("alice");
-    for version in [ProtocolVersion::V1_1, ProtocolVersion::V1_2, ProtocolVersion::V1_3, ProtocolVersion::V1_4] {
+    for version in VERSIONS {
         let client = Client::new(config(&server, &alice).with_highest_version(version));
         assert_eq!(client.version().await.unwrap(), version);
         let name = format!("key at {version}");

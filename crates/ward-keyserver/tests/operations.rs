@@ -175,7 +175,7 @@ async fn a_batch_hands_its_object_on() {
     let ManagedObject::SymmetricKey(block) = got.object else { panic!() };
     let id = got.unique_identifier;
     assert!(block.into_bytes().unwrap() == alice.get_key(&id).await.unwrap());
-    assert_eq!(alice.locate(Filter::by_state(State::ACTIVE)).await.unwrap(), [id.clone()]);
+    assert_eq!(alice.locate(Filter::by_state(State::ACTIVE)).await.unwrap(), std::slice::from_ref(&id));
     assert_eq!(alice.locate(Filter::default()).await.unwrap(), [id]);
     // Without an object before it there is none to hand on.
     assert_eq!(

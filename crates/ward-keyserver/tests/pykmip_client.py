@@ -2,6 +2,7 @@
 
 import sys
 
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from kmip.core import enums, objects
 from kmip.core.attributes import CustomAttribute
 from kmip.core.factories.attributes import AttributeFactory
@@ -54,6 +55,22 @@ with ProxyKmipClient(config="client", config_file=configuration, kmip_version=km
     # Everything there is has to be readable for a client of this version.
     _, everything = client.get_attributes(key_id)
     assert len(everything) >= 11, everything
+
+    # Encrypt came with KMIP 1.2.
+    if version not in ("1.0", "1.1"):
+        how = {
+            "cryptographic_algorithm": enums.CryptographicAlgorithm.AES,
+            "block_cipher_mode": enums.BlockCipherMode.CBC,
+            "padding_method": enums.PaddingMethod.PKCS5,
+        }
+        iv = bytes(range(16))
+        sealed, _ = client.encrypt(b"a secret", uid=key_id, cryptographic_parameters=how, iv_counter_nonce=iv)
+        assert sealed != b"a secret" and len(sealed) == 16
+        opened = client.decrypt(sealed, uid=key_id, cryptographic_parameters=how, iv_counter_nonce=iv)
+        assert opened == b"a secret", opened
+        # By the key itself, and a library that is not the server's.
+        cipher = Cipher(algorithms.AES(key.value), modes.CBC(iv)).decryptor()
+        assert (cipher.update(sealed) + cipher.finalize()) == b"a secret" + b"\x08" * 8
 
     factory = AttributeFactory()
     by_name = factory.create_attribute(A.NAME, name)

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kmip::attribute::Attribute;
-use kmip::client::Replicas;
+use kmip::client::{BackOff, Replicas};
 use support::{Process, config};
 use ward_keyserver::issue_client;
 
@@ -26,7 +26,10 @@ async fn one_of_three_dies_and_no_operation_fails() {
     let files = issue_client(&state_dir, "alice").unwrap();
     let ports = [first.address.port(), others[0].address.port(), others[1].address.port()];
     let configs = ports.map(|port| config(&files, port)).to_vec();
-    let replicas = Arc::new(Replicas::new(configs).unwrap().with_timeout(Duration::from_secs(30)));
+    // Longer than the test: who was set aside stays so.
+    let back_off = BackOff { first: Duration::from_secs(600), most: Duration::from_secs(600) };
+    let replicas = Replicas::new(configs).unwrap().with_timeout(Duration::from_secs(30)).with_back_off(back_off);
+    let replicas = Arc::new(replicas);
 
     let operations = Arc::new(AtomicUsize::new(0));
     let mut workers = tokio::task::JoinSet::new();

@@ -1,5 +1,5 @@
-//! What hosts and the services say to each other: JSON, posted to `/v1/NAME`; a KEK comes as plain bytes. A refusal is a
-//! [`ward_types::Problem`].
+//! What hosts and the services say to each other: JSON, posted to `/v1/NAME`; a KEK comes as plain bytes. A refusal is
+//! a [`ward_types::Problem`].
 
 use attest::appraisal::{Evidence, Report};
 use attest::credential::CredentialBlob;

@@ -60,7 +60,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the service at `address`, which shows the very certificate `server` (PEM), made out to `server_name`.
+    /// A client of the service at `address`, which shows the very certificate `server` (PEM), made out to
+    /// `server_name`.
     ///
     /// # Errors
     /// If a certificate can't be used.

@@ -1,4 +1,5 @@
-//! TLS 1.3 and HTTP for both services. A host shows a certificate of its own making; who it is, evidence and tokens say.
+//! TLS 1.3 and HTTP for both services. A host shows a certificate of its own making; who it is, evidence and tokens
+//! say.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

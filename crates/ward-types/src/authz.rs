@@ -5,15 +5,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::text;
 use crate::{ClusterId, DatastoreId, HostId, Name, ProviderName, RoleName, VmId};
 
 macro_rules! privileges {
     ($(#[doc = $doc:literal] $variant:ident = $text:literal;)*) => {
         /// A right to do one kind of thing. The text form is stable.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Privilege {
             $(#[doc = $doc] #[serde(rename = $text)] $variant,)*
         }
@@ -263,7 +264,6 @@ pub enum RoleKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Role {
     /// Its name.
-    #[schema(value_type = String)]
     pub name: RoleName,
     /// Where it comes from.
     pub kind: RoleKind,
@@ -436,26 +436,32 @@ impl From<Subject> for String {
     }
 }
 
-macro_rules! text_schema {
-    ($($name:ident, $pattern:literal, $description:literal;)*) => {$(
-        impl PartialSchema for $name {
-            fn schema() -> RefOr<Schema> {
-                ObjectBuilder::new()
-                    .schema_type(Type::String)
-                    .pattern(Some($pattern))
-                    .description(Some($description))
-                    .into()
-            }
-        }
-
-        impl ToSchema for $name {}
-    )*};
+impl PartialSchema for Privilege {
+    fn schema() -> RefOr<Schema> {
+        text::one_of(Self::ALL.iter().map(|it| it.as_str()), "A right to do one kind of thing.")
+    }
 }
 
-text_schema! {
-    Object, "^(root|(cluster|datastore|host|vm|provider)/[^/]+)$", "An object: `root` or KIND/ID.";
-    Subject, "^(user|group)/[A-Za-z0-9][A-Za-z0-9._-]*$", "Who is given a permission: user/NAME or group/NAME.";
+impl ToSchema for Privilege {}
+
+impl PartialSchema for Object {
+    fn schema() -> RefOr<Schema> {
+        text::matching("^(root|(cluster|datastore|host|vm|provider)/[^/]+)$", "An object: `root` or KIND/ID.")
+    }
 }
+
+impl ToSchema for Object {}
+
+impl PartialSchema for Subject {
+    fn schema() -> RefOr<Schema> {
+        text::matching(
+            "^(user|group)/[A-Za-z0-9][A-Za-z0-9._-]{0,79}$",
+            "Who has a permission: user/NAME or group/NAME.",
+        )
+    }
+}
+
+impl ToSchema for Subject {}
 
 #[cfg(test)]
 mod tests {

@@ -4,8 +4,11 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
+use utoipa::{PartialSchema, ToSchema};
 
+use crate::text;
 use crate::{HostId, KeyRef, Name, ProviderName, TaskId, VmId};
 
 /// How much an event wants attention.
@@ -33,7 +36,7 @@ impl fmt::Display for Severity {
 macro_rules! kinds {
     ($($(#[$meta:meta])* $variant:ident = $text:literal, $severity:ident;)*) => {
         /// What happened. The text form is stable.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[non_exhaustive]
         pub enum EventKind {
             $($(#[$meta])* #[serde(rename = $text)] $variant,)*
@@ -150,6 +153,14 @@ kinds! {
     /// The age at which keys are replaced was set.
     RotationSet = "rotation.set", Info;
 }
+
+impl PartialSchema for EventKind {
+    fn schema() -> RefOr<Schema> {
+        text::one_of(Self::ALL.iter().map(|it| it.as_str()), "What happened. The text form is stable.")
+    }
+}
+
+impl ToSchema for EventKind {}
 
 impl fmt::Display for EventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

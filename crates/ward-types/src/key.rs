@@ -10,7 +10,7 @@ use crate::{NameError, ProviderName};
 /// The ID that a key server chose for a key (KMIP: Unique Identifier): an opaque text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schema(value_type = String)]
+#[schema(value_type = String, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$", min_length = 1, max_length = 1024)]
 pub struct KeyId(String);
 
 impl KeyId {

@@ -9,6 +9,7 @@ mod key;
 mod names;
 mod problem;
 mod task;
+mod text;
 mod vm;
 
 pub use audit::{AuditEntry, AuditOutcome, AuditRecord};

@@ -3,12 +3,16 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::text;
 
 macro_rules! codes {
     ($(#[doc = $doc:literal] $variant:ident = $text:literal, $status:literal, $exit:literal;)*) => {
         /// What kind of error it is. The text form is stable: scripts may depend on it.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[non_exhaustive]
         pub enum Code {
             $(#[doc = $doc] #[serde(rename = $text)] $variant,)*
@@ -138,6 +142,8 @@ codes! {
     TokenRefused = "attestation.token-refused", 403, 7;
     /// The key provider is not for hosts that were attested under this policy.
     ProviderNotAllowed = "provider.not-allowed", 403, 6;
+    /// The role is part of Ward.
+    RoleBuiltIn = "role.built-in", 409, 5;
     /// Nobody would be left who may manage users and permissions.
     LastAdministrator = "user.last-administrator", 409, 5;
     /// The audit log is not whole.
@@ -157,6 +163,15 @@ codes! {
     /// A defect of Ward; please report it.
     Internal = "internal", 500, 1;
 }
+
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        let texts = Self::ALL.iter().chain(&[Self::Unknown]).map(|it| it.as_str());
+        text::one_of(texts, "What kind of error it is. The text form is stable; bear with those that are newer.")
+    }
+}
+
+impl ToSchema for Code {}
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,5 +1,5 @@
-//! The one question: is this machine, at this moment, what the policy asks for? [`appraise`] answers it, and says as well
-//! what it has *not* looked at.
+//! The one question: is this machine, at this moment, what the policy asks for? [`appraise`] answers it, and says as
+//! well what it has *not* looked at.
 
 mod report;
 
@@ -236,11 +236,13 @@ pub struct Verdict {
     pub report: Report,
 }
 
-/// Appraises a machine: the quote against what was asked, the log against the quote, and what it says against the policy.
+/// Appraises a machine: the quote against what was asked, the log against the quote, and what it says against the
+/// policy.
 ///
 /// It has no side effects, reads no clock, and does not stop at the first thing that is wrong where it can go on.
 ///
-/// The caller must have taken `ak` from the enrolment of the very host that it speaks with, and must use each nonce once.
+/// The caller must have taken `ak` from the enrolment of the very host that it speaks with, and must use each nonce
+/// once.
 pub fn appraise(ak: &ResidentAk, asked: &Asked, evidence: &Evidence, policy: &Policy, now: Timestamp) -> Verdict {
     let mut failures = check_nonce(asked, policy, now).err().into_iter().collect::<Vec<_>>();
     failures.extend(check_ek(ak, policy, now).err());

@@ -104,8 +104,8 @@ pub enum EkProof {
 
 /// An endorsement key that is trusted: proof that one of this module's checks accepted it.
 ///
-/// **What this does not prove:** that whoever sent it is or has that TPM; [`crate::credential`] proves that. Nor that its
-/// maker has not revoked the certificate since: revocation lists are not looked at.
+/// **What this does not prove:** that whoever sent it is or has that TPM; [`crate::credential`] proves that. Nor that
+/// its maker has not revoked the certificate since: revocation lists are not looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustedEk {
     public: Public,

@@ -32,7 +32,8 @@ pub enum Difference {
         expected: Digest,
         /// The quoted one.
         found: Digest,
-        /// Which events make the difference. Empty if the TPM was started from another locality: only the value differs.
+        /// Which events make the difference. Empty if the TPM was started from another locality: only the value
+        /// differs.
         events: Vec<EventDifference>,
     },
 }

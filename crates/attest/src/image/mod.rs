@@ -163,9 +163,9 @@ struct Raw {
 }
 
 impl BaseImage {
-    /// The PCRs that most images cover: code, Secure Boot, and what loaders measure. Left out are settings, which differ
-    /// from machine to machine (1, 3, 5), what makers like (6), and what the running system goes on to extend (10, 15
-    /// and above).
+    /// The PCRs that most images cover: code, Secure Boot, and what loaders measure. Left out are settings, which
+    /// differ from machine to machine (1, 3, 5), what makers like (6), and what the running system goes on to extend
+    /// (10, 15 and above).
     pub const USUAL_PCRS: [u8; 9] = [0, 2, 4, 7, 8, 9, 11, 12, 14];
 
     /// Takes what a machine measured as what is accepted. It is for the caller to know that the machine is good.

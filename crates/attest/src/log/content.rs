@@ -101,7 +101,8 @@ impl UefiVariable {
     }
 }
 
-/// UEFI_IMAGE_LOAD_EVENT. Section 10.2.3. No digest covers it: the event's digest is the image's, as Authenticode makes it.
+/// UEFI_IMAGE_LOAD_EVENT. Section 10.2.3. No digest covers it: the event's digest is the image's, as Authenticode makes
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirmwareImage {
     /// DevicePath, as bytes.

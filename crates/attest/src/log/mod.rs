@@ -2,8 +2,8 @@
 //!
 //! *TCG PC Client Platform Firmware Profile* 1.06, section 10 (the crypto-agile log).
 //!
-//! A log by itself proves nothing. [`EventLog::verify`] compares it with a quote; what comes out, [`VerifiedLog`], has the
-//! events of the quoted PCRs only. Even then:
+//! A log by itself proves nothing. [`EventLog::verify`] compares it with a quote; what comes out, [`VerifiedLog`], has
+//! the events of the quoted PCRs only. Even then:
 //!
 //! - **Digests** of events are proven: the TPM holds what they were extended to.
 //! - **Data** of an event is proven where the digest is of the data, and nowhere else ([`VerifiedEvent::proven`]).
@@ -144,7 +144,10 @@ pub enum LogError {
         events: usize,
     },
     /// The log does not lead to the quoted value.
-    #[error("the log does not replay to PCR {pcr}: its {events} events give {found}, quoted is {expected}{}", surplus(.events, .after))]
+    #[error(
+        "the log does not replay to PCR {pcr}: its {events} events give {found}, quoted is {expected}{}",
+        surplus(.events, .after)
+    )]
     Replay {
         /// The PCR.
         pcr: u8,

@@ -56,8 +56,8 @@ impl VerifiedEvent {
         &self.content
     }
 
-    /// Whether the digest is of all the data, so that the data is proven. If not, the data, or the name of a variable in
-    /// it, is whatever somebody wrote.
+    /// Whether the digest is of all the data, so that the data is proven. If not, the data, or the name of a variable
+    /// in it, is whatever somebody wrote.
     pub fn proven(&self) -> bool {
         self.proven
     }

@@ -1,5 +1,5 @@
-//! Event logs, Secure Boot, boot chain and base images on recorded boots of QEMU with a real TPM emulator behind it: see
-//! `tests/data/capture`.
+//! Event logs, Secure Boot, boot chain and base images on recorded boots of QEMU with a real TPM emulator behind it:
+//! see `tests/data/capture`.
 
 #![allow(clippy::unwrap_used)]
 

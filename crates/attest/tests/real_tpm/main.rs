@@ -1,4 +1,5 @@
-//! Everything that takes a TPM, on a real one: swtpm, with the certificates that its own CA makes, driven by tpm2-tools.
+//! Everything that takes a TPM, on a real one: swtpm, with the certificates that its own CA makes, driven by
+//! tpm2-tools.
 
 #![allow(clippy::unwrap_used)]
 

@@ -180,7 +180,8 @@ impl Tpm {
             .env("TPM2TOOLS_TCTI", format!("swtpm:host=127.0.0.1,port={}", self.port)))
     }
 
-    /// Runs a tool, and then throws out of the TPM what it left there: without a resource manager there are three places.
+    /// Runs a tool, and then throws out of the TPM what it left there: without a resource manager there are three
+    /// places.
     pub(crate) fn run(&self, tool: &str, arguments: &[&str]) -> Vec<u8> {
         let out = self.try_run(tool, arguments).unwrap();
         self.try_run("tpm2_flushcontext", &["-t"]).unwrap();

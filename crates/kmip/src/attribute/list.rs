@@ -19,6 +19,9 @@ pub(crate) enum Newer {
     Refuse,
 }
 
+/// Names of templates, and attributes.
+pub(crate) type Template = (Vec<Name>, Vec<Attribute>);
+
 /// Attributes in a payload.
 pub(crate) struct AttributeList;
 
@@ -70,7 +73,7 @@ impl AttributeList {
     pub(crate) fn take_template(
         fields: &mut Fields,
         version: ProtocolVersion,
-    ) -> Result<Option<(Vec<Name>, Vec<Attribute>)>, DecodeError> {
+    ) -> Result<Option<Template>, DecodeError> {
         if version.is_2() {
             let item = fields.optional_item(Tag::ATTRIBUTES);
             return item.map(|item| Ok((vec![], Self::from_structure(item)?))).transpose();
@@ -86,10 +89,7 @@ impl AttributeList {
     }
 
     /// The same, where they have to be there.
-    pub(crate) fn required_template(
-        fields: &mut Fields,
-        version: ProtocolVersion,
-    ) -> Result<(Vec<Name>, Vec<Attribute>), DecodeError> {
+    pub(crate) fn required_template(fields: &mut Fields, version: ProtocolVersion) -> Result<Template, DecodeError> {
         let tag = if version.is_2() { Tag::ATTRIBUTES } else { Tag::TEMPLATE_ATTRIBUTE };
         let within = fields.tag();
         Self::take_template(fields, version)?.ok_or(DecodeError::Missing { tag, within })

@@ -1,15 +1,19 @@
 //! Several servers of the same keys, as one.
 
+mod error;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 
+pub use error::ReplicasError;
+
 use super::roster::{Attempt, BackOff, Roster, Verdict};
 use super::{Client, ClientConfig, ClientError, Created, Filter, Phase, ServerInformation};
 use crate::attribute::{Attribute, AttributeName, AttributeValue, RevocationReason};
-use crate::names::{Operation, ResultReason, State};
+use crate::names::{Operation, State};
 use crate::operation::{DecryptRequest, DecryptResponse, EncryptRequest, EncryptResponse};
 use crate::secret::SecretBytes;
 
@@ -47,72 +51,6 @@ impl Drop for Turn<'_> {
         lock(&self.server.idle).push(self.client.another());
     }
 }
-
-/// Why none of the servers gave an answer, or which of their answers stands.
-#[derive(Debug)]
-pub struct ReplicasError {
-    operation: Operation,
-    /// The one that decides first.
-    failures: Vec<Arc<ClientError>>,
-    in_doubt: bool,
-}
-
-impl ReplicasError {
-    /// What to go by: an answer that stands; else what may have been done by a server that failed; else a server that
-    /// could not be asked; and only when every server says that it lacks the object, that.
-    #[must_use]
-    pub fn decisive(&self) -> Option<&ClientError> {
-        self.failures.first().map(AsRef::as_ref)
-    }
-
-    /// Every server's failure, the decisive one first.
-    pub fn failures(&self) -> impl Iterator<Item = &ClientError> {
-        self.failures.iter().map(AsRef::as_ref)
-    }
-
-    /// What was asked.
-    #[must_use]
-    pub fn operation(&self) -> Operation {
-        self.operation
-    }
-
-    /// The reason of the server whose answer stands, or of all when they lack the object.
-    #[must_use]
-    pub fn result_reason(&self) -> Option<ResultReason> {
-        self.decisive()?.result_reason()
-    }
-
-    /// Whether every server answered, and none has the object.
-    #[must_use]
-    pub fn is_missing_everywhere(&self) -> bool {
-        !self.failures.is_empty() && self.failures.iter().all(|error| Verdict::of(error) == Verdict::Lacks)
-    }
-
-    /// Whether what was asked for may have been done although no answer came (see
-    /// [`ClientError::may_have_taken_effect`]).
-    #[must_use]
-    pub fn may_have_taken_effect(&self) -> bool {
-        self.in_doubt
-    }
-}
-
-impl std::fmt::Display for ReplicasError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.failures.as_slice() {
-            [] => write!(f, "there is no server to ask for {}", self.operation),
-            [only] => write!(f, "{only}"),
-            several => {
-                write!(f, "{} failed at {} servers", self.operation, several.len())?;
-                several
-                    .iter()
-                    .enumerate()
-                    .try_for_each(|(number, failure)| write!(f, "{} {failure}", if number == 0 { ":" } else { ";" }))
-            }
-        }
-    }
-}
-
-impl std::error::Error for ReplicasError {}
 
 /// What was looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -246,22 +184,14 @@ impl Replicas {
             AttributeValue::Name(name) => Some(name),
             _ => None,
         });
-        let find = move |client: Client| async move {
+        let find = |client: Client| async move {
             let Some(name) = name else { return Ok(None) };
-            let ids = client.locate(Filter::by_name(&name.value)).await?;
-            Ok(Some(ids.into_iter().next().map_or(Found::No, |id| Found::Yes(Created::new(id, vec![])))))
+            let found = client.locate(Filter::by_name(&name.value)).await?.into_iter().next();
+            Ok(Some(found.map_or(Found::No, |id| Found::Yes((Created::new(id, vec![]), false)))))
         };
-        let make = |client: Client| async move { client.create_aes256(attributes).await.map(|made| (true, made)) };
-        let find = move |client: Client| {
-            let found = find(client);
-            async move {
-                Ok(found.await?.map(|found| match found {
-                    Found::Yes(created) => Found::Yes((false, created)),
-                    Found::No => Found::No,
-                }))
-            }
-        };
-        let ((made_here, mut created), attempt) = self.effect(Operation::CREATE, find, make).await?;
+        let make =
+            |client: Client| async move { client.create_aes256(attributes).await.map(|created| (created, true)) };
+        let ((mut created, made_here), attempt) = self.effect(Operation::CREATE, find, make).await?;
         if made_here {
             created.maybe_also_at = attempt.doubtful().next().map(|error| error.address().to_owned());
         }
@@ -275,7 +205,7 @@ impl Replicas {
     pub async fn activate(&self, id: &str) -> Result<(), ReplicasError> {
         let find = |client: Client| async move { is_in_state(&client, id, &[State::ACTIVE]).await };
         let activate = |client: Client| async move { client.activate(id).await };
-        Ok(self.effect(Operation::ACTIVATE, find, activate).await?.0)
+        self.effect(Operation::ACTIVATE, find, activate).await.map(|(done, _)| done)
     }
 
     /// The bytes of a symmetric key ([`Client::get_key`]). A server that lacks it does not stand for the others.
@@ -312,7 +242,7 @@ impl Replicas {
             Ok(Some(there.into_iter().find(|there| there.value == attribute.value).map_or(Found::No, Found::Yes)))
         };
         let add = |client: Client| async move { client.add_attribute(id, attribute.clone()).await };
-        Ok(self.effect(Operation::ADD_ATTRIBUTE, find, add).await?.0)
+        self.effect(Operation::ADD_ATTRIBUTE, find, add).await.map(|(done, _)| done)
     }
 
     /// The objects that match, at the first server that has any.
@@ -325,7 +255,7 @@ impl Replicas {
             let ids = client.locate(filter.clone()).await?;
             Ok((!ids.is_empty()).then_some(ids))
         };
-        match self.ask(Operation::LOCATE, &mut attempt, never, look).await {
+        match Box::pin(self.ask(Operation::LOCATE, &mut attempt, never, look)).await {
             Some(ids) => Ok(Located { ids, not_asked: vec![] }),
             None if attempt.is_only_unanswered() => {
                 let not_asked = attempt.failures().map(|error| error.address().to_owned()).collect();
@@ -348,7 +278,7 @@ impl Replicas {
         let revoked = [State::DEACTIVATED, State::COMPROMISED, State::DESTROYED, State::DESTROYED_COMPROMISED];
         let find = |client: Client| async move { is_in_state(&client, id, &revoked).await };
         let revoke = |client: Client| async move { client.revoke(id, reason.clone(), compromised_at).await };
-        Ok(self.effect(Operation::REVOKE, find, revoke).await?.0)
+        self.effect(Operation::REVOKE, find, revoke).await.map(|(done, _)| done)
     }
 
     /// Destroys the key material of an object ([`Client::destroy`]).
@@ -359,7 +289,7 @@ impl Replicas {
         let destroyed = [State::DESTROYED, State::DESTROYED_COMPROMISED];
         let find = |client: Client| async move { is_in_state(&client, id, &destroyed).await };
         let destroy = |client: Client| async move { client.destroy(id).await };
-        Ok(self.effect(Operation::DESTROY, find, destroy).await?.0)
+        self.effect(Operation::DESTROY, find, destroy).await.map(|(done, _)| done)
     }
 
     /// Encrypts with a key that stays at the server ([`Client::encrypt`]).
@@ -403,7 +333,7 @@ impl Replicas {
             let acted = act(client);
             async move { acted.await.map(Some) }
         };
-        match self.ask(operation, &mut attempt, find, act).await {
+        match Box::pin(self.ask(operation, &mut attempt, find, act)).await {
             Some(done) => Ok((done, attempt)),
             None => Err(ReplicasError::new(operation, attempt)),
         }
@@ -475,12 +405,6 @@ impl Replicas {
             lock(&server.idle).clear();
             server.failed.notify_waiters();
         }
-    }
-}
-
-impl ReplicasError {
-    fn new(operation: Operation, attempt: Attempt) -> Self {
-        Self { operation, in_doubt: attempt.is_in_doubt(), failures: attempt.into_failures() }
     }
 }
 

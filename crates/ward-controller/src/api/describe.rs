@@ -15,8 +15,6 @@ const PROBLEM: &str = "ProblemDocument";
 pub(super) fn complete(description: &OpenApi) -> Result<Value, serde_json::Error> {
     let mut document = serde_json::to_value(description)?;
     document["components"]["schemas"][PROBLEM] = serde_json::to_value(ProblemDocument::schema())?;
-    // A client must bear codes that are newer than it.
-    document["components"]["schemas"]["Code"] = json!({ "type": "string", "description": "A stable code." });
     if let Some(paths) = document["paths"].as_object_mut() {
         for (path, item) in paths {
             for (method, operation) in item.as_object_mut().into_iter().flatten() {

@@ -1,11 +1,16 @@
 //! The edge: what comes in is checked and typed here, what goes wrong goes out as a [`Problem`].
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Json, Query, RawPathParams, Request};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{Method, StatusCode};
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use ward_types::{Code, Problem};
 
 use crate::store::StoreError;
@@ -59,8 +64,31 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             };
             bad(code, error.body_text())
         };
-        let Json(body) = Json::from_request(request, state).await.map_err(refused)?;
+        let Json(Fields(body)) = Json::from_request(request, state).await.map_err(refused)?;
         Ok(Self(body))
+    }
+}
+
+/// What is read from an object only: a list could stand for one as well, field by field, for all that serde cares.
+struct Fields<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Fields<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
+            type Value = Fields<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Fields)
+            }
+        }
+
+        deserializer.deserialize_map(Reader(PhantomData))
     }
 }
 

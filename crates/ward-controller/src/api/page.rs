@@ -21,7 +21,7 @@ const DEFAULT_LIMIT: u32 = 100;
 pub struct PageQuery {
     /// At most so many items; none means 100, and more than 1000 means 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1)]
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64)]
     pub limit: Option<u32>,
     /// The items after this one; as the `Link` of the page before says.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -68,7 +68,7 @@ async fn custom(reform: &mut Reform, what: &str, name: &str) -> Result<Role, Pro
     match role.kind {
         RoleKind::Custom => Ok(role),
         RoleKind::BuiltIn => Err(Problem::new(
-            Code::RequestInvalid,
+            Code::RoleBuiltIn,
             what,
             "it is part of Ward",
             "make a role of your own with `ward role add`",

@@ -95,7 +95,7 @@ pub struct AddDatastore {
     /// Its name.
     pub name: Name,
     /// Where it is on each of the cluster's hosts: an absolute path.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, pattern = "^/")]
     pub directory: PathBuf,
     /// The cluster; none means `default`.
     #[serde(default)]
@@ -425,7 +425,7 @@ pub struct TaskQuery {
     pub open: bool,
     /// At most so many, the newest; none means 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1)]
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64)]
     pub limit: Option<u32>,
     /// Those begun before this one; as the `Link` of the page before says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -441,7 +441,7 @@ pub struct EventQuery {
     pub after: Option<i64>,
     /// At most so many; none means 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1)]
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64)]
     pub limit: Option<u32>,
     /// How many milliseconds to wait where there are none; at most 30000.
     #[serde(default)]

@@ -1,6 +1,5 @@
 //! Who gets in: every endpoint of the API's own description is closed, and how a session begins and ends.
 
-
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};

@@ -47,7 +47,7 @@ async fn a_recrypt_moves_a_running_vm_to_another_provider_and_its_old_key_is_dro
     ward.api.done(Method::POST, "/vms/web/recrypt", Some(json!({ "provider": "other" }))).await;
     let new = key_of(&ward, "web").await;
     assert_eq!(new.provider.as_str(), "other");
-    assert_eq!(host.keys(), [new.clone()], "the old one is forgotten");
+    assert_eq!(host.keys(), std::slice::from_ref(&new), "the old one is forgotten");
     let told = ward.api.told(EventKind::VmRecrypted).await;
     assert!(told[0].message.contains(&new.to_string()) && told[0].message.contains(&old.to_string()), "{told:?}");
     assert_eq!(ward.api.told(EventKind::KeyUnneeded).await[0].subject.key.as_ref(), Some(&old));

@@ -31,8 +31,8 @@ CREATE TABLE base_image (
     PRIMARY KEY (name, version)
 ) STRICT, WITHOUT ROWID;
 
--- Hosts whose attestation key proved to live in their TPM. `captured` is what a host last proved to have booted, `report`
--- the last verdict on it; both JSON.
+-- Hosts whose attestation key proved to live in their TPM. `captured` is what a host last proved to have booted,
+-- `report` the last verdict on it; both JSON.
 CREATE TABLE host (
     ek             TEXT    PRIMARY KEY NOT NULL,
     label          TEXT    NOT NULL UNIQUE,

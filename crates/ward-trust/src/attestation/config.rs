@@ -26,8 +26,8 @@ pub struct Settings {
     pub name: Label,
     /// Who its tokens are for.
     pub audience: Label,
-    /// Whether an administrator must let in each host that is enrolled by certificate. If not, every TPM of a trusted CA
-    /// is let in, whoever owns the machine.
+    /// Whether an administrator must let in each host that is enrolled by certificate. If not, every TPM of a trusted
+    /// CA is let in, whoever owns the machine.
     pub admit_by_hand: bool,
     /// Whether endorsement keys that were imported by themselves are trusted.
     pub bare_eks: bool,

@@ -90,7 +90,10 @@ fn meaning(what: &str, provider: &Provider, error: &ClientError) -> Problem {
             "compare the certificates of key server and key provider service; set the provider anew with good ones"
                 .to_owned(),
         ),
-        ClientError::Server { reason: ResultReason::ITEM_NOT_FOUND, .. } => (
+        ClientError::Server {
+            reason: ResultReason::ITEM_NOT_FOUND | ResultReason::OBJECT_NOT_FOUND | ResultReason::OBJECT_DESTROYED,
+            ..
+        } => (
             Code::KeyMissing,
             format!("restore key {id} at the key server: what was wrapped under it opens with no other"),
         ),

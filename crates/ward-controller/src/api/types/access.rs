@@ -120,7 +120,6 @@ pub struct PrivilegeView {
 #[serde(deny_unknown_fields)]
 pub struct AddRole {
     /// Its name.
-    #[schema(value_type = String)]
     pub name: RoleName,
     /// What it is to allow; a role without privileges shuts its holder out.
     pub privileges: PrivilegeSet,
@@ -144,7 +143,6 @@ pub struct PermissionView {
     /// On what: `root` or KIND/NAME.
     pub object: String,
     /// The role.
-    #[schema(value_type = String)]
     pub role: RoleName,
     /// Whether it holds for all that is in the object too.
     pub propagates: bool,
@@ -159,7 +157,6 @@ pub struct AddPermission {
     /// On what: `root`, or KIND/NAME such as `cluster/default`, `vm/web-1`, `provider/kms`.
     pub object: String,
     /// The role.
-    #[schema(value_type = String)]
     pub role: RoleName,
     /// Whether it is to hold for all that is in the object too; it does unless said otherwise.
     #[serde(default = "yes")]
@@ -199,7 +196,6 @@ pub struct AddCluster {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CodeView {
     /// The code.
-    #[schema(value_type = String)]
     pub code: ward_types::Code,
     /// What it means.
     pub title: String,
@@ -219,6 +215,6 @@ pub struct AuditQuery {
     pub after: Option<i64>,
     /// At most so many; none means 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(minimum = 1)]
+    #[param(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64)]
     pub limit: Option<u32>,
 }
