@@ -62,7 +62,7 @@ pub(crate) async fn give_up(
     subject.key = unneeded.first().cloned();
     let message = format!("{}: {}. {} [{}]", problem.what, problem.why, problem.remedy, problem.code);
     event::record(&mut tx, EventKind::TaskFailed, &subject, &message).await?;
-    let mut keys = unneeded.to_vec();
+    let mut keys = unneeded.clone();
     keys.extend(vm.as_ref().map_or_else(Vec::new, VmRow::keys));
     told(&mut tx, info, AuditOutcome::Failed, keys, message).await?;
     let progress = live.borrow().progress;

@@ -244,9 +244,7 @@ impl System {
     /// The names in a VM's home.
     pub(crate) fn files(&self, vm: &str) -> BTreeSet<String> {
         let mut names = self.names(vm);
-        for lock in [".lock", ".lock-job"] {
-            names.remove(lock);
-        }
+        names.retain(|name| !name.starts_with(".lock"));
         names
     }
 
