@@ -2,7 +2,7 @@
 //! comes back.
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 use ward_controller::api::types::{PolicyView, RecryptionState, RecryptionView, VmView};
 use ward_types::{Code, EventKind, Power};
@@ -17,8 +17,15 @@ impl System {
         assert!(self.ask(&["vm", "console", "vm", "--until", GREETING]).status.success());
     }
 
+    /// The file of its disk, which has another name when it is written anew.
+    fn disk(&self) -> PathBuf {
+        let config = self.vm("vm").config.unwrap();
+        let [disk] = &config.disks[..] else { panic!("{config:?}") };
+        self.file("vm", disk.file.as_str())
+    }
+
     fn opens(&self, key_id: &str) -> bool {
-        cryptsetup_opens(&self.file("vm", "disk-0.luks"), &self.access().kek(key_id))
+        cryptsetup_opens(&self.disk(), &self.access().kek(key_id))
     }
 
     /// The VM's key, which must be a new one; none of the old ones opens its disk any more.
@@ -34,7 +41,7 @@ impl System {
     }
 
     fn holds(&self, key_id: &str, content: &[u8]) {
-        let disk = decipher(&self.file("vm", "disk-0.luks"), &self.access().kek(key_id), content.len());
+        let disk = decipher(&self.disk(), &self.access().kek(key_id), content.len());
         assert!(disk == content);
     }
 }
@@ -68,11 +75,11 @@ fn a_vm_gets_new_keys_running_and_stopped_and_the_old_ones_open_nothing() {
     let problem = system.refused(&["vm", "recrypt", "vm", "--deep"], Code::VmRunning);
     assert!(problem.why.contains("host-1"), "{problem:?}");
     system.done(&["vm", "stop", "vm", "--force"]);
-    let before = fs::read(system.file("vm", "disk-0.luks")).unwrap();
+    let before = fs::read(system.disk()).unwrap();
     system.done(&["vm", "recrypt", "vm", "--deep"]);
     let key = system.renewed(&mut old);
     system.holds(&key, &content);
-    let after = fs::read(system.file("vm", "disk-0.luks")).unwrap();
+    let after = fs::read(system.disk()).unwrap();
     let start = before.len() - content.len();
     assert_eq!(before.len(), after.len());
     assert!(before[start..start + 4096] != after[start..start + 4096], "the DEK is the old one");
@@ -102,7 +109,7 @@ fn a_vm_gets_new_keys_running_and_stopped_and_the_old_ones_open_nothing() {
     // Another policy decrypts it.
     let plain = "No Encryption Policy";
     system.done(&["vm", "set-policy", "vm", "--home", plain, "--all-disks", plain]);
-    assert!(fs::read(system.file("vm", "disk-0.raw")).unwrap() == content);
+    assert!(fs::read(system.disk()).unwrap() == content);
     assert_eq!(system.access().all().len(), old.len(), "each key stays at its key server");
     for (kind, times) in [
         (EventKind::VmEncrypted, 1),
@@ -143,6 +150,6 @@ fn a_vm_whose_key_is_not_to_be_had_is_locked_until_it_is() {
 fn datastore(system: &System) -> String {
     let datastores: Vec<ward_controller::api::types::DatastoreView> = system.get(&["datastore", "ls"]);
     let [datastore] = &datastores[..] else { panic!("{datastores:?}") };
-    assert_eq!(datastore.directory, Path::new(&system.state().join("datastore")));
+    assert_eq!(datastore.directory, system.state().join("datastore"));
     datastore.name.to_string()
 }
