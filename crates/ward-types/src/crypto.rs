@@ -63,14 +63,14 @@ pub enum CryptoSpec {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawSpec {
-    op: Op,
+    op: Asked,
     provider: Option<ProviderName>,
     key_id: Option<KeyId>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Op {
+enum Asked {
     Encrypt,
     Decrypt,
     ShallowRecrypt,
@@ -88,12 +88,12 @@ impl<'de> Deserialize<'de> for CryptoSpec {
             _ => Err(D::Error::custom("only what encrypts and recrypts takes a key")),
         };
         match op {
-            Op::Decrypt => without(Self::Decrypt),
-            Op::NoOp => without(Self::NoOp),
-            Op::Register => without(Self::Register),
-            Op::Encrypt => Ok(Self::Encrypt(wish)),
-            Op::ShallowRecrypt => Ok(Self::ShallowRecrypt(wish)),
-            Op::DeepRecrypt => Ok(Self::DeepRecrypt(wish)),
+            Asked::Decrypt => without(Self::Decrypt),
+            Asked::NoOp => without(Self::NoOp),
+            Asked::Register => without(Self::Register),
+            Asked::Encrypt => Ok(Self::Encrypt(wish)),
+            Asked::ShallowRecrypt => Ok(Self::ShallowRecrypt(wish)),
+            Asked::DeepRecrypt => Ok(Self::DeepRecrypt(wish)),
         }
     }
 }
