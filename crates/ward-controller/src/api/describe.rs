@@ -15,6 +15,7 @@ const PROBLEM: &str = "ProblemDocument";
 pub(super) fn complete(description: &OpenApi) -> Result<Value, serde_json::Error> {
     let mut document = serde_json::to_value(description)?;
     document["components"]["schemas"][PROBLEM] = serde_json::to_value(ProblemDocument::schema())?;
+    mend_numbers(&mut document);
     if let Some(paths) = document["paths"].as_object_mut() {
         for (path, item) in paths {
             for (method, operation) in item.as_object_mut().into_iter().flatten() {
@@ -25,6 +26,20 @@ pub(super) fn complete(description: &OpenApi) -> Result<Value, serde_json::Error
         }
     }
     Ok(document)
+}
+
+/// A number that can't be negative is described as a signed one of its width, which it is not.
+fn mend_numbers(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if fields.get("minimum").and_then(Value::as_u64).is_some() {
+                fields.remove("format");
+            }
+            fields.values_mut().for_each(mend_numbers);
+        }
+        Value::Array(items) => items.iter_mut().for_each(mend_numbers),
+        _ => {}
+    }
 }
 
 fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Value>) {

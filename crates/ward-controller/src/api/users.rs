@@ -20,7 +20,7 @@ async fn may_change(controller: &Controller, caller: &Caller, what: &str) -> Res
 
 fn view(row: UserRow, groups: &[GroupRow]) -> UserView {
     let groups = groups.iter().filter(|group| group.members.contains(&row.name)).map(|group| group.name.clone());
-    UserView { id: row.id, groups: groups.collect(), name: row.name, disabled: row.disabled, created: row.created }
+    UserView { groups: groups.collect(), name: row.name, disabled: row.disabled, created: row.created }
 }
 
 async fn shown(controller: &Controller, _: &Granted<ChangeUsers>, name: &str) -> Result<UserView, Problem> {

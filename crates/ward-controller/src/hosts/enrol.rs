@@ -7,15 +7,16 @@ use jiff::{Timestamp, ToSpan as _};
 use ward_rpc::api::controller::{Enrol, Enrolled, Hello};
 use ward_rpc::{Answer, EnrolmentToken, Peer, Role, route};
 use ward_secret::Zeroizing;
-use ward_types::{Code, EventKind, EventSubject, HostId, Problem, TokenId};
+use ward_types::{AuditOutcome, Code, EventKind, EventSubject, HostId, Object, PrivilegeSet, Problem, TokenId};
 
 use super::watch_over;
-use crate::authz::Granted;
 use crate::authz::operations::AddHost;
+use crate::authz::{Granted, Target as _};
 use crate::controller::Shared;
 use crate::password;
+use crate::store::audit::{self, Draft};
 use crate::store::host::{self, HostRow};
-use crate::store::{StoreError, event};
+use crate::store::{StoreError, Tx, event};
 
 /// What the controller answers to hosts.
 pub(crate) fn router(controller: Shared) -> Router {
@@ -46,9 +47,25 @@ pub(crate) async fn make_token(
     let cluster = granted.on().id;
     host::add_enrolment(&mut tx, token.id, cluster, &password::digest_secret(&secret), expires.as_microsecond())
         .await?;
+    let (object, name) = (granted.on().object(), granted.on().name());
+    note(&mut tx, granted.user().as_str(), "host.add", (object, name), format!("made enrolment token {}", token.id))
+        .await?;
     tx.commit().await?;
     let text = token.to_text().map_err(|error| failed(error.to_string()))?;
     Ok((text, expires))
+}
+
+/// Writes to the audit log what was done for a host to join.
+async fn note(
+    tx: &mut Tx,
+    user: &str,
+    operation: &str,
+    (object, object_name): (Object, String),
+    detail: String,
+) -> Result<(), StoreError> {
+    let (outcome, privileges) = (AuditOutcome::Done, PrivilegeSet::NONE);
+    let draft = Draft { user, operation, outcome, object, object_name, privileges, keys: vec![], task: None, detail };
+    audit::record(tx, draft).await
 }
 
 async fn enrol(controller: Shared, _: Peer, call: Enrol) -> Answer<Enrolled> {
@@ -90,6 +107,8 @@ async fn enrol(controller: Shared, _: Peer, call: Enrol) -> Answer<Enrolled> {
     let subject = EventSubject { host: Some(id), ..EventSubject::default() };
     let message = format!("host `{}` at {} joined", row.name, row.address);
     event::record(&mut tx, EventKind::HostEnrolled, &subject, &message).await?;
+    let by = format!("token {}", call.token);
+    note(&mut tx, &by, "host.join", (row.object(), row.name()), format!("at {}", row.address)).await?;
     tx.commit().await?;
     watch_over(&controller, &row);
     Ok(Enrolled { host: id, cluster, certificate })

@@ -50,7 +50,7 @@ async fn asked(api: &Api, endpoint: &Endpoint, authorization: Option<&str>) -> r
         request = request.header(AUTHORIZATION, authorization);
     }
     if endpoint.body.is_some() {
-        request = request.json(&json!({ "name": "x" }));
+        request = request.json(&json!({ "no such field": 1 }));
     }
     in_time(&endpoint.path, request.send()).await.unwrap()
 }

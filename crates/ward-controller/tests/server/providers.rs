@@ -29,7 +29,7 @@ async fn a_provider_comes_is_shown_and_goes() {
     assert_eq!(added.server, server.address.to_string());
     let shown = show(&ward, "kms").await;
     let Some(Live::Up { version, vendor }) = shown.live else { panic!("{shown:?}") };
-    assert!(version.starts_with(['1', '2']) && vendor.is_some(), "{version} {vendor:?}");
+    assert!(version.contains('.') && vendor.is_some(), "{version} {vendor:?}");
 
     assert_eq!(add(&ward, server.provider("kms")).await.unwrap_err().code(), Code::Exists);
     assert!(!ward.provider("b", &server).await.default);

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use ward_controller::api::types::{DatastoreView, HostView, ProviderView, TaskView, VmView};
 use ward_types::Code;
 
-use crate::access::endpoints;
+use crate::access::{Endpoint, endpoints};
 use crate::postgres;
 use crate::support::{Refusal, Ward, in_time};
 
@@ -40,7 +40,10 @@ async fn a_malformed_body_is_refused_everywhere() {
     ];
     let (endpoints, _) = endpoints(&ward.api).await;
     let mut tried = 0;
-    for endpoint in endpoints.iter().filter(|endpoint| endpoint.body.is_some()) {
+    // These can do without a body.
+    let optional = |path: &str| ["/decrypt", "/recrypt"].iter().any(|verb| path.ends_with(verb));
+    let takes_one = |endpoint: &&Endpoint| endpoint.body.is_some() && !optional(&endpoint.path);
+    for endpoint in endpoints.iter().filter(takes_one) {
         for (what, body) in &bodies {
             let request = ward.api.request(endpoint.method.clone(), &endpoint.path);
             let mut request = request.header(CONTENT_TYPE, "application/json").body(body.clone());

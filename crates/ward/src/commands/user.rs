@@ -211,7 +211,6 @@ fn names(names: &[Name]) -> String {
 fn describe(user: &UserView) -> String {
     fields(&[
         ("name", user.name.to_string()),
-        ("id", user.id.to_string()),
         ("groups", names(&user.groups)),
         ("state", if user.disabled { "disabled" } else { "may log in" }.to_owned()),
         ("added", format!("{:.0}", user.created)),

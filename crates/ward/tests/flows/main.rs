@@ -7,10 +7,12 @@
 //! vms       a VM that is not in the state that was asked for
 //! renewal   keys that are replaced, a VM that leaves the inventory and comes back
 //! kills     the controller or an agent killed at any step
+//! access    users, roles, the audit log
 //! cli       exit codes, JSON, help, completion
 //! ```
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod cli;
 mod keys;
 mod kills;

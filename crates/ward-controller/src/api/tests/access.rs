@@ -114,13 +114,13 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
     (uri, Some(body).filter(|body| !body.is_null()))
 }
 
-/// The status, and how many items of a list.
-fn shown(answer: &super::Answer) -> String {
+/// The status, and how many items of a list, unless that is the same for all.
+fn shown(uri: &str, answer: &super::Answer) -> String {
+    let fixed = ["/problems", "/privileges", "/roles"].iter().any(|list| uri.ends_with(list));
+    let status = answer.status.as_u16();
     match serde_json::from_str(&answer.text) {
-        Ok(Value::Array(items)) if answer.status.is_success() => {
-            format!("{} [{}]", answer.status.as_u16(), items.len())
-        }
-        _ => answer.status.as_u16().to_string(),
+        Ok(Value::Array(items)) if answer.status.is_success() && !fixed => format!("{status} [{}]", items.len()),
+        _ => status.to_string(),
     }
 }
 
@@ -150,7 +150,7 @@ async fn every_endpoint_answers_every_identity_as_the_table_says() {
             let answer = house.ask(verb.clone(), uri, token.as_deref(), &[], body.clone()).await;
             let status = answer.status.as_u16().to_string();
             assert!(operation["responses"].get(&status).is_some(), "{method} {uri} does not tell of status {status}");
-            column.push(shown(&answer));
+            column.push(shown(uri, &answer));
             if answer.status.is_success() && verb != Method::GET {
                 // The next one is to find all as it was.
                 house.close().await;

@@ -168,11 +168,30 @@ async fn the_audit_log_has_who_did_what_to_what_under_which_key() {
     );
     assert!(log.iter().all(|it| it.keys == [key("42")] && it.object_name == "web-1"));
 
+    house.post(&admin, "/hosts", json!({ "cluster": "default" })).await.ok();
+    let log = house.audit().await;
+    let told: Vec<_> = log[4..].iter().map(|it| (it.operation.as_str(), it.outcome, it.object_name.as_str())).collect();
+    assert_eq!(
+        told,
+        [("host.add", AuditOutcome::Granted, "default"), ("host.add", AuditOutcome::Done, "default")],
+        "an enrolment token"
+    );
+
     let listed = house.get(&admin, "/audit?limit=3").await;
     assert!(listed.headers["link"].to_str().unwrap().contains("limit=3&after=3"));
     assert_eq!(listed.ok().as_array().unwrap().len(), 3);
     house.get(&no_crypto, "/audit").await.ok();
     house.get(&house.session_of("no-crypto").await, "/users").await.refused(403, "auth.denied");
+}
+
+#[tokio::test]
+async fn what_asks_for_nothing_tells_nothing() {
+    let house = House::new().await;
+    let place = house.add_cluster("default").await;
+    house.add_vm("web-1", place, Power::Off, None).await;
+    house.add_user("alice", &[]).await;
+    let alice = house.session_of("alice").await;
+    house.post(&alice, "/vms/web-1/crypto", json!({})).await.refused(404, "object.not-found");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
-use ward_types::{Name, PermissionId, Privilege, PrivilegeSet, RoleName, Subject, TokenId, UserId};
+use ward_types::{Name, PermissionId, Privilege, PrivilegeSet, RoleName, Subject, TokenId};
 
 /// A password that is to be somebody's.
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -59,8 +59,6 @@ pub struct SessionView {
 /// A user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UserView {
-    /// Its ID.
-    pub id: UserId,
     /// Its name.
     pub name: Name,
     /// Whether it may not log in.
