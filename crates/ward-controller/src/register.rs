@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ward_rpc::api::host::{HomeRef, ReadHome};
 use ward_types::{Code, EventKind, EventSubject, KeyRef, Name, Power, Problem, VmConfig, VmId};
 
-use crate::authz::Granted;
-use crate::authz::operations::{RegisterVm, UnlockVm};
+use crate::authz::operations::{RegisterEncryptedVm, RegisterVm, UnlockVm};
+use crate::authz::{Granted, Note, grant};
 use crate::controller::Shared;
 use crate::hosts::Link;
 use crate::keys::{Supply, supply};
@@ -14,6 +14,21 @@ use crate::plan::{Needs, place};
 use crate::store::cluster::{self, DatastoreRow};
 use crate::store::vm::{self, VmRow};
 use crate::store::{Tx, event, policy};
+
+/// The proof for having a VM's keys given to hosts.
+struct MayUnlock;
+
+impl From<Granted<RegisterEncryptedVm>> for MayUnlock {
+    fn from(_: Granted<RegisterEncryptedVm>) -> Self {
+        Self
+    }
+}
+
+impl From<Granted<UnlockVm>> for MayUnlock {
+    fn from(_: Granted<UnlockVm>) -> Self {
+        Self
+    }
+}
 
 /// A home, and a host that can read it.
 struct Place {
@@ -51,7 +66,12 @@ impl Place {
 
     /// Gets the VM's keys to the hosts and has the home's code checked under them: the description as Ward wrote it, or
     /// why the VM is locked. A home that something else wrote is refused.
-    async fn unlock(&self, controller: &Shared, config: VmConfig) -> Result<(VmConfig, Option<Problem>), Problem> {
+    async fn unlock(
+        &self,
+        controller: &Shared,
+        _: MayUnlock,
+        config: VmConfig,
+    ) -> Result<(VmConfig, Option<Problem>), Problem> {
         let keys: Vec<KeyRef> = config.keys().into_iter().cloned().collect();
         if keys.is_empty() {
             return Ok((config, None));
@@ -73,15 +93,23 @@ impl Place {
 /// Takes a VM into the inventory. Where its keys are not to be had, it is locked until they are.
 pub(crate) async fn register(
     controller: &Shared,
-    granted: &Granted<RegisterVm>,
+    granted: Granted<RegisterVm>,
     directory: &Name,
 ) -> Result<VmId, Problem> {
     let (user, datastore) = (granted.user(), granted.on());
     let what = format!("cannot register the VM in `{directory}` on datastore `{}`", datastore.name);
+    controller.links.settled().await;
     let place = Place::new(controller, user, what.clone(), datastore, directory)?;
     let config = place.read().await?;
     check_new(&mut *controller.store.read().await?, &what, &config).await?;
-    let (config, locked) = place.unlock(controller, config).await?;
+    let keys: Vec<KeyRef> = config.keys().into_iter().cloned().collect();
+    let (config, locked) = if keys.is_empty() {
+        (config, None)
+    } else {
+        let note = Note { detail: format!("VM `{}` in directory `{directory}`", config.name), keys };
+        let may: Granted<RegisterEncryptedVm> = grant(controller, granted.caller(), datastore.clone(), note).await?;
+        place.unlock(controller, may.into(), config).await?
+    };
     let mut tx = controller.store.write().await?;
     check_new(&mut tx, &what, &config).await?;
     let row = VmRow {
@@ -142,27 +170,28 @@ async fn set_locked(tx: &mut Tx, user: &Name, row: &VmRow, locked: Option<&Probl
 }
 
 /// Tries again to get the keys of a VM that is locked.
-pub(crate) async fn unlock(controller: &Shared, granted: &Granted<UnlockVm>) -> Result<(), Problem> {
-    let (user, row) = (granted.user(), granted.on());
+pub(crate) async fn unlock(controller: &Shared, granted: Granted<UnlockVm>) -> Result<(), Problem> {
+    let (user, row) = (granted.user().clone(), granted.on().clone());
     let what = format!("cannot unlock VM `{}`", row.name);
-    let datastores = cluster::datastores(&mut *controller.store.read().await?).await?;
-    let datastore = datastores.into_iter().find(|datastore| datastore.id == row.datastore);
-    let datastore = datastore.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
     if row.locked.is_none() {
         return Ok(());
     }
-    let place = Place::new(controller, user, what, &datastore, &row.directory)?;
+    let datastores = cluster::datastores(&mut *controller.store.read().await?).await?;
+    let datastore = datastores.into_iter().find(|datastore| datastore.id == row.datastore);
+    let datastore = datastore.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
+    controller.links.settled().await;
+    let place = Place::new(controller, &user, what, &datastore, &row.directory)?;
     let config = place.read().await?;
-    let (config, locked) = place.unlock(controller, config).await?;
+    let (config, locked) = place.unlock(controller, granted.into(), config).await?;
     let mut tx = controller.store.write().await?;
     if let Some(problem) = locked {
-        set_locked(&mut tx, user, row, Some(&problem)).await?;
+        set_locked(&mut tx, &user, &row, Some(&problem)).await?;
         tx.commit().await?;
         return Err(problem);
     }
     vm::set_config(&mut tx, row.id, &config).await?;
     policy::follow(&mut tx, row.id, &crate::plan::keys(&config)).await?;
     vm::set_locked(&mut tx, row.id, None).await?;
-    record(&mut tx, user, row, EventKind::VmUnlocked, &format!("VM `{}` is unlocked", row.name)).await?;
+    record(&mut tx, &user, &row, EventKind::VmUnlocked, &format!("VM `{}` is unlocked", row.name)).await?;
     Ok(tx.commit().await?)
 }

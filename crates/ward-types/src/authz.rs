@@ -57,10 +57,14 @@ privileges! {
     VmCreate = "vm.create";
     /// Make VMs from files that hosts can read.
     VmImport = "vm.import";
+    /// Make VMs from other VMs.
+    VmClone = "vm.clone";
     /// Start and stop VMs.
     VmPower = "vm.power";
     /// Read the consoles of VMs.
     VmConsole = "vm.console";
+    /// Change what VMs are: the storage policies that they are under, whether they are templates.
+    VmConfigure = "vm.configure";
     /// Delete VMs.
     VmDelete = "vm.delete";
     /// Manage users, groups and sessions.
@@ -79,7 +83,7 @@ privileges! {
     CryptoEncrypt = "crypto.encrypt";
     /// Make encrypted VMs and disks.
     CryptoEncryptNew = "crypto.encrypt-new";
-    /// Manage storage policies that encrypt.
+    /// Manage storage policies, which say what is encrypted.
     CryptoManageEncryptionPolicy = "crypto.manage-encryption-policy";
     /// Manage key providers.
     CryptoManageKeyServers = "crypto.manage-key-servers";
@@ -185,6 +189,12 @@ impl PrivilegeSet {
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
+    }
+
+    /// All that are in both.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
     }
 
     /// Whether there is none in it.

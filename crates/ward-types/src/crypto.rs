@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::{DiskId, KeyId, KeyRef, ProviderName};
@@ -28,18 +29,18 @@ impl fmt::Display for Component {
 }
 
 /// From where a user wants a KEK.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 pub struct KeyWish {
     /// The provider; none means the default one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub provider: Option<ProviderName>,
     /// A key that exists already; none means a new one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub key_id: Option<KeyId>,
 }
 
 /// What a user asks of a component (vSphere: `CryptoSpec`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum CryptoSpec {
     /// Encrypt it, under a new DEK.
@@ -56,6 +57,45 @@ pub enum CryptoSpec {
     NoOp,
     /// Take it as it is: encrypted, under the key that it names itself.
     Register,
+}
+
+/// As it comes: of a tagged enum Serde would let pass what no variant has.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSpec {
+    op: Asked,
+    provider: Option<ProviderName>,
+    key_id: Option<KeyId>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Asked {
+    Encrypt,
+    Decrypt,
+    ShallowRecrypt,
+    DeepRecrypt,
+    NoOp,
+    Register,
+}
+
+impl<'de> Deserialize<'de> for CryptoSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let RawSpec { op, provider, key_id } = RawSpec::deserialize(deserializer)?;
+        let wish = KeyWish { provider, key_id };
+        let without = |spec| match &wish {
+            KeyWish { provider: None, key_id: None } => Ok(spec),
+            _ => Err(D::Error::custom("only what encrypts and recrypts takes a key")),
+        };
+        match op {
+            Asked::Decrypt => without(Self::Decrypt),
+            Asked::NoOp => without(Self::NoOp),
+            Asked::Register => without(Self::Register),
+            Asked::Encrypt => Ok(Self::Encrypt(wish)),
+            Asked::ShallowRecrypt => Ok(Self::ShallowRecrypt(wish)),
+            Asked::DeepRecrypt => Ok(Self::DeepRecrypt(wish)),
+        }
+    }
 }
 
 /// What is asked of a VM, component by component. What isn't named stays as it is.
@@ -193,6 +233,21 @@ mod tests {
         assert_eq!(request.disks[&DiskId(0)], CryptoSpec::ShallowRecrypt(KeyWish::default()));
         assert_eq!(serde_json::to_string(&request).unwrap(), json);
         assert_eq!(serde_json::from_str::<CryptoRequest>("{}").unwrap(), CryptoRequest::default());
+    }
+
+    #[test]
+    fn what_a_request_does_not_know_is_refused() {
+        for bad in [
+            r#"{"homes":{"op":"decrypt"}}"#,
+            r#"{"home":{"op":"decrypt","deep":true}}"#,
+            r#"{"home":{"op":"encrypt","key":"1"}}"#,
+            r#"{"home":{"op":"decrypt","provider":"p"}}"#,
+            r#"{"home":{"op":"no-op","key_id":"1"}}"#,
+            r#"{"home":{"op":"erase"}}"#,
+            r#"{"home":{}}"#,
+        ] {
+            assert!(serde_json::from_str::<CryptoRequest>(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -38,7 +38,11 @@ const SESSION_HOURS: i64 = 24;
 /// The cookie of the console.
 pub(crate) const COOKIE_NAME: &str = "ward_session";
 
-/// A user who has proved who it is. Only this module makes one, from a session that is good.
+/// As whom the controller does what it does by the clock. No user may have the name.
+const SCHEDULER: &str = "scheduler";
+
+/// A user who has proved who it is. Only this module makes one: from a session that is good, or for work that goes on
+/// which such a one began.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     id: UserId,
@@ -48,6 +52,34 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// The user who began work that goes on without it.
+    ///
+    /// # Errors
+    /// Where it may not log in any more.
+    pub(crate) async fn who_began(controller: &Controller, what: &str, name: &Name) -> Result<Self, Problem> {
+        let row = user::find(&mut *controller.store.read().await?, name.as_str()).await?;
+        match row.filter(|row| !row.disabled) {
+            Some(row) => Ok(Self { id: row.id, user: row.name, session: TokenId::new(), request: None }),
+            None => Err(Problem::new(
+                Code::AuthDenied,
+                what,
+                format!("user `{name}`, who began it, is removed or disabled"),
+                "begin it again as somebody else",
+            )),
+        }
+    }
+
+    /// The controller itself, where it works by the clock.
+    pub(crate) fn scheduler() -> Result<Self, Problem> {
+        let user = SCHEDULER.parse().map_err(|error| Problem::internal("cannot work by the clock", error))?;
+        Ok(Self { id: UserId::new(), user, session: TokenId::new(), request: None })
+    }
+
+    /// Whether a name is that of the controller itself.
+    pub(crate) fn is_scheduler(name: &Name) -> bool {
+        name.as_str() == SCHEDULER
+    }
+
     pub(crate) const fn id(&self) -> UserId {
         self.id
     }

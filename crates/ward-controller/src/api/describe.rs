@@ -81,7 +81,13 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
         (begins_task, &[400, 413, 422]),
         (changes, &[409]),
         // Those who have others do the work.
-        (path.contains("/vms") || path.contains("/providers") || path.contains("/tasks"), &[409, 502, 507]),
+        (
+            path.contains("/vms")
+                || path.ends_with("/register")
+                || path.contains("/providers")
+                || path.contains("/tasks"),
+            &[409, 502, 507],
+        ),
     ];
     statuses.extend(applies.iter().filter(|(applies, _)| *applies).flat_map(|(_, statuses)| statuses.iter().copied()));
     statuses.sort_unstable();

@@ -13,9 +13,9 @@ use crate::controller::{Controller, Shared};
 use crate::plan;
 use crate::store::policy::{self, PolicyRow};
 use crate::store::vm::{self, VmRow};
-use crate::store::{event, provider};
+use crate::store::{Tx, event, provider};
 
-/// The policies, each with those of its VMs that are to be shown.
+/// Policies, with those VMs under them that are to be shown.
 async fn views(controller: &Controller, sight: &Sight, rows: Vec<PolicyRow>) -> Result<Vec<PolicyView>, Problem> {
     let mut db = controller.store.read().await?;
     let assigned = policy::assigned(&mut db, None).await?;
@@ -62,6 +62,15 @@ async fn one(controller: &Controller, sight: &Sight, row: PolicyRow) -> ApiResul
     Ok(Json(view.ok_or_else(|| not_found("policy", name.as_str()))?))
 }
 
+async fn may_change(
+    controller: &Controller,
+    caller: &Caller,
+    verb: &str,
+    name: &str,
+) -> Result<Granted<ChangePolicies>, Problem> {
+    grant(controller, caller, Root, format!("{verb} storage policy `{name}`").into()).await
+}
+
 /// Lists storage policies.
 #[utoipa::path(get, path = "/policies", tag = "policy", params(PageQuery),
     responses((status = 200, body = [PolicyView]), (status = "4XX", body = Problem)))]
@@ -74,7 +83,7 @@ pub(super) async fn list(State(controller): State<Shared>, sight: Sight, page: P
 #[utoipa::path(get, path = "/policies/{policy}", tag = "policy", params(("policy" = String, Path, description = "name")),
     responses((status = 200, body = PolicyView), (status = "4XX", body = Problem)))]
 pub(super) async fn show(State(controller): State<Shared>, sight: Sight, keys: Keys) -> ApiResult<Json<PolicyView>> {
-    let row = load(&controller, keys.first()).await?;
+    let row = load(&controller, keys.last()).await?;
     one(&controller, &sight, row).await
 }
 
@@ -86,9 +95,7 @@ pub(super) async fn add(
     sight: Sight,
     Body(new): Body<AddPolicy>,
 ) -> ApiResult<Json<PolicyView>> {
-    let caller = sight.caller();
-    let note = format!("make storage policy `{}`", new.name);
-    let _: Granted<ChangePolicies> = grant(&controller, caller, Root, note.into()).await?;
+    let granted = may_change(&controller, sight.caller(), "add", new.name.as_str()).await?;
     let what = format!("cannot make storage policy `{}`", new.name);
     let from = match &new.from {
         None => None,
@@ -125,7 +132,7 @@ pub(super) async fn add(
         }
         added => added?,
     }
-    record(&mut tx, caller, EventKind::PolicyCreated, &format!("storage policy `{}` made", row.name)).await?;
+    record(&mut tx, &granted, EventKind::PolicyCreated, &format!("storage policy `{}` made", row.name)).await?;
     tx.commit().await?;
     one(&controller, &sight, row).await
 }
@@ -135,9 +142,8 @@ pub(super) async fn add(
     params(("policy" = String, Path, description = "name")),
     responses((status = 200), (status = "4XX", body = Problem)))]
 pub(super) async fn remove(State(controller): State<Shared>, caller: Caller, keys: Keys) -> ApiResult<Json<()>> {
-    let name = keys.first();
-    let note = format!("remove storage policy `{name}`");
-    let _: Granted<ChangePolicies> = grant(&controller, &caller, Root, note.into()).await?;
+    let name = keys.last();
+    let granted = may_change(&controller, &caller, "remove", name).await?;
     let row = load(&controller, name).await?;
     let what = format!("cannot remove storage policy `{name}`");
     if row.built_in {
@@ -156,12 +162,12 @@ pub(super) async fn remove(State(controller): State<Shared>, caller: Caller, key
         return Err(Problem::new(Code::InUse, what, why, "put them under another one with `ward vm set-policy`").into());
     }
     policy::remove(&mut tx, &row.name).await?;
-    record(&mut tx, &caller, EventKind::PolicyRemoved, &format!("storage policy `{name}` removed")).await?;
+    record(&mut tx, &granted, EventKind::PolicyRemoved, &format!("storage policy `{name}` removed")).await?;
     tx.commit().await?;
     Ok(Json(()))
 }
 
-async fn record(tx: &mut crate::store::Tx, caller: &Caller, kind: EventKind, message: &str) -> Result<(), Problem> {
-    let subject = EventSubject { user: Some(caller.user().clone()), ..EventSubject::default() };
+async fn record(tx: &mut Tx, granted: &Granted<ChangePolicies>, kind: EventKind, message: &str) -> Result<(), Problem> {
+    let subject = EventSubject { user: Some(granted.user().clone()), ..EventSubject::default() };
     Ok(event::record(tx, kind, &subject, message).await?)
 }

@@ -2,14 +2,14 @@
 
 use axum::extract::{Json, State};
 use ward_secret::Zeroizing;
-use ward_types::{Code, EventKind, EventSubject, Problem, ProviderKind};
+use ward_types::{Code, EventKind, EventSubject, Problem, ProviderKind, ProviderName};
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body, Keys, Params};
 use super::native;
 use super::page::{Listed, Page};
 use super::types::{AddProvider, Live, PageQuery, ProviderView, RemoveProvider as HowToRemove, SetRotation};
-use crate::authz::operations::{self, ReadProvider, RemoveProvider, SetDefaultProvider, SetRotationOf};
+use crate::authz::operations::{self, ReadProvider, RemoveProvider, SetDefaultProvider};
 use crate::authz::{Granted, Root, Sight, grant, grant_named};
 use crate::controller::{Controller, Shared};
 use crate::keys::{self, probe};
@@ -193,24 +193,26 @@ pub(super) async fn set_rotation(
     keys: Keys,
     Body(rotation): Body<SetRotation>,
 ) -> ApiResult<Json<ProviderView>> {
+    let message = |name: &ProviderName| match rotation.days {
+        Some(days) => format!("keys of key provider `{name}` are replaced after {days} days"),
+        None => format!("keys of key provider `{name}` are not replaced for their age"),
+    };
     let note = rotation.days.map_or_else(|| "never".to_owned(), |days| format!("after {days} days"));
-    let granted: Granted<SetRotationOf> = grant_named(&controller, &caller, keys.first(), note.into()).await?;
-    let name = granted.on().name.clone();
+    let granted: Granted<operations::SetRotation> =
+        grant_named(&controller, &caller, keys.first(), note.into()).await?;
+    let row = granted.on();
+    let name = &row.name;
     if rotation.days == Some(0) {
         let what = format!("cannot set the rotation of key provider `{name}`");
         return Err(Problem::new(Code::RequestInvalid, what, "0 days is no age", "give 1 day or more").into());
     }
     let mut tx = controller.store.write().await?;
-    recryption::set_rotation(&mut tx, &name, rotation.days).await?;
+    recryption::set_rotation(&mut tx, name, rotation.days).await?;
     let user = Some(granted.user().clone());
     let subject = EventSubject { provider: Some(name.clone()), user, ..EventSubject::default() };
-    let message = match rotation.days {
-        Some(days) => format!("keys of key provider `{name}` are replaced after {days} days"),
-        None => format!("keys of key provider `{name}` are not replaced for their age"),
-    };
-    event::record(&mut tx, EventKind::RotationSet, &subject, &message).await?;
+    event::record(&mut tx, EventKind::RotationSet, &subject, &message(name)).await?;
     tx.commit().await?;
-    Ok(Json(view(&controller, granted.on()).await?))
+    Ok(Json(view(&controller, row).await?))
 }
 
 /// Removes a key provider that no VM needs. The keys of a standard one stay at its server; the key of a native one is
@@ -234,7 +236,7 @@ pub(super) async fn remove(
     let vms = vm::users_of_provider(&mut tx, &name).await?;
     let vms = vms.iter().map(|(vm, key)| format!("VM `{vm}` (key {key})"));
     // A VM that is being encrypted will need its key, though its row does not say so yet.
-    let tasks = task::open(&mut tx).await?.into_iter().filter(|task| task.work.providers().any(|used| *used == name));
+    let tasks = task::open(&mut tx).await?.into_iter().filter(|task| task.work.providers().any(|it| *it == name));
     let tasks = tasks.map(|task| format!("VM `{}` (task {}, {})", task.info.vm_name, task.info.id, task.info.kind));
     let users: Vec<_> = vms.chain(tasks).collect();
     if !users.is_empty() {

@@ -3,58 +3,61 @@
 use axum::extract::{Json, State};
 use ward_types::{Problem, TaskId};
 
-use super::auth::Caller;
-use super::edge::{ApiResult, Body, Keys, not_found};
+use super::edge::{ApiResult, Body, Params, not_found};
 use super::page::{Listed, Page};
-use super::types::{PageQuery, RecryptionPlan, RecryptionRequest, RecryptionState, RecryptionView};
-use crate::authz::operations::{PlanRecryptions, ReadRecryptions, RecryptMany};
-use crate::authz::{Granted, Root, grant};
+use super::types::{RecryptionPlan, RecryptionQuery, RecryptionRequest, RecryptionState, RecryptionView};
+use crate::authz::operations::{BeginRecryption, ChangeRecryption, PlanRecryption, ReadRecryption};
+use crate::authz::{Granted, Note, Sight, grant};
 use crate::controller::{Controller, Shared};
 use crate::recryption;
 
-async fn view(controller: &Controller, key: &str, id: TaskId) -> ApiResult<Json<RecryptionView>> {
+async fn view(controller: &Controller, id: TaskId) -> ApiResult<Json<RecryptionView>> {
     let view = recryption::view(controller, id).await?;
-    Ok(Json(view.ok_or_else(|| not_found("recryption", key))?))
+    Ok(Json(view.ok_or_else(|| not_found("recryption", &id.to_string()))?))
 }
 
-fn id(key: &str) -> Result<TaskId, Problem> {
-    key.parse().map_err(|_| not_found("recryption", key))
-}
-
-/// Tells which VMs a recryption would give new keys, and begins nothing.
+/// Tells which VMs a recryption would give new keys, of those that may be seen, and begins nothing. It takes the privilege
+/// to recrypt on every one of them.
 #[utoipa::path(post, path = "/recryptions/plan", tag = "recryption", request_body = RecryptionRequest,
     responses((status = 200, body = RecryptionPlan), (status = "4XX", body = Problem)))]
 pub(super) async fn plan(
     State(controller): State<Shared>,
-    _: Granted<PlanRecryptions>,
+    sight: Sight,
     Body(request): Body<RecryptionRequest>,
 ) -> ApiResult<Json<RecryptionPlan>> {
-    Ok(Json(RecryptionPlan { vms: recryption::plan(&controller, &request).await? }))
+    let planned = recryption::plan(&controller, &request, &sight).await?;
+    let _: Granted<PlanRecryption> = grant(&controller, sight.caller(), planned.fleet, Note::default()).await?;
+    Ok(Json(RecryptionPlan { vms: planned.vms }))
 }
 
 /// Lists recryptions, the newest first.
-#[utoipa::path(get, path = "/recryptions", tag = "recryption", params(PageQuery),
+#[utoipa::path(get, path = "/recryptions", tag = "recryption", params(RecryptionQuery),
     responses((status = 200, body = [RecryptionView]), (status = "4XX", body = Problem)))]
 pub(super) async fn list(
     State(controller): State<Shared>,
-    _: Granted<ReadRecryptions>,
+    sight: Sight,
+    Params(query): Params<RecryptionQuery>,
     page: Page,
 ) -> ApiResult<Listed<RecryptionView>> {
-    Ok(page.cut(recryption::all(&controller).await?, |view: &RecryptionView| view.id.to_string()))
+    let (views, more) = recryption::newest(&controller, &sight, query.after, page.limit).await?;
+    let last = views.last().filter(|_| more).map(|view| view.id.to_string());
+    Ok(page.page(views, last))
 }
 
-/// Gives many VMs new keys, so many at a time.
+/// Gives many VMs new keys, so many at a time: of those that may be seen all for which the request asks. It takes the
+/// privilege to recrypt on every one of them.
 #[utoipa::path(post, path = "/recryptions", tag = "recryption", request_body = RecryptionRequest,
     responses((status = 200, body = RecryptionView), (status = "4XX", body = Problem)))]
 pub(super) async fn add(
     State(controller): State<Shared>,
-    caller: Caller,
+    sight: Sight,
     Body(request): Body<RecryptionRequest>,
 ) -> ApiResult<Json<RecryptionView>> {
-    let note = serde_json::to_string(&request).unwrap_or_default();
-    let granted: Granted<RecryptMany> = grant(&controller, &caller, Root, note.into()).await?;
-    let id = recryption::begin(&controller, &granted, request).await?;
-    view(&controller, &id.to_string(), id).await
+    let planned = recryption::plan(&controller, &request, &sight).await?;
+    let note = format!("{} VMs", planned.vms.len());
+    let granted: Granted<BeginRecryption> = grant(&controller, sight.caller(), planned.fleet, note.into()).await?;
+    let id = recryption::begin(&controller, granted, request, planned.vms).await?;
+    view(&controller, id).await
 }
 
 /// Shows a recryption with all its VMs: the report.
@@ -63,10 +66,12 @@ pub(super) async fn add(
     responses((status = 200, body = RecryptionView), (status = "4XX", body = Problem)))]
 pub(super) async fn show(
     State(controller): State<Shared>,
-    _: Granted<ReadRecryptions>,
-    keys: Keys,
+    granted: Granted<ReadRecryption>,
 ) -> ApiResult<Json<RecryptionView>> {
-    view(&controller, keys.first(), id(keys.first())?).await
+    match granted.on().recryption() {
+        Some(id) => view(&controller, id).await,
+        None => Err(not_found("recryption", "").into()),
+    }
 }
 
 /// Begins no more VMs until it is resumed.
@@ -75,10 +80,9 @@ pub(super) async fn show(
     responses((status = 200, body = RecryptionView), (status = "4XX", body = Problem)))]
 pub(super) async fn pause(
     State(controller): State<Shared>,
-    caller: Caller,
-    keys: Keys,
+    granted: Granted<ChangeRecryption>,
 ) -> ApiResult<Json<RecryptionView>> {
-    change(&controller, &caller, keys.first(), RecryptionState::Paused).await
+    change(&controller, &granted, RecryptionState::Paused).await
 }
 
 /// Goes on where it was paused.
@@ -87,10 +91,9 @@ pub(super) async fn pause(
     responses((status = 200, body = RecryptionView), (status = "4XX", body = Problem)))]
 pub(super) async fn resume(
     State(controller): State<Shared>,
-    caller: Caller,
-    keys: Keys,
+    granted: Granted<ChangeRecryption>,
 ) -> ApiResult<Json<RecryptionView>> {
-    change(&controller, &caller, keys.first(), RecryptionState::Running).await
+    change(&controller, &granted, RecryptionState::Running).await
 }
 
 /// Begins no more VMs; those that were begun are finished.
@@ -99,21 +102,16 @@ pub(super) async fn resume(
     responses((status = 200, body = RecryptionView), (status = "4XX", body = Problem)))]
 pub(super) async fn cancel(
     State(controller): State<Shared>,
-    caller: Caller,
-    keys: Keys,
+    granted: Granted<ChangeRecryption>,
 ) -> ApiResult<Json<RecryptionView>> {
-    change(&controller, &caller, keys.first(), RecryptionState::Cancelling).await
+    change(&controller, &granted, RecryptionState::Cancelling).await
 }
 
 async fn change(
     controller: &Controller,
-    caller: &Caller,
-    key: &str,
+    granted: &Granted<ChangeRecryption>,
     state: RecryptionState,
 ) -> ApiResult<Json<RecryptionView>> {
-    let note = format!("recryption {key}: {state}");
-    let granted: Granted<RecryptMany> = grant(controller, caller, Root, note.into()).await?;
-    let id = id(key)?;
-    recryption::change(controller, &granted, id, state).await?;
-    view(controller, key, id).await
+    let id = recryption::change(controller, granted, state).await?;
+    view(controller, id).await
 }

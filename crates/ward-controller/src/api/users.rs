@@ -71,6 +71,10 @@ pub(super) async fn add(
     let password = Zeroizing::new(new.password);
     let granted = may_change(&controller, &caller, &format!("add user `{}`", new.name)).await?;
     let what = format!("cannot add user `{}`", new.name);
+    if Caller::is_scheduler(&new.name) {
+        let why = "that is how the controller calls itself where it works by the clock";
+        return Err(Problem::new(Code::Exists, what, why, "choose another name").into());
+    }
     let hash = new_hash(&controller, &what, password).await?;
     let mut tx = controller.store.write().await?;
     match user::add(&mut tx, &new.name, &hash).await {

@@ -1,35 +1,35 @@
 //! Which VMs are in the inventory, and as what.
 
 use axum::extract::{Json, State};
-use ward_types::{CryptoSpec, KeyWish, Problem};
+use ward_types::{KeyWish, Problem};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, Keys, not_found};
+use super::edge::{ApiResult, Body, Keys};
 use super::tasks::task_view;
-use super::types::{CloneKeys, CloneVm, Register, SetTemplate, TaskView, VmView};
-use super::vm_crypto::note;
+use super::types::{CloneVm, Register, SetTemplate, TaskView, VmView};
 use super::vms::one;
-use crate::authz::operations::{self, SetTemplate as MaySetTemplate, UnlockVm, UnregisterVm};
-use crate::authz::{Granted, Sight, grant, grant_named, named};
+use crate::authz::operations::{RegisterVm, SetTemplate as MaySetTemplate, UnlockVm, UnregisterVm};
+use crate::authz::{Granted, grant_named, named};
 use crate::controller::Shared;
 use crate::plan::CloneWish;
 use crate::register;
-use crate::store::cluster::{self, DatastoreRow};
-use crate::store::vm::VmRow;
-use crate::tasks::may::MayCrypt;
+use crate::tasks::may::MayClone;
 use crate::tasks::submit::Order;
 
-/// Takes a VM into the inventory from its home. Where a key that it needs is not to be had, it is locked.
-#[utoipa::path(post, path = "/vms/register", tag = "vm", request_body = Register,
+/// Takes a VM into the inventory from its home on a datastore. Where a key that it needs is not to be had, it is locked.
+#[utoipa::path(post, path = "/datastores/{datastore}/register", tag = "vm", request_body = Register,
+    params(("datastore" = String, Path, description = "name or ID")),
     responses((status = 200, body = VmView), (status = "4XX", body = Problem)))]
 pub(super) async fn register(
     State(controller): State<Shared>,
     caller: Caller,
-    Body(home): Body<Register>,
+    keys: Keys,
+    Body(Register { directory }): Body<Register>,
 ) -> ApiResult<Json<VmView>> {
-    let note = format!("register the VM in `{}`", home.directory);
-    let granted = grant_named(&controller, &caller, &home.datastore, note.into()).await?;
-    one(&controller, register::register(&controller, &granted, &home.directory).await?).await
+    let note = format!("directory `{directory}`");
+    let granted: Granted<RegisterVm> = grant_named(&controller, &caller, keys.first(), note.into()).await?;
+    let id = register::register(&controller, granted, &directory).await?;
+    one(&controller, id).await
 }
 
 /// Takes a VM out of the inventory. Its home stays as it is.
@@ -48,8 +48,9 @@ pub(super) async fn unregister(
 #[utoipa::path(post, path = "/vms/{vm}/unlock", tag = "vm", params(("vm" = String, Path, description = "name or ID")),
     responses((status = 200, body = VmView), (status = "4XX", body = Problem)))]
 pub(super) async fn unlock(State(controller): State<Shared>, granted: Granted<UnlockVm>) -> ApiResult<Json<VmView>> {
-    register::unlock(&controller, &granted).await?;
-    one(&controller, granted.on().id).await
+    let id = granted.on().id;
+    register::unlock(&controller, granted).await?;
+    one(&controller, id).await
 }
 
 /// Makes a VM a template, which is never started, or a template a VM.
@@ -60,12 +61,14 @@ pub(super) async fn template(
     State(controller): State<Shared>,
     caller: Caller,
     keys: Keys,
-    Body(wanted): Body<SetTemplate>,
+    Body(SetTemplate { template }): Body<SetTemplate>,
 ) -> ApiResult<Json<VmView>> {
-    let note = format!("template: {}", wanted.template).into();
-    let granted: Granted<MaySetTemplate> = grant_named(&controller, &caller, keys.first(), note).await?;
-    Order { controller: &controller }.set_template(&granted, wanted.template).await?;
-    one(&controller, granted.on().id).await
+    let note = if template { "a template" } else { "no template" };
+    let granted: Granted<MaySetTemplate> =
+        grant_named(&controller, &caller, keys.first(), note.to_owned().into()).await?;
+    let id = granted.on().id;
+    Order { controller: &controller }.set_template(granted, template).await?;
+    one(&controller, id).await
 }
 
 /// Makes a VM from another one, which is off: under the same keys, under new ones, encrypted or decrypted on the way.
@@ -74,36 +77,18 @@ pub(super) async fn template(
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
 pub(super) async fn clone(
     State(controller): State<Shared>,
-    sight: Sight,
+    caller: Caller,
     keys: Keys,
     Body(new): Body<CloneVm>,
 ) -> ApiResult<Json<TaskView>> {
-    let caller = sight.caller();
-    let vm: VmRow = named(&controller, keys.first()).await?;
-    let said = format!("clone it as VM `{}`", new.name);
-    let source: Granted<operations::CloneVm> = grant(&controller, caller, vm.clone(), said.clone().into()).await?;
-    let target = target(&controller, &sight, &vm, new.datastore.as_deref()).await?;
-    let target: Granted<operations::CreateVm> = grant(&controller, caller, target, said.into()).await?;
-    let key = KeyWish { provider: new.provider, key_id: new.key_id };
-    let of_all = match new.keys {
-        CloneKeys::Same => CryptoSpec::NoOp,
-        CloneKeys::NewKek => CryptoSpec::ShallowRecrypt(key.clone()),
-        CloneKeys::New => CryptoSpec::DeepRecrypt(key.clone()),
+    let vm = named(&controller, keys.first()).await?;
+    let wish = CloneWish {
+        keys: new.keys,
+        key: KeyWish { provider: new.provider, key_id: new.key_id },
+        crypto: new.crypto,
+        tpm: new.tpm.is_some(),
     };
-    let specs: Vec<_> = new.crypto.specs().map(|(_, spec)| spec).chain([&of_all]).collect();
-    let notes: Vec<_> = specs.iter().map(|spec| note(spec)).filter(|note| !note.is_empty()).collect();
-    let may = MayCrypt::of(&controller, caller, &vm, &specs, &notes.join(", ")).await?;
-    let wish = CloneWish { keys: new.keys, key, crypto: new.crypto, tpm: new.tpm.is_some() };
-    let info = Order { controller: &controller }.clone_vm((source, target), &may, &new.name, &wish).await?;
+    let may = MayClone::ask(&controller, &caller, vm, (&new.name, new.datastore.as_deref()), &wish).await?;
+    let info = Order { controller: &controller }.clone_vm(&may, &new.name, &wish).await?;
     Ok(task_view(&controller, info))
-}
-
-/// The datastore for a clone: the one named, or that of the VM itself.
-async fn target(controller: &Shared, sight: &Sight, vm: &VmRow, key: Option<&str>) -> Result<DatastoreRow, Problem> {
-    let rows = cluster::datastores(&mut *controller.store.read().await?).await?;
-    let is_meant = |row: &DatastoreRow| match key {
-        None => row.id == vm.datastore,
-        Some(key) => sight.sees(row) && (row.name.as_str() == key || row.id.to_string() == key),
-    };
-    rows.into_iter().find(is_meant).ok_or_else(|| not_found("datastore", key.unwrap_or_default()))
 }

@@ -16,13 +16,14 @@ use super::types::{
     AddDisk, AddVm, ComponentPolicy, ConsoleQuery, ConsoleView, PageQuery, Start, Stop, TaskView, VmView,
 };
 use crate::authz::operations::{ReadConsole, ReadVm, RemoveVm};
-use crate::authz::{Granted, Note, Sight, grant, grant_named};
+use crate::authz::{Granted, Note, Sight, grant_named};
 use crate::controller::{Controller, Shared};
 use crate::plan::{NewDisk, NewVm};
 use crate::store::cluster::{self, DatastoreRow};
 use crate::store::vm::{self, VmRow};
 use crate::store::{policy, task};
-use crate::tasks::submit::{self, MayMake, Order};
+use crate::tasks::may::MayMake;
+use crate::tasks::submit::{self, Order};
 
 const MAX_WAIT_MS: u32 = 30_000;
 const DEFAULT_CPUS: u16 = 1;
@@ -90,15 +91,15 @@ pub(super) async fn show(State(controller): State<Shared>, granted: Granted<Read
     one(&controller, granted.on().id).await
 }
 
-/// A VM as it is now.
+/// One VM, for those who may see it.
 pub(super) async fn one(controller: &Controller, id: VmId) -> ApiResult<Json<VmView>> {
-    let key = id.to_string();
+    let missing = || not_found("vm", &id.to_string());
     let mut db = controller.store.read().await?;
     let datastores = cluster::datastores(&mut db).await?;
-    let row = vm::get(&mut db, id).await?.ok_or_else(|| not_found("vm", &key))?;
+    let row = vm::get(&mut db, id).await?.ok_or_else(missing)?;
     let open: Vec<_> = task::open_of_vm(&mut db, id).await?.into_iter().collect();
     let assigned = policy::assigned(&mut db, Some(id)).await?;
-    let view = view(controller, row, &datastores, &open, &assigned).ok_or_else(|| not_found("vm", &key))?;
+    let view = view(controller, row, &datastores, &open, &assigned).ok_or_else(missing)?;
     Ok(Json(view))
 }
 
@@ -127,20 +128,8 @@ pub(super) async fn add(
         disks: new.disks.into_iter().map(disk).collect(),
     };
     let target = submit::datastore_for(&controller, &sight, &vm, new.datastore.as_deref()).await?;
-    let note = format!("make VM `{}`", vm.name);
-    let under = match new.policies {
-        None => None,
-        Some(policies) => {
-            let note = format!("make VM `{}` under storage policies", vm.name).into();
-            Some((grant(&controller, sight.caller(), target.clone(), note).await?, policies))
-        }
-    };
-    let may = if vm.reads_files() {
-        MayMake::FromFiles(grant(&controller, sight.caller(), target, note.into()).await?)
-    } else {
-        MayMake::Blank(grant(&controller, sight.caller(), target, note.into()).await?)
-    };
-    let info = Order { controller: &controller }.make(may, vm, under).await?;
+    let may = MayMake::ask(&controller, sight.caller(), target, &vm, new.policies.as_ref()).await?;
+    let info = Order { controller: &controller }.make(&may, vm, new.policies.as_ref()).await?;
     Ok(task_view(&controller, info))
 }
 

@@ -18,8 +18,8 @@ mod policy;
 mod sight;
 mod target;
 
-pub(crate) use check::{Granted, Note, Recent, grant, grant_named};
+pub(crate) use check::{Granted, Note, Recent, grant, grant_named, grant_to_schedule};
 pub(crate) use decide::Grant;
 pub(crate) use policy::{Excess, Given, Policy};
 pub(crate) use sight::Sight;
-pub(crate) use target::{Place, Root, Target, TaskTarget, named};
+pub(crate) use target::{Fleet, Place, Root, Target, TaskTarget, named};

@@ -4,7 +4,7 @@
 
 use ward_types::{Privilege, PrivilegeSet};
 
-use super::target::{Place, Root, Target, TaskTarget};
+use super::target::{Fleet, Place, Root, Target, TaskTarget};
 use crate::store::cluster::{ClusterRow, DatastoreRow};
 use crate::store::host::HostRow;
 use crate::store::provider::ProviderRow;
@@ -73,33 +73,36 @@ operations! {
     ReadProvider on ProviderRow: "provider.read", "show", reads, [CryptoReadKeyServers];
     AddProvider on Root: "provider.add", "add a key provider", changes, [CryptoManageKeyServers];
     SetDefaultProvider on ProviderRow: "provider.default", "make default", changes, [CryptoManageKeyServers];
+    SetRotation on ProviderRow: "provider.rotation", "set the rotation of", changes, [CryptoManageKeys];
     RemoveProvider on ProviderRow: "provider.remove", "remove", changes, [CryptoManageKeyServers];
     ExportProvider on ProviderRow: "provider.export", "back up the key of", changes, [CryptoManageKeyServers];
     ChangeProviderKey on ProviderRow: "provider.change-key", "change the key of", changes, [CryptoManageKeys];
     ReadVm on VmRow: "vm.read", "show", reads, [Read];
     CreateVm on DatastoreRow: "vm.create", "make a VM on", changes, [VmCreate];
+    CreateEncryptedVm on DatastoreRow: "vm.create-encrypted", "make an encrypted VM on", changes, [CryptoEncryptNew];
+    CloneVm on VmRow: "vm.clone", "clone", changes, [VmClone] if encrypted [CryptoClone];
     ImportVm on DatastoreRow: "vm.import", "import a VM to", changes, [VmCreate, VmImport];
     StartVm on VmRow: "vm.start", "start", changes, [VmPower];
     StopVm on VmRow: "vm.stop", "stop", changes, [VmPower];
     EncryptVm on VmRow: "vm.encrypt", "encrypt", changes, [CryptoEncrypt];
     DecryptVm on VmRow: "vm.decrypt", "decrypt", changes, [CryptoDecrypt];
-    RemoveVm on VmRow: "vm.remove", "delete", changes, [VmDelete];
     RecryptVm on VmRow: "vm.recrypt", "recrypt", changes, [CryptoRecrypt];
-    SetPolicyOfVm on VmRow: "vm.policy", "set the storage policies of", changes, [CryptoEncrypt];
-    EncryptNewVm on DatastoreRow: "vm.encrypt-new", "make an encrypted VM on", changes, [CryptoEncryptNew];
-    CloneVm on VmRow: "vm.clone", "clone", changes, [Read] if encrypted [CryptoClone];
-    SetTemplate on VmRow: "vm.template", "make a template of", changes, [VmPower];
-    RegisterVm on DatastoreRow: "vm.register", "register a VM on", changes, [VmCreate, CryptoRegisterVm];
-    UnregisterVm on VmRow: "vm.unregister", "unregister", changes, [VmDelete];
+    SetVmPolicy on VmRow: "vm.set-policy", "set the storage policies of", changes, [VmConfigure];
+    SetTemplate on VmRow: "vm.template", "set the template mark of", changes, [VmConfigure];
+    RegisterVm on DatastoreRow: "vm.register", "register a VM from", changes, [VmCreate];
+    RegisterEncryptedVm on DatastoreRow: "vm.register-encrypted", "register an encrypted VM from", changes,
+        [CryptoRegisterVm];
     UnlockVm on VmRow: "vm.unlock", "unlock", changes, [CryptoRegisterVm];
+    UnregisterVm on VmRow: "vm.unregister", "unregister", changes, [VmDelete];
+    RemoveVm on VmRow: "vm.remove", "delete", changes, [VmDelete];
     ReadConsole on VmRow: "vm.console", "read the console of", reads, [VmConsole] if encrypted [CryptoAccess];
     ReadTask on TaskTarget: "task.read", "show", reads, [Read];
     CancelTask on TaskTarget: "task.cancel", "cancel", changes, [TaskCancel];
+    ReadRecryption on Fleet: "recryption.read", "show", reads, [Read];
+    PlanRecryption on Fleet: "recryption.plan", "recrypt", reads, [CryptoRecrypt];
+    BeginRecryption on Fleet: "recryption.begin", "recrypt", changes, [CryptoRecrypt];
+    ChangeRecryption on Fleet: "recryption.change", "change", changes, [CryptoRecrypt];
     ChangePolicies on Root: "policy.change", "change storage policies", changes, [CryptoManageEncryptionPolicy];
-    SetRotationOf on ProviderRow: "provider.rotation", "set the rotation of", changes, [CryptoManageKeys];
-    ReadRecryptions on Root: "recryption.read", "show recryptions", reads, [Read];
-    PlanRecryptions on Root: "recryption.plan", "plan recryptions", reads, [CryptoRecrypt];
-    RecryptMany on Root: "recryption.change", "recrypt many VMs", changes, [CryptoRecrypt];
     ReadUsers on Root: "user.read", "show users and groups", reads, [UserManage];
     ChangeUsers on Root: "user.change", "change users and groups", changes, [UserManage];
     ChangeRoles on Root: "role.change", "change roles", changes, [PermissionManage];

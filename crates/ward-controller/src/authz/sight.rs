@@ -30,7 +30,12 @@ impl Sight {
 
     /// Whether the target is to be shown.
     pub(crate) fn sees<T: Target>(&self, target: &T) -> bool {
-        self.has(T::SEEN_BY, &target.path())
+        self.may(T::SEEN_BY, target)
+    }
+
+    /// Whether the user has a privilege on all that the target is made of.
+    pub(crate) fn may<T: Target>(&self, privilege: Privilege, target: &T) -> bool {
+        target.paths().iter().all(|path| self.has(privilege, path))
     }
 
     /// What the user may on the object at the start of `path`.

@@ -8,7 +8,7 @@
 //! ```
 
 use sqlx::AnyConnection;
-use ward_types::{KeyRef, Object, Privilege, Problem, TaskInfo};
+use ward_types::{KeyRef, Object, Privilege, Problem, TaskId, TaskInfo};
 
 use crate::api::edge::not_found;
 use crate::controller::Controller;
@@ -16,7 +16,7 @@ use crate::store::cluster::{self, ClusterRow, DatastoreRow};
 use crate::store::host::{self, HostRow};
 use crate::store::provider::{self, ProviderRow};
 use crate::store::vm::{self, VmRow};
-use crate::store::{self, task};
+use crate::store::{self, recryption, task};
 
 /// Something that operations are done on.
 pub(crate) trait Target: Send + Sync + Sized + 'static {
@@ -33,6 +33,16 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
 
     /// The object, what it is in, and so on up to the root.
     fn path(&self) -> Vec<Object>;
+
+    /// The paths of all that it is made of: an operation takes its privileges on each.
+    fn paths(&self) -> Vec<Vec<Object>> {
+        vec![self.path()]
+    }
+
+    /// Whether everybody knows that it is there.
+    fn is_known(&self) -> bool {
+        self.object() == Object::Root
+    }
 
     /// Its name.
     fn name(&self) -> String;
@@ -282,7 +292,95 @@ impl Target for TaskTarget {
         self.vm.as_ref().map_or_else(|| Root.path(), VmRow::path)
     }
 
+    fn is_known(&self) -> bool {
+        false
+    }
+
     fn name(&self) -> String {
         self.info.id.to_string()
+    }
+}
+
+/// VMs of which many get new keys: what a recryption is about, or would be. Whoever does something with it needs the
+/// privilege on every one of them; where none is left, on the whole inventory.
+pub(crate) struct Fleet {
+    recryption: Option<TaskId>,
+    vms: Vec<VmRow>,
+}
+
+impl Fleet {
+    /// The VMs of a recryption that may be begun.
+    pub(crate) const fn new(vms: Vec<VmRow>) -> Self {
+        Self { recryption: None, vms }
+    }
+
+    /// The recryption, where it was begun.
+    pub(crate) const fn recryption(&self) -> Option<TaskId> {
+        self.recryption
+    }
+
+    /// What is left of the VMs of one that was begun.
+    pub(crate) async fn of(db: &mut AnyConnection, id: TaskId) -> store::Result<Self> {
+        Ok(Self { recryption: Some(id), vms: recryption::rows(db, id).await? })
+    }
+}
+
+impl Target for Fleet {
+    const NOUN: &'static str = "recryption";
+
+    async fn find(db: &mut AnyConnection, key: &str) -> store::Result<Option<Self>> {
+        let Ok(id) = key.parse() else { return Ok(None) };
+        match recryption::get(db, id).await? {
+            Some(_) => Self::of(db, id).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn object(&self) -> Object {
+        match self.vms.as_slice() {
+            [vm] => vm.object(),
+            _ => Object::Root,
+        }
+    }
+
+    fn path(&self) -> Vec<Object> {
+        Root.path()
+    }
+
+    fn paths(&self) -> Vec<Vec<Object>> {
+        if self.vms.is_empty() { vec![Root.path()] } else { self.vms.iter().map(VmRow::path).collect() }
+    }
+
+    fn is_known(&self) -> bool {
+        self.recryption.is_none()
+    }
+
+    fn name(&self) -> String {
+        const MOST: usize = 5;
+        if let Some(id) = self.recryption {
+            return id.to_string();
+        }
+        let names: Vec<_> = self.vms.iter().take(MOST).map(|vm| vm.name.as_str()).collect();
+        match (names.as_slice(), self.vms.len() - names.len()) {
+            ([], _) => Root.name(),
+            (names, 0) => names.join(", "),
+            (names, more) => format!("{} and {more} others", names.join(", ")),
+        }
+    }
+
+    fn label(&self) -> String {
+        match (self.recryption, self.vms.as_slice()) {
+            (Some(id), _) => format!("recryption `{id}`"),
+            (None, []) => Root.label(),
+            (None, [vm]) => vm.label(),
+            (None, _) => format!("the VMs {}", self.name()),
+        }
+    }
+
+    fn keys(&self) -> Vec<KeyRef> {
+        let mut keys: Vec<_> = self.vms.iter().flat_map(VmRow::keys).collect();
+        keys.sort();
+        keys.dedup();
+        keys
     }
 }

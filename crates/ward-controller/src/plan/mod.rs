@@ -15,8 +15,6 @@ mod tests;
 
 pub(crate) use clone::{CloneWish, clone, create_under};
 pub(crate) use create::{NewDisk, NewVm, create};
-#[cfg(test)]
-pub(crate) use crypt::PlannedStep;
 pub(crate) use crypt::{CryptPlan, KeyChoice, PlannedAction, Selection, Verb, crypt, keys, kind, whole};
 pub(crate) use key::{KeyUse, judge_state};
 pub(crate) use place::{Needs, place};

@@ -10,18 +10,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use ward_types::{Code, EventKind, EventSubject, Name, Problem, TaskId, TaskState};
+use ward_types::{Code, EventKind, EventSubject, Privilege, Problem, TaskId, TaskInfo, TaskKind, TaskState};
 
+use crate::api::auth::Caller;
 use crate::api::types::{
     RecryptionPlanVm, RecryptionRequest, RecryptionState, RecryptionView, RecryptionVm, RecryptionVmState,
 };
-use crate::authz::Granted;
-use crate::authz::operations::RecryptMany;
+use crate::authz::operations::{BeginRecryption, ChangeRecryption, RecryptVm};
+use crate::authz::{self, Granted, Note, Sight, grant, grant_to_schedule, named};
 use crate::controller::{Controller, Shared};
 use crate::plan;
 use crate::store::recryption::{self, RecryptionRow};
+use crate::store::vm::VmRow;
 use crate::store::{StoreError, event, policy, provider, task, vm};
-use crate::tasks::may::MayCrypt;
+use crate::tasks::cannot;
 use crate::tasks::submit::Order;
 pub(crate) use schedule::schedule;
 use select::{Fleet, FleetComponent, FleetVm, request_of};
@@ -31,30 +33,52 @@ const CONCURRENCY: (u32, u32) = (4, 64);
 /// How often it is looked for what has ended and what can be begun.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// What a request would come to now.
+/// What a request would come to.
+pub(crate) struct Planned {
+    /// What the privilege is needed on.
+    pub(crate) fleet: authz::Fleet,
+    /// What would be done.
+    pub(crate) vms: Vec<RecryptionPlanVm>,
+}
+
+/// What a request would come to now, among the VMs that are to be shown.
 pub(crate) async fn plan(
     controller: &Controller,
     request: &RecryptionRequest,
-) -> Result<Vec<RecryptionPlanVm>, Problem> {
+    sight: &Sight,
+) -> Result<Planned, Problem> {
     check(controller, request).await?;
-    Ok(load(controller).await?.select(request, Timestamp::now()))
+    let mut rows = vm::list(&mut *controller.store.read().await?).await?;
+    rows.retain(|row| sight.sees(row));
+    let mut vms = load(controller).await?.select(request, Timestamp::now());
+    vms.retain(|planned| rows.iter().any(|row| row.id == planned.vm));
+    if !vms.is_empty() {
+        rows.retain(|row| vms.iter().any(|planned| row.id == planned.vm));
+    }
+    let (able, unable): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| sight.may(Privilege::CryptoRecrypt, row));
+    // A refusal is to name those VMs for which it is.
+    Ok(Planned { fleet: authz::Fleet::new(if unable.is_empty() { able } else { unable }), vms })
+}
+
+/// What is due by the clock.
+async fn due(controller: &Controller, request: &RecryptionRequest) -> Result<Planned, Problem> {
+    check(controller, request).await?;
+    let vms = load(controller).await?.select(request, Timestamp::now());
+    let mut rows = vm::list(&mut *controller.store.read().await?).await?;
+    rows.retain(|row| vms.iter().any(|planned| row.id == planned.vm));
+    Ok(Planned { fleet: authz::Fleet::new(rows), vms })
 }
 
 /// Begins it.
 pub(crate) async fn begin(
     controller: &Shared,
-    granted: &Granted<RecryptMany>,
+    granted: Granted<BeginRecryption>,
     request: RecryptionRequest,
+    vms: Vec<RecryptionPlanVm>,
 ) -> Result<TaskId, Problem> {
-    begin_as(controller, granted.user(), request).await
-}
-
-/// The same, for whom nobody but the scheduler below can be.
-async fn begin_as(controller: &Shared, user: &Name, request: RecryptionRequest) -> Result<TaskId, Problem> {
-    check(controller, &request).await?;
     let row = RecryptionRow {
         id: TaskId::new(),
-        user: user.clone(),
+        user: granted.user().clone(),
         request,
         state: RecryptionState::Running,
         created: Timestamp::now(),
@@ -67,10 +91,10 @@ async fn begin_as(controller: &Shared, user: &Name, request: RecryptionRequest) 
         task: None,
         problem: None,
     };
-    let vms: Vec<_> = load(controller).await?.select(&row.request, row.created).into_iter().map(item).collect();
+    let vms: Vec<_> = vms.into_iter().map(item).collect();
     let mut tx = controller.store.write().await?;
     recryption::add(&mut tx, &row, &vms).await?;
-    let message = format!("recryption {} of {} VMs begun by `{user}`", row.id, vms.len());
+    let message = format!("recryption {} of {} VMs begun by `{}`", row.id, vms.len(), row.user);
     event::record(&mut tx, EventKind::RecryptionStarted, &about(&row), &message).await?;
     tx.commit().await?;
     crash_point::reach("recryption.accepted");
@@ -127,15 +151,26 @@ pub(crate) async fn view(controller: &Controller, id: TaskId) -> Result<Option<R
     Ok(Some(summary(row, vms)))
 }
 
-/// All of them, without their VMs.
-pub(crate) async fn all(controller: &Controller) -> Result<Vec<RecryptionView>, StoreError> {
+/// The newest that are to be shown, at most `limit`, without their VMs, and whether there are more.
+pub(crate) async fn newest(
+    controller: &Controller,
+    sight: &Sight,
+    after: Option<TaskId>,
+    limit: usize,
+) -> Result<(Vec<RecryptionView>, bool), StoreError> {
     let mut db = controller.store.read().await?;
     let mut views = Vec::new();
     for row in recryption::list(&mut db).await? {
+        if after.is_some_and(|after| row.id >= after) || !sight.sees(&authz::Fleet::of(&mut db, row.id).await?) {
+            continue;
+        }
+        if views.len() == limit {
+            return Ok((views, true));
+        }
         let vms = recryption::vms(&mut db, row.id).await?;
         views.push(RecryptionView { vms: Vec::new(), ..summary(row, vms) });
     }
-    Ok(views)
+    Ok((views, false))
 }
 
 fn summary(row: RecryptionRow, vms: Vec<RecryptionVm>) -> RecryptionView {
@@ -157,10 +192,11 @@ fn summary(row: RecryptionRow, vms: Vec<RecryptionVm>) -> RecryptionView {
 /// Pauses it, lets it go on, or cancels it.
 pub(crate) async fn change(
     controller: &Controller,
-    granted: &Granted<RecryptMany>,
-    id: TaskId,
+    granted: &Granted<ChangeRecryption>,
     state: RecryptionState,
-) -> Result<(), Problem> {
+) -> Result<TaskId, Problem> {
+    let gone = || Problem::internal("cannot change a recryption", "it was never begun");
+    let id = granted.on().recryption().ok_or_else(gone)?;
     let mut tx = controller.store.write().await?;
     let row = recryption::get(&mut tx, id).await?;
     let is_cancelled = row.as_ref().is_some_and(|row| row.state == RecryptionState::Cancelling);
@@ -175,7 +211,8 @@ pub(crate) async fn change(
     }
     let subject = EventSubject { user: Some(granted.user().clone()), ..about(&row) };
     event::record(&mut tx, EventKind::RecryptionChanged, &subject, &format!("recryption {id} is {state}")).await?;
-    Ok(tx.commit().await?)
+    tx.commit().await?;
+    Ok(id)
 }
 
 /// Goes on with those that have not ended.
@@ -270,12 +307,7 @@ async fn start(
         // A task of ours, of which a crash kept us from taking note, did it; or somebody else did.
         return set(controller, row.id, item, RecryptionVmState::Skipped, None, None).await;
     };
-    let Some(vm) = vm::get(&mut *controller.store.read().await?, item.vm).await? else {
-        return set(controller, row.id, item, RecryptionVmState::Skipped, None, None).await;
-    };
-    // That the row is there is the proof: it was written for who may recrypt any VM, or for the scheduler.
-    let may = MayCrypt::in_course_of(row);
-    match (Order { controller }).crypt(&may, &vm, &request_of(left)).await {
+    match begin_vm(controller, row, left).await {
         Ok(task) => {
             crash_point::reach("recryption.begun");
             set(controller, row.id, item, RecryptionVmState::Running, Some(task.id), None).await
@@ -284,6 +316,20 @@ async fn start(
         Err(problem) if problem.code == Code::Busy => Ok(()),
         Err(problem) => set(controller, row.id, item, RecryptionVmState::Failed, None, Some(problem)).await,
     }
+}
+
+/// Begins the task of a VM. That whoever asked may is looked at anew: much may have happened since.
+async fn begin_vm(controller: &Shared, row: &RecryptionRow, left: &RecryptionPlanVm) -> Result<TaskInfo, Problem> {
+    let vm: VmRow = named(controller, &left.vm.to_string()).await?;
+    let what = cannot(TaskKind::VmRecrypt, &vm.name);
+    let note = Note::from(format!("recryption {}", row.id));
+    let granted: Granted<RecryptVm> = if Caller::is_scheduler(&row.user) {
+        grant_to_schedule(controller, vm, note).await?
+    } else {
+        let caller = Caller::who_began(controller, &what, &row.user).await?;
+        grant(controller, &caller, vm, note).await?
+    };
+    Order { controller }.crypt(&granted.into(), &request_of(left)).await
 }
 
 async fn set(

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use ward_types::{Name, Problem};
+use ward_types::Problem;
 
 use crate::api::types::RecryptionRequest;
+use crate::authz::{Note, grant_to_schedule};
 use crate::controller::Shared;
 use crate::store::recryption;
 
@@ -13,8 +14,6 @@ use crate::store::recryption;
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// How long to wait before VMs are tried again of which some failed.
 const AGAIN_AFTER: SignedDuration = SignedDuration::from_hours(1);
-/// As whom the work is done.
-const USER: &str = "scheduler";
 
 /// Looks at the age of keys until the controller ends.
 pub(crate) async fn schedule(controller: Shared) {
@@ -31,7 +30,8 @@ pub(crate) async fn schedule(controller: Shared) {
 
 async fn look(controller: &Shared) -> Result<(), Problem> {
     let request = RecryptionRequest { due: true, ..RecryptionRequest::default() };
-    if super::plan(controller, &request).await?.is_empty() {
+    let planned = super::due(controller, &request).await?;
+    if planned.vms.is_empty() {
         return Ok(());
     }
     let rows = recryption::list(&mut *controller.store.read().await?).await?;
@@ -40,8 +40,8 @@ async fn look(controller: &Shared) -> Result<(), Problem> {
     if mine.into_iter().any(|row| !row.state.is_final() || recent(row.created)) {
         return Ok(());
     }
-    let user: Name = USER.parse().map_err(|error| Problem::internal("cannot replace old keys", error))?;
-    let id = super::begin_as(controller, &user, request).await?;
+    let granted = grant_to_schedule(controller, planned.fleet, Note::default()).await?;
+    let id = super::begin(controller, granted, request, planned.vms).await?;
     tracing::info!(recryption = %id, "keys that are too old are replaced");
     Ok(())
 }

@@ -7,8 +7,9 @@ use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 use ward_types::{KeyRef, Name, Problem, ProviderName, TaskId, VmId};
 
-use super::Result;
 use super::cells::{Cells, json, now, word};
+use super::vm::VmRow;
+use super::{Result, vm};
 use crate::api::types::{RecryptionRequest, RecryptionState, RecryptionVm, RecryptionVmState};
 
 #[derive(Clone, Debug)]
@@ -100,6 +101,15 @@ pub(crate) async fn vms(db: &mut AnyConnection, id: TaskId) -> Result<Vec<Recryp
         })
     };
     rows.iter().map(read).collect()
+}
+
+/// Those of its VMs that are still in the inventory.
+pub(crate) async fn rows(db: &mut AnyConnection, id: TaskId) -> Result<Vec<VmRow>> {
+    let mut rows = Vec::new();
+    for item in vms(db, id).await? {
+        rows.extend(vm::get(db, item.vm).await?);
+    }
+    Ok(rows)
 }
 
 pub(crate) async fn set_vm(

@@ -1,115 +1,263 @@
-//! The proofs for changing a VM's encryption: for each kind of change that a plan has, one of its own.
+//! Proofs that belong together: a change of a VM's encryption takes one for each kind of thing that is done to any of its
+//! components, a new VM one for the place where it is made and more for what it is made of.
 
-use ward_types::{CryptoSpec, Name, Problem, VmId};
+use std::collections::BTreeMap;
+
+use ward_types::{Component, CryptoRequest, CryptoSpec, KeyWish, Name, PolicyName, Problem};
 
 use crate::api::auth::Caller;
-use crate::authz::operations::{DecryptVm, EncryptVm, ReadVm, RecryptVm};
-use crate::authz::{Granted, Note, grant};
+use crate::api::types::{CloneKeys, SetPolicy};
+use crate::authz::operations::{CloneVm, CreateEncryptedVm, CreateVm, DecryptVm, EncryptVm, ImportVm, RecryptVm};
+use crate::authz::{Granted, Note, grant, grant_named};
 use crate::controller::Controller;
-use crate::plan::{CryptPlan, PlannedAction};
-use crate::store::recryption::RecryptionRow;
+use crate::plan::{CloneWish, CryptPlan, NewVm, PlannedAction};
+use crate::store::cluster::DatastoreRow;
+use crate::store::policy;
 use crate::store::vm::VmRow;
 
-/// On whose behalf a task is begun.
-#[derive(Clone, Copy)]
-pub(crate) enum By<'a> {
-    /// Of somebody who asks just now.
-    Caller(&'a Caller),
-    /// Of somebody who asked for all of it before.
-    User(&'a Name),
-}
-
-impl By<'_> {
-    pub(crate) const fn user(&self) -> &Name {
-        match self {
-            Self::Caller(caller) => caller.user(),
-            Self::User(user) => user,
-        }
-    }
-}
-
-impl<'a> From<&'a Caller> for By<'a> {
-    fn from(caller: &'a Caller) -> Self {
-        Self::Caller(caller)
-    }
-}
-
-/// What may be done to the encryption of a VM, and who asks.
-pub(crate) struct MayCrypt(Proofs);
-
-enum Proofs {
-    /// Each kind by itself, on one VM.
-    One(Box<OnOne>),
-    /// To recrypt any VM.
-    Many(Name),
-}
-
-struct OnOne {
+/// What somebody may do to the components of a VM.
+pub(crate) struct MayCrypt {
     caller: Caller,
+    vm: VmRow,
     encrypt: Option<Granted<EncryptVm>>,
     decrypt: Option<Granted<DecryptVm>>,
     recrypt: Option<Granted<RecryptVm>>,
 }
 
 impl MayCrypt {
-    /// Whether the caller may do what is asked of that VM's components; refused where anything of it is not allowed.
-    pub(crate) async fn of(
+    fn nothing(caller: &Caller, vm: &VmRow) -> Self {
+        Self { caller: caller.clone(), vm: vm.clone(), encrypt: None, decrypt: None, recrypt: None }
+    }
+
+    /// Asks for each privilege that the request takes.
+    pub(crate) async fn ask(
         controller: &Controller,
         caller: &Caller,
-        vm: &VmRow,
-        specs: &[&CryptoSpec],
-        note: &str,
+        vm: VmRow,
+        request: &CryptoRequest,
     ) -> Result<Self, Problem> {
-        let note = || Note::from(note.to_owned());
-        let any = |is: fn(&CryptoSpec) -> bool| specs.iter().any(|spec| is(spec));
-        let mut proofs = (None, None, None);
-        if any(|spec| matches!(spec, CryptoSpec::Encrypt(_))) {
-            proofs.0 = Some(grant(controller, caller, vm.clone(), note()).await?);
-        }
-        if any(|spec| matches!(spec, CryptoSpec::Decrypt)) {
-            proofs.1 = Some(grant(controller, caller, vm.clone(), note()).await?);
-        }
-        if any(|spec| matches!(spec, CryptoSpec::ShallowRecrypt(_) | CryptoSpec::DeepRecrypt(_))) {
-            proofs.2 = Some(grant(controller, caller, vm.clone(), note()).await?);
-        }
-        let (encrypt, decrypt, recrypt) = proofs;
-        if encrypt.is_none() && decrypt.is_none() && recrypt.is_none() {
-            // What asks for nothing is still answered only to who may see the VM.
-            let _: Granted<ReadVm> = grant(controller, caller, vm.clone(), note()).await?;
-        }
-        Ok(Self(Proofs::One(Box::new(OnOne { caller: caller.clone(), encrypt, decrypt, recrypt }))))
-    }
-
-    /// As who was allowed to recrypt many VMs. That the row is there is the proof of that.
-    pub(crate) fn in_course_of(row: &RecryptionRow) -> Self {
-        Self(Proofs::Many(row.user.clone()))
-    }
-
-    /// On whose behalf.
-    pub(crate) const fn by(&self) -> By<'_> {
-        match &self.0 {
-            Proofs::One(one) => By::Caller(&one.caller),
-            Proofs::Many(user) => By::User(user),
-        }
-    }
-
-    /// Makes sure that all of a plan is covered. A plan that is not is a defect, since a request that is not was refused.
-    pub(crate) fn check(&self, vm: VmId, plan: &CryptPlan) -> Result<(), Problem> {
-        let covered = |action: &PlannedAction| match (&self.0, action) {
-            (Proofs::One(one), PlannedAction::Encrypt(_)) => is_of(one.encrypt.as_ref().map(Granted::on), vm),
-            (Proofs::One(one), PlannedAction::Decrypt) => is_of(one.decrypt.as_ref().map(Granted::on), vm),
-            (Proofs::One(one), PlannedAction::ShallowRecrypt(_) | PlannedAction::DeepRecrypt(_)) => {
-                is_of(one.recrypt.as_ref().map(Granted::on), vm)
+        let mut may = Self::nothing(caller, &vm);
+        for (kind, parts) in by_kind(request) {
+            let note = parts.join("; ").into();
+            match kind {
+                Kind::Encrypt => may.encrypt = Some(grant(controller, caller, vm.clone(), note).await?),
+                Kind::Decrypt => may.decrypt = Some(grant(controller, caller, vm.clone(), note).await?),
+                Kind::Recrypt => may.recrypt = Some(grant(controller, caller, vm.clone(), note).await?),
             }
-            (Proofs::Many(_), action) => matches!(action, PlannedAction::ShallowRecrypt(_)),
-        };
-        if plan.steps.iter().all(|step| covered(&step.action)) {
-            return Ok(());
         }
-        Err(Problem::internal("cannot change the encryption of a VM", "part of it was not checked against privileges"))
+        Ok(may)
+    }
+
+    /// Whether nothing was asked for.
+    pub(crate) const fn is_nothing(&self) -> bool {
+        self.encrypt.is_none() && self.decrypt.is_none() && self.recrypt.is_none()
+    }
+
+    pub(crate) const fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Whose components.
+    pub(crate) const fn vm(&self) -> &VmRow {
+        &self.vm
+    }
+
+    /// Whether all of a plan may be done.
+    pub(crate) fn covers(&self, plan: &CryptPlan) -> bool {
+        plan.steps.iter().all(|step| self.allows(step.action))
+    }
+
+    const fn allows(&self, action: PlannedAction) -> bool {
+        match action {
+            PlannedAction::Encrypt(_) => self.encrypt.is_some(),
+            PlannedAction::Decrypt => self.decrypt.is_some(),
+            PlannedAction::ShallowRecrypt(_) | PlannedAction::DeepRecrypt(_) => self.recrypt.is_some(),
+        }
     }
 }
 
-fn is_of(proof: Option<&VmRow>, vm: VmId) -> bool {
-    proof.is_some_and(|row| row.id == vm)
+impl From<Granted<EncryptVm>> for MayCrypt {
+    fn from(granted: Granted<EncryptVm>) -> Self {
+        let nothing = Self::nothing(granted.caller(), granted.on());
+        Self { encrypt: Some(granted), ..nothing }
+    }
+}
+
+impl From<Granted<DecryptVm>> for MayCrypt {
+    fn from(granted: Granted<DecryptVm>) -> Self {
+        let nothing = Self::nothing(granted.caller(), granted.on());
+        Self { decrypt: Some(granted), ..nothing }
+    }
+}
+
+impl From<Granted<RecryptVm>> for MayCrypt {
+    fn from(granted: Granted<RecryptVm>) -> Self {
+        let nothing = Self::nothing(granted.caller(), granted.on());
+        Self { recrypt: Some(granted), ..nothing }
+    }
+}
+
+/// That a VM may be made: one that is made of files takes more, and so does one that is encrypted.
+pub(crate) struct MayMake {
+    from: MayMakeFrom,
+    encrypted: Option<Granted<CreateEncryptedVm>>,
+}
+
+enum MayMakeFrom {
+    Nothing(Granted<CreateVm>),
+    Files(Granted<ImportVm>),
+}
+
+impl MayMake {
+    /// Asks for each privilege that the VM takes.
+    pub(crate) async fn ask(
+        controller: &Controller,
+        caller: &Caller,
+        place: DatastoreRow,
+        new: &NewVm,
+        policies: Option<&SetPolicy>,
+    ) -> Result<Self, Problem> {
+        let note = || Note::from(format!("make VM `{}`", new.name));
+        let from = if new.reads_files() {
+            MayMakeFrom::Files(grant(controller, caller, place.clone(), note()).await?)
+        } else {
+            MayMakeFrom::Nothing(grant(controller, caller, place.clone(), note()).await?)
+        };
+        let rows = policy::list(&mut *controller.store.read().await?).await?;
+        let encrypts = |name: &PolicyName| rows.iter().any(|row| row.name == *name && row.encrypts);
+        let encrypted = match policies {
+            Some(SetPolicy { home, all_disks, disks })
+                if home.iter().chain(all_disks).chain(disks.values()).any(encrypts) =>
+            {
+                Some(grant(controller, caller, place, note()).await?)
+            }
+            _ => None,
+        };
+        Ok(Self { from, encrypted })
+    }
+
+    pub(crate) const fn caller(&self) -> &Caller {
+        match &self.from {
+            MayMakeFrom::Nothing(granted) => granted.caller(),
+            MayMakeFrom::Files(granted) => granted.caller(),
+        }
+    }
+
+    /// Where.
+    pub(crate) const fn on(&self) -> &DatastoreRow {
+        match &self.from {
+            MayMakeFrom::Nothing(granted) => granted.on(),
+            MayMakeFrom::Files(granted) => granted.on(),
+        }
+    }
+
+    /// Whether of files.
+    pub(crate) const fn reads_files(&self) -> bool {
+        matches!(self.from, MayMakeFrom::Files(_))
+    }
+
+    /// Whether encrypted.
+    pub(crate) const fn encrypts(&self) -> bool {
+        self.encrypted.is_some()
+    }
+}
+
+/// That a VM may be made from another one, and what of it may be another way.
+pub(crate) struct MayClone {
+    clone: Granted<CloneVm>,
+    create: Granted<CreateVm>,
+    encrypted: Option<Granted<CreateEncryptedVm>>,
+    change: MayCrypt,
+}
+
+impl MayClone {
+    /// Asks for each privilege that the clone takes: what is plain of the one and encrypted of the other is encrypted anew
+    /// where that one is made.
+    pub(crate) async fn ask(
+        controller: &Controller,
+        caller: &Caller,
+        vm: VmRow,
+        (name, datastore): (&Name, Option<&str>),
+        wish: &CloneWish,
+    ) -> Result<Self, Problem> {
+        let note = || Note::from(format!("to VM `{name}`"));
+        let clone: Granted<CloneVm> = grant(controller, caller, vm.clone(), note()).await?;
+        let datastore = datastore.map_or_else(|| vm.datastore.to_string(), str::to_owned);
+        let create: Granted<CreateVm> =
+            grant_named(controller, caller, &datastore, format!("make VM `{name}`").into()).await?;
+        let mut change = MayCrypt::nothing(caller, &vm);
+        let kinds = by_kind(&wish.crypto);
+        if wish.keys != CloneKeys::Same || kinds.contains_key(&Kind::Recrypt) {
+            change.recrypt = Some(grant(controller, caller, vm.clone(), note()).await?);
+        }
+        if kinds.contains_key(&Kind::Decrypt) {
+            change.decrypt = Some(grant(controller, caller, vm, note()).await?);
+        }
+        let encrypted = match kinds.contains_key(&Kind::Encrypt) {
+            true => Some(grant(controller, caller, create.on().clone(), note()).await?),
+            false => None,
+        };
+        Ok(Self { clone, create, encrypted, change })
+    }
+
+    pub(crate) const fn caller(&self) -> &Caller {
+        self.clone.caller()
+    }
+
+    /// From which.
+    pub(crate) const fn vm(&self) -> &VmRow {
+        self.clone.on()
+    }
+
+    /// Where.
+    pub(crate) const fn place(&self) -> &DatastoreRow {
+        self.create.on()
+    }
+
+    /// Whether all of a plan may be done on the way.
+    pub(crate) fn covers(&self, plan: &CryptPlan) -> bool {
+        plan.steps.iter().all(|step| match step.action {
+            PlannedAction::Encrypt(_) => self.encrypted.is_some(),
+            _ => self.change.allows(step.action),
+        })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Encrypt,
+    Decrypt,
+    Recrypt,
+}
+
+/// What is asked, by the privilege that it takes: for the audit log in words.
+fn by_kind(request: &CryptoRequest) -> BTreeMap<Kind, Vec<String>> {
+    let mut kinds: BTreeMap<Kind, Vec<String>> = BTreeMap::new();
+    for (component, spec) in request.specs() {
+        let (kind, how) = match spec {
+            CryptoSpec::Encrypt(wish) => (Kind::Encrypt, key(wish)),
+            CryptoSpec::Decrypt => (Kind::Decrypt, String::new()),
+            CryptoSpec::ShallowRecrypt(wish) => (Kind::Recrypt, key(wish)),
+            CryptoSpec::DeepRecrypt(wish) => (Kind::Recrypt, format!("deep, {}", key(wish))),
+            CryptoSpec::NoOp | CryptoSpec::Register => continue,
+        };
+        let part = if how.is_empty() { component.to_string() } else { format!("{component}: {how}") };
+        kinds.entry(kind).or_default().push(part);
+    }
+    kinds
+}
+
+/// A wish for a key in words.
+pub(crate) fn key(KeyWish { provider, key_id }: &KeyWish) -> String {
+    let key = key_id.as_ref().map_or_else(|| "a new key".to_owned(), |id| format!("key {id}"));
+    let provider = provider.as_ref().map_or_else(|| "the default provider".to_owned(), ToString::to_string);
+    format!("{key} of {provider}")
+}
+
+/// Components in words: those that are named, or all.
+pub(crate) fn parts(home: bool, disks: &[ward_types::DiskId]) -> String {
+    let home = home.then_some(Component::Home);
+    let named: Vec<_> =
+        home.into_iter().chain(disks.iter().map(|disk| Component::Disk(*disk))).map(|part| part.to_string()).collect();
+    if named.is_empty() { "all of it".to_owned() } else { named.join(", ") }
 }

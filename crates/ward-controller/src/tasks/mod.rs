@@ -92,6 +92,15 @@ impl Work {
         }
     }
 
+    /// The providers without which it can't go on.
+    pub(crate) fn providers(&self) -> impl Iterator<Item = &ProviderName> {
+        let same: &[KeyRef] = match self {
+            Self::Clone { keys, .. } => keys,
+            _ => &[],
+        };
+        self.keys().map(|(choice, _)| choice.provider()).chain(same.iter().map(|key| &key.provider))
+    }
+
     /// The keys that it takes, and how far each is.
     pub(crate) fn keys(&self) -> impl Iterator<Item = (&KeyChoice, &KeyMark)> {
         let (choices, marks): (&[_], &[_]) = match self {
@@ -101,14 +110,6 @@ impl Work {
             _ => (&[], &[]),
         };
         choices.iter().zip(marks)
-    }
-
-    /// The providers without which it can't go on.
-    pub(crate) fn providers(&self) -> impl Iterator<Item = &ProviderName> {
-        self.keys().map(|(choice, _)| match choice {
-            KeyChoice::New(provider) => provider,
-            KeyChoice::Existing(key) => &key.provider,
-        })
     }
 
     /// How far one of its keys is, to be changed.

@@ -6,13 +6,12 @@ use ward_types::{
     TaskInfo, TaskKind, VmId,
 };
 
-use super::may::{By, MayCrypt};
+use super::may::{MayClone, MayCrypt, MayMake};
 use super::{KeyMark, Work, cannot, engine};
+use crate::api::auth::Caller;
 use crate::api::repeat::repeated;
 use crate::api::types::SetPolicy;
-use crate::authz::operations::{
-    CloneVm, CreateVm, EncryptNewVm, ImportVm, RemoveVm, SetPolicyOfVm, SetTemplate, StartVm, StopVm, UnregisterVm,
-};
+use crate::authz::operations::{RemoveVm, SetTemplate, SetVmPolicy, StartVm, StopVm, UnregisterVm};
 use crate::authz::{Granted, Sight, Target as _};
 use crate::controller::Shared;
 use crate::hosts;
@@ -27,12 +26,6 @@ use crate::store::{self, Tx, cluster, event, policy, provider, request, task, vm
 /// What makes tasks. Who asks, and that it may, is in the proof that each kind of task takes.
 pub(crate) struct Order<'a> {
     pub(crate) controller: &'a Shared,
-}
-
-/// The proof for making a VM: one that is made of files takes more.
-pub(crate) enum MayMake {
-    Blank(Granted<CreateVm>),
-    FromFiles(Granted<ImportVm>),
 }
 
 /// A VM that is being asked about, in the transaction in which its task is to be written down.
@@ -58,18 +51,15 @@ impl Asked {
 }
 
 impl Order<'_> {
-    /// Makes a VM. Under storage policies that encrypt it is encrypted from its beginning.
+    /// Makes a VM. Under `policies` it is encrypted from its beginning.
     pub(crate) async fn make(
         &self,
-        may: MayMake,
+        may: &MayMake,
         new: NewVm,
-        under: Option<(Granted<EncryptNewVm>, SetPolicy)>,
+        policies: Option<&SetPolicy>,
     ) -> Result<TaskInfo, Problem> {
-        let (caller, place) = match &may {
-            MayMake::Blank(granted) => (granted.caller(), granted.on()),
-            MayMake::FromFiles(granted) => (granted.caller(), granted.on()),
-        };
-        if new.reads_files() && matches!(may, MayMake::Blank(_)) {
+        let place = may.on();
+        if new.reads_files() && !may.reads_files() {
             return Err(Problem::internal("cannot make a VM", "it is made of files, and was allowed without"));
         }
         self.controller.links.settled().await;
@@ -77,18 +67,19 @@ impl Order<'_> {
         let exists = vm::find(&mut tx, new.name.as_str()).await?.is_some();
         let plan = plan::create(new, exists)?;
         let what = cannot(plan.kind, &plan.spec.name);
-        let spec = plan.spec.clone();
-        let work = match under {
-            None => Work::Make { spec, host: None },
-            Some((_, wanted)) => {
+        let work = match policies {
+            None => Work::Make { spec: plan.spec.clone(), host: None },
+            Some(wanted) => {
                 let rows = policy::list(&mut tx).await?;
                 let providers = providers(&mut tx, place.cluster).await?;
-                let (crypt, policies) = plan::create_under(plan.kind, &spec, &wanted, &rows, &providers)?;
+                let (crypt, policies) = plan::create_under(plan.kind, &plan.spec, wanted, &rows, &providers)?;
+                let (spec, marks) = (plan.spec.clone(), vec![KeyMark::None; crypt.keys.len()]);
                 if crypt.steps.is_empty() {
                     Work::Make { spec, host: None }
-                } else {
-                    let marks = vec![KeyMark::None; crypt.keys.len()];
+                } else if may.encrypts() {
                     Work::MakeEncrypted { spec, plan: crypt, marks, policies, host: None }
+                } else {
+                    return Err(changed(what, "a storage policy"));
                 }
             }
         };
@@ -96,28 +87,29 @@ impl Order<'_> {
         plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
         let row = new_row(plan.spec.id, &plan.spec.name, place);
         self.add_row(&mut tx, &what, &row).await?;
-        self.begin(tx, caller.into(), plan.kind, (row.id, &row.name), work).await
+        self.begin(tx, may.caller(), plan.kind, (row.id, &row.name), work).await
     }
 
-    /// Makes a VM from another one, on a datastore of the same cluster. `may` is for what changes of its encryption.
+    /// Makes a VM from another one.
     pub(crate) async fn clone_vm(
         &self,
-        (source, target): (Granted<CloneVm>, Granted<CreateVm>),
-        may: &MayCrypt,
+        may: &MayClone,
         new: &Name,
         wish: &plan::CloneWish,
     ) -> Result<TaskInfo, Problem> {
         let kind = TaskKind::VmClone;
-        let mut asked = self.ask(kind, source.on()).await?;
+        let mut asked = self.ask(kind, may.vm()).await?;
+        let place = may.place();
         let exists = vm::find(&mut asked.tx, new.as_str()).await?.is_some();
         let providers = providers(&mut asked.tx, asked.row.cluster).await?;
         let plan = plan::clone(asked.facts(), wish, exists, new, &providers)?;
-        may.check(asked.row.id, &plan)?;
         let what = cannot(kind, &asked.row.name);
+        if !may.covers(&plan) || !asked.row.keys().is_empty() && may.vm().keys().is_empty() {
+            return Err(changed(what, "it"));
+        }
         let datastores = cluster::datastores(&mut asked.tx).await?;
-        let from = datastores.into_iter().find(|row| row.id == asked.row.datastore);
-        let from = from.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
-        let place = target.on();
+        let source = datastores.into_iter().find(|row| row.id == asked.row.datastore);
+        let source = source.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
         if place.cluster != asked.row.cluster {
             let why = format!("datastore `{}` is another cluster's, whose hosts can't read the VM", place.name);
             return Err(Problem::new(Code::RequestInvalid, what, why, "name a datastore of the VM's own cluster"));
@@ -133,14 +125,14 @@ impl Order<'_> {
         self.add_row(&mut asked.tx, &what, &row).await?;
         let work = Work::Clone {
             source: asked.row.name.clone(),
-            from: HomeRef { datastore: from.directory, directory: asked.row.directory.clone() },
+            from: HomeRef { datastore: source.directory, directory: asked.row.directory.clone() },
             keys,
             marks: vec![KeyMark::None; plan.keys.len()],
             plan,
             policies,
             host: None,
         };
-        self.begin(asked.tx, source.caller().into(), kind, (row.id, &row.name), work).await
+        self.begin(asked.tx, may.caller(), kind, (row.id, &row.name), work).await
     }
 
     async fn add_row(&self, tx: &mut Tx, what: &str, row: &VmRow) -> Result<(), Problem> {
@@ -159,26 +151,44 @@ impl Order<'_> {
     pub(crate) async fn crypt_whole(
         &self,
         may: &MayCrypt,
-        vm: &VmRow,
-        kind: TaskKind,
         selection: &Selection,
         verb: Verb,
     ) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(kind, vm).await?;
+        let asked = self.ask(verb.kind(), may.vm()).await?;
         let request = plan::whole(asked.facts(), selection, verb)?;
         self.crypt_asked(may, asked, &request, Vec::new()).await
     }
 
     /// Does what is asked of each component of a VM.
-    pub(crate) async fn crypt(&self, may: &MayCrypt, vm: &VmRow, request: &CryptoRequest) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(plan::kind(request), vm).await?;
+    pub(crate) async fn crypt(&self, may: &MayCrypt, request: &CryptoRequest) -> Result<TaskInfo, Problem> {
+        let asked = self.ask(plan::kind(request), may.vm()).await?;
         self.crypt_asked(may, asked, request, Vec::new()).await
     }
 
-    /// Puts components of a VM under storage policies, and makes them as these want. `may` is for that.
+    /// What it would take to put components of a VM under storage policies.
+    pub(crate) async fn policy_request(
+        &self,
+        granted: &Granted<SetVmPolicy>,
+        wanted: &SetPolicy,
+    ) -> Result<CryptoRequest, Problem> {
+        let rows = policy::list(&mut *self.controller.store.read().await?).await?;
+        let row = granted.on();
+        let facts = VmFacts {
+            name: &row.name,
+            config: row.config.as_ref(),
+            power: row.power,
+            host: None,
+            busy: None,
+            locked: row.locked.as_ref(),
+            template: row.template,
+        };
+        Ok(plan::set_policy(facts, wanted, &rows)?.0)
+    }
+
+    /// Puts components of a VM under storage policies, and makes them as these want.
     pub(crate) async fn set_policy(
         &self,
-        granted: Granted<SetPolicyOfVm>,
+        granted: Granted<SetVmPolicy>,
         may: &MayCrypt,
         wanted: &SetPolicy,
     ) -> Result<TaskInfo, Problem> {
@@ -189,8 +199,7 @@ impl Order<'_> {
             // All is as the policies want it already; only their names change.
             let (row, plan) = (asked.row, CryptPlan::default());
             let work = Work::Crypt { plan, marks: Vec::new(), policies, host: None };
-            let by = granted.caller().into();
-            return self.begin(asked.tx, by, TaskKind::VmReconfigure, (row.id, &row.name), work).await;
+            return self.begin(asked.tx, granted.caller(), TaskKind::VmReconfigure, (row.id, &row.name), work).await;
         }
         self.crypt_asked(may, asked, &request, policies).await
     }
@@ -204,8 +213,10 @@ impl Order<'_> {
     ) -> Result<TaskInfo, Problem> {
         let providers = providers(&mut asked.tx, asked.row.cluster).await?;
         let plan = plan::crypt(asked.facts(), request, &providers)?;
-        may.check(asked.row.id, &plan)?;
         let kind = plan::kind(request);
+        if asked.row.id != may.vm().id || !may.covers(&plan) {
+            return Err(changed(cannot(kind, &asked.row.name), "it"));
+        }
         let hosts = self.controller.links.facts(asked.row.cluster);
         let only = asked.row.host.filter(|_| asked.row.power == Power::On);
         let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(self.controller, &asked.row.keys()).await?;
@@ -213,7 +224,7 @@ impl Order<'_> {
         plan::place(&cannot(kind, &asked.row.name), &hosts, needs)?;
         let marks = vec![KeyMark::None; plan.keys.len()];
         let work = Work::Crypt { plan, marks, policies, host: None };
-        self.begin(asked.tx, may.by(), kind, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, may.caller(), kind, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Starts a VM.
@@ -223,7 +234,7 @@ impl Order<'_> {
         let keys = plan::start(asked.facts(), asked.row.host, host.as_ref(), &hosts)?;
         self.check_native(TaskKind::VmStart, &asked.row, &keys).await?;
         let work = Work::Start { asked: host, keys, host: None };
-        self.begin(asked.tx, granted.caller().into(), TaskKind::VmStart, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, granted.caller(), TaskKind::VmStart, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Stops a VM.
@@ -231,7 +242,7 @@ impl Order<'_> {
         let asked = self.ask(TaskKind::VmStop, granted.on()).await?;
         let host = plan::stop(asked.facts(), asked.row.host)?;
         let work = Work::Stop { host, force, wait_ms };
-        self.begin(asked.tx, granted.caller().into(), TaskKind::VmStop, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, granted.caller(), TaskKind::VmStop, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Deletes a VM with its home.
@@ -240,7 +251,7 @@ impl Order<'_> {
         let hosts = self.controller.links.facts(asked.row.cluster);
         let keys = plan::remove(asked.facts(), &hosts)?;
         let work = Work::Remove { keys, host: None };
-        self.begin(asked.tx, granted.caller().into(), TaskKind::VmRemove, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, granted.caller(), TaskKind::VmRemove, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Takes a VM out of the inventory. Its home stays as it is, and its keys stay at their key servers.
@@ -260,7 +271,7 @@ impl Order<'_> {
     }
 
     /// Makes a VM a template, or a template a VM.
-    pub(crate) async fn set_template(&self, granted: &Granted<SetTemplate>, template: bool) -> Result<(), Problem> {
+    pub(crate) async fn set_template(&self, granted: Granted<SetTemplate>, template: bool) -> Result<(), Problem> {
         let mut asked = self.ask(TaskKind::VmReconfigure, granted.on()).await?;
         plan::set_template(asked.facts())?;
         let (id, name) = (asked.row.id, asked.row.name.clone());
@@ -293,12 +304,12 @@ impl Order<'_> {
     async fn begin(
         &self,
         mut tx: Tx,
-        by: By<'_>,
+        caller: &Caller,
         kind: TaskKind,
         (id, name): (VmId, &Name),
         work: Work,
     ) -> Result<TaskInfo, Problem> {
-        let row: TaskRow = match task::add(&mut tx, kind, (id, name), by.user(), &work).await {
+        let row: TaskRow = match task::add(&mut tx, kind, (id, name), caller.user(), &work).await {
             // Only where two controllers share a database: here the transaction would have seen the other task.
             Err(error) if error.is_conflict() => {
                 let why = "another task works on it";
@@ -306,9 +317,7 @@ impl Order<'_> {
             }
             added => added?,
         };
-        if let By::Caller(caller) = by
-            && let Some(key) = caller.request()
-        {
+        if let Some(key) = caller.request() {
             match request::add(&mut tx, caller.user(), key, row.info.id).await {
                 // The same request, at the same time: the other one was first.
                 Err(error) if error.is_conflict() => {
@@ -319,7 +328,7 @@ impl Order<'_> {
                 added => added?,
             }
         }
-        let message = format!("task {} ({kind} of VM `{name}`) begun by `{}`", row.info.id, by.user());
+        let message = format!("task {} ({kind} of VM `{name}`) begun by `{}`", row.info.id, caller.user());
         event::record(&mut tx, EventKind::TaskStarted, &engine::about(&row.info), &message).await?;
         tx.commit().await?;
         crash_point::reach("task.accepted");
@@ -343,6 +352,11 @@ fn new_row(id: VmId, name: &Name, place: &DatastoreRow) -> VmRow {
         locked: None,
         template: false,
     }
+}
+
+/// The refusal where a proof is of how things were.
+fn changed(what: String, of: &str) -> Problem {
+    Problem::new(Code::Busy, what, format!("{of} has changed since it was decided whether you may"), "try again")
 }
 
 /// What planners need to know of key providers, for VMs of a cluster.

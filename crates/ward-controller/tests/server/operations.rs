@@ -166,18 +166,18 @@ async fn a_vm_goes_and_comes_with_its_home_and_is_locked_without_its_key() {
     let before = vm(&ward, "web").await;
     ward.api.post::<()>("/vms/web/unregister", json!(null)).await.unwrap();
     assert_eq!(host.keys(), []);
-    let home = json!({ "datastore": "d", "directory": "web" });
-    let again: VmView = ward.api.post("/vms/register", home.clone()).await.unwrap();
+    let home = json!({ "directory": "web" });
+    let again: VmView = ward.api.post("/datastores/d/register", home.clone()).await.unwrap();
     assert_eq!((again.id, again.locked), (before.id, None));
     assert_eq!(again.config, before.config);
     assert_eq!(host.keys(), [key], "its key is fetched, for only with it the home can be believed");
-    assert_eq!(refused(&ward, "/vms/register", home.clone()).await, Code::Exists);
-    let nowhere = json!({ "datastore": "d", "directory": "none" });
-    assert_eq!(refused(&ward, "/vms/register", nowhere).await, Code::NotFound);
+    assert_eq!(refused(&ward, "/datastores/d/register", home.clone()).await, Code::Exists);
+    let nowhere = json!({ "directory": "none" });
+    assert_eq!(refused(&ward, "/datastores/d/register", nowhere).await, Code::NotFound);
 
     ward.api.post::<()>("/vms/web/unregister", json!(null)).await.unwrap();
     server.stop().await;
-    let locked: VmView = ward.api.post("/vms/register", home).await.unwrap();
+    let locked: VmView = ward.api.post("/datastores/d/register", home).await.unwrap();
     let why = locked.locked.expect("a reason");
     assert_eq!(why.code, Code::KeyServerUnreachable);
     assert_eq!(refused(&ward, "/vms/web/start", json!({})).await, Code::KeyServerUnreachable);

@@ -103,8 +103,7 @@ impl Recrypt {
                 show(&view, output)
             }
             Self::Ls => {
-                let mut views: Vec<RecryptionView> = api.list("/recryptions").await?;
-                views.reverse();
+                let views: Vec<RecryptionView> = api.list("/recryptions").await?;
                 output.show(&views, || {
                     let row = |view: &RecryptionView| {
                         vec![

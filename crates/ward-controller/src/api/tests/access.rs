@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 use ward_types::{Object, Power};
 
 use super::{House, copy, key, name};
-use crate::api::types::RecryptionState;
 use crate::store::permission::SubjectId;
-use crate::store::{permission, recryption, user};
+use crate::store::{permission, user};
 
 const IDENTITIES: [(&str, Option<&str>); 5] = [
     ("nobody", None),
@@ -33,6 +32,7 @@ async fn template() -> (House, Ids) {
     let (other, ..) = house.add_cluster("other").await;
     let vm = house.add_vm("web-1", place, Power::Off, Some(&key("1"))).await;
     house.add_provider("kms").await;
+    let recryption = house.add_recryption(vm, &name("web-1")).await;
     let task = house.add_task((vm, &name("web-1"))).await;
     house.add_user("reader", &[(&Object::Root, "read-only")]).await;
     house.add_user("no-crypto", &[(&Object::Root, "no-crypto-administrator")]).await;
@@ -46,22 +46,9 @@ async fn template() -> (House, Ids) {
     let permission = permission::give(&mut tx, SubjectId::Group(group), &Object::Vm(vm), &role, true).await.unwrap();
     let session =
         user::sessions(&mut tx).await.unwrap().into_iter().find(|row| row.user.as_str() == "someone").unwrap();
-    let many = recryption::RecryptionRow {
-        id: ward_types::TaskId::new(),
-        user: name("admin"),
-        request: Default::default(),
-        state: RecryptionState::Running,
-        created: Default::default(),
-        ended: None,
-    };
-    recryption::add(&mut tx, &many, &[]).await.unwrap();
     tx.commit().await.unwrap();
-    let ids = Ids {
-        task: task.to_string(),
-        permission: permission.to_string(),
-        session: session.id.to_string(),
-        recryption: many.id.to_string(),
-    };
+    let ids =
+        Ids { task: task.to_string(), permission: permission.to_string(), session: session.id.to_string(), recryption };
     (house, ids)
 }
 
@@ -79,9 +66,10 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
             "{role}" => "operator",
             "{permission}" => &ids.permission,
             "{session}" => &ids.session,
-            "{policy}" => "VM%20Encryption%20Policy",
             "{recryption}" => &ids.recryption,
             "{version}" => "1",
+            "{policy}" => "own",
+            "{datastore}" => "default-store",
             unknown if unknown.starts_with('{') => panic!("say in this test what stands for {unknown}"),
             fixed => fixed,
         };
@@ -108,19 +96,20 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
             "name": "new", "datastore": "default-store",
             "disks": [{ "source": "blank", "size": 4096, "format": "raw" }],
         }),
-        ("post", "/vms/{vm}/start" | "/vms/{vm}/stop" | "/vms/{vm}/encrypt" | "/vms/{vm}/decrypt") => json!({}),
-        ("post", "/vms/{vm}/recrypt" | "/recryptions" | "/recryptions/plan") => json!({}),
+        ("post", "/vms/{vm}/start" | "/vms/{vm}/stop" | "/vms/{vm}/encrypt") => json!({}),
+        ("post", "/vms/{vm}/decrypt" | "/vms/{vm}/recrypt") => json!({}),
         ("post", "/vms/{vm}/crypto") => json!({ "home": { "op": "shallow-recrypt" } }),
         ("post", "/vms/{vm}/policy") => json!({ "home": "No Encryption Policy" }),
-        ("post", "/vms/{vm}/clone") => json!({ "name": "new" }),
         ("post", "/vms/{vm}/template") => json!({ "template": true }),
-        ("post", "/vms/register") => json!({ "datastore": "default-store", "directory": "web-9" }),
+        ("post", "/datastores/{datastore}/register") => json!({ "directory": "old" }),
+        ("post", "/vms/{vm}/clone") => json!({ "name": "new" }),
         ("post", "/policies") => json!({ "name": "new" }),
         ("post", "/native-providers") => json!({ "name": "new" }),
         ("post", "/native-providers/import") => json!({ "name": "new", "file": "", "password": "" }),
         ("post", "/native-providers/{provider}/export") => json!({ "password": new_password }),
         ("post", "/native-providers/{provider}/keep") => json!({ "version": 1 }),
         ("put", "/providers/{provider}/rotation") => json!({ "days": 90 }),
+        ("post", "/recryptions" | "/recryptions/plan") => json!({ "provider": "kms" }),
         (_, "/session/privileges") => {
             uri.push_str("?object=vm/web-1");
             Value::Null
@@ -211,7 +200,7 @@ fn check_rules(endpoints: &[(&str, &str, &Value)], columns: &[Vec<String>]) {
             assert!(!allowed(3, row), "{method} {path}: it is of the other cluster");
         }
         if method != "get"
-            && ["/users", "/groups", "/roles", "/permissions", "/providers", "/hosts"]
+            && ["/users", "/groups", "/roles", "/permissions", "/providers", "/hosts", "/policies", "/recryptions"]
                 .iter()
                 .any(|noun| path["/api/v1".len()..].starts_with(noun))
         {

@@ -4,6 +4,7 @@
 
 mod access;
 mod accounts;
+mod operations;
 mod requests;
 
 use std::path::Path;
@@ -12,6 +13,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
 use http::{HeaderMap, Method, Request, StatusCode};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -22,13 +24,16 @@ use ward_types::{
 };
 
 use super::auth::COOKIE_NAME;
+use super::types::{RecryptionRequest, RecryptionState, RecryptionVm, RecryptionVmState};
 use crate::audit::Verifier;
 use crate::controller::Shared;
 use crate::store::host::HostRow;
 use crate::store::permission::SubjectId;
+use crate::store::policy::PolicyRow;
 use crate::store::provider::ProviderRow;
+use crate::store::recryption::RecryptionRow;
 use crate::store::vm::VmRow;
-use crate::store::{audit, cluster, host, permission, provider, task, user, vm};
+use crate::store::{audit, cluster, host, permission, policy, provider, recryption, task, user, vm};
 use crate::tasks::Work;
 use crate::{Config, Server, keys, password, root};
 
@@ -254,6 +259,32 @@ impl House {
         task::end(&mut tx, row.info.id, row.info.progress, None).await.unwrap();
         tx.commit().await.unwrap();
         row.info.id
+    }
+
+    /// A recryption of a VM that was paused, and a storage policy of the name `own`.
+    pub(super) async fn add_recryption(&self, vm: VmId, vm_name: &Name) -> String {
+        let row = RecryptionRow {
+            id: TaskId::new(),
+            user: name("admin"),
+            request: RecryptionRequest::default(),
+            state: RecryptionState::Paused,
+            created: Timestamp::now(),
+            ended: None,
+        };
+        let item =
+            RecryptionVm { vm, name: vm_name.clone(), state: RecryptionVmState::Pending, task: None, problem: None };
+        let own = PolicyRow {
+            name: "own".parse().unwrap(),
+            encrypts: true,
+            provider: None,
+            rotate_days: None,
+            built_in: false,
+        };
+        let mut tx = self.controller.store.write().await.unwrap();
+        recryption::add(&mut tx, &row, &[item]).await.unwrap();
+        policy::add(&mut tx, &own).await.unwrap();
+        tx.commit().await.unwrap();
+        row.id.to_string()
     }
 
     /// The audit log, which is whole.

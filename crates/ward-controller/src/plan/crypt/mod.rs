@@ -29,6 +29,16 @@ pub(crate) enum KeyChoice {
     Existing(KeyRef),
 }
 
+impl KeyChoice {
+    /// Whose key it is.
+    pub(crate) const fn provider(&self) -> &ProviderName {
+        match self {
+            Self::New(provider) => provider,
+            Self::Existing(key) => &key.provider,
+        }
+    }
+}
+
 /// What a request comes to, but for the keys themselves, which are had only when the task runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CryptPlan {
@@ -43,6 +53,12 @@ pub(crate) struct CryptPlan {
 pub(crate) struct PlannedStep {
     pub(crate) component: Component,
     pub(crate) action: PlannedAction,
+}
+
+impl From<(Component, PlannedAction)> for PlannedStep {
+    fn from((component, action): (Component, PlannedAction)) -> Self {
+        Self { component, action }
+    }
 }
 
 /// As [`StepAction`], with the place of the key among the plan's keys.

@@ -22,6 +22,7 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
+    /// As its task and its problems say it.
     pub(crate) const fn kind(&self) -> TaskKind {
         match self {
             Self::Encrypt(_) => TaskKind::VmEncrypt,
@@ -38,8 +39,7 @@ impl Verb {
         }
     }
 
-    /// What it asks of each component.
-    pub(crate) fn spec(self) -> CryptoSpec {
+    fn spec(self) -> CryptoSpec {
         match self {
             Self::Encrypt(key) => CryptoSpec::Encrypt(key),
             Self::Decrypt => CryptoSpec::Decrypt,

@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod create;
+mod crypt;
 mod key;
 mod place;
 mod power;
 
 use jiff::Timestamp;
+use proptest::prelude::*;
 use ward_types::{
     Boot, Code, DiskConfig, DiskCrypto, DiskId, HomeCrypto, HostId, KeyId, KeyRef, Name, PlainFormat, Power, Problem,
     Progress, TaskId, TaskInfo, TaskKind, TaskState, VmConfig, VmId, WrappedHomeKey,
@@ -44,6 +46,12 @@ fn vm_config(home: Option<&str>, disks: &[Option<&str>]) -> VmConfig {
         }),
         disks: disks.iter().enumerate().map(disk).collect(),
     }
+}
+
+/// Any VM of up to four disks, of which each part may be encrypted under one of two keys.
+fn any_config() -> impl Strategy<Value = VmConfig> {
+    let part = || prop::option::of(prop::sample::select(vec!["1", "2"]));
+    (part(), prop::collection::vec(part(), 0..5)).prop_map(|(home, disks)| vm_config(home, &disks))
 }
 
 fn task(kind: TaskKind) -> TaskInfo {

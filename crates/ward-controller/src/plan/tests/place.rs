@@ -106,7 +106,7 @@ proptest! {
     ) {
         let id = |number: Option<usize>| number.and_then(|number| hosts.get(number)).map(|host| host.id);
         let asked = asked.map(|number| name(&format!("h{number}")));
-        let needs = Needs { asked: asked.as_ref(), rather: id(rather), not: id(not), only: None, qemu, keys, tpm: false };
+        let needs = Needs { asked: asked.as_ref(), rather: id(rather), not: id(not), qemu, keys, ..Needs::default() };
         let can = |host: &&HostFacts| {
             host.connected
                 && (!keys || host.unfit.is_none())

@@ -1,11 +1,13 @@
 //! Tasks.
 
-use ward_types::{Code, HostId, Problem, Progress, ProgressUnit, TaskId, TaskKind, TaskState, VmId};
+use ward_types::{
+    Code, Component, DiskId, HostId, PolicyName, Problem, Progress, ProgressUnit, TaskId, TaskKind, TaskState, VmId,
+};
 
 use super::super::task::{self, TaskRow};
 use super::super::{Tx, vm};
 use super::{Db, conflict, key, name, on_both};
-use crate::plan::KeyChoice;
+use crate::plan::{CryptPlan, KeyChoice, PlannedAction};
 use crate::tasks::{KeyMark, Work};
 
 on_both! {
@@ -65,6 +67,12 @@ async fn what_has_ended_stays_as_it_is(db: Db) {
     assert_eq!(task::get(&mut tx, id).await.unwrap().unwrap(), ended);
 }
 
+fn plan(keys: Vec<KeyChoice>, steps: &[(Component, PlannedAction)]) -> CryptPlan {
+    let mut plan = CryptPlan { keys, ..CryptPlan::default() };
+    plan.steps.extend(steps.iter().copied().map(Into::into));
+    plan
+}
+
 async fn every_kind_of_work_is_kept(db: Db) {
     let (host, one) = (Some(HostId::new()), key("kms", "1"));
     let spec = ward_rpc::api::host::CreateVm {
@@ -75,20 +83,49 @@ async fn every_kind_of_work_is_kept(db: Db) {
         kernel: None,
         disks: vec![ward_rpc::api::host::DiskSource::Copy { path: "/x".into() }],
     };
-    let encrypt = |key, mark| {
-        let action = crate::plan::PlannedAction::Encrypt(0);
-        let steps = vec![crate::plan::PlannedStep { component: ward_types::Component::Home, action }];
-        let policies = vec![(ward_types::Component::Home, ward_types::PolicyName::encryption())];
-        Work::Crypt { plan: crate::plan::CryptPlan { keys: vec![key], steps }, marks: vec![mark], policies, host }
+    let home = Component::Home;
+    let crypt = |key, mark| Work::Crypt {
+        plan: plan(vec![key], &[(home, PlannedAction::Encrypt(0))]),
+        marks: vec![mark],
+        policies: vec![(home, PolicyName::encryption())],
+        host,
     };
     let new = || KeyChoice::New("kms".parse().unwrap());
     let works = [
-        Work::Make { spec, host },
-        encrypt(new(), KeyMark::None),
-        encrypt(new(), KeyMark::Wanted),
-        encrypt(new(), KeyMark::Made { key: one.clone() }),
-        encrypt(KeyChoice::Existing(one.clone()), KeyMark::Ready { key: one.clone() }),
-        Work::Crypt { plan: crate::plan::CryptPlan::default(), marks: vec![], policies: vec![], host },
+        Work::Make { spec: spec.clone(), host },
+        crypt(new(), KeyMark::None),
+        crypt(new(), KeyMark::Wanted),
+        crypt(new(), KeyMark::Made { key: one.clone() }),
+        crypt(KeyChoice::Existing(one.clone()), KeyMark::Ready { key: one.clone() }),
+        Work::Crypt {
+            plan: plan(
+                vec![new(), KeyChoice::Existing(one.clone())],
+                &[
+                    (home, PlannedAction::ShallowRecrypt(0)),
+                    (Component::Disk(DiskId(0)), PlannedAction::DeepRecrypt(1)),
+                    (Component::Disk(DiskId(1)), PlannedAction::Decrypt),
+                ],
+            ),
+            marks: vec![KeyMark::Wanted, KeyMark::None],
+            policies: vec![],
+            host: None,
+        },
+        Work::MakeEncrypted {
+            spec: spec.clone(),
+            plan: plan(vec![new()], &[(home, PlannedAction::Encrypt(0))]),
+            marks: vec![KeyMark::None],
+            policies: vec![(home, PolicyName::encryption())],
+            host,
+        },
+        Work::Clone {
+            source: name("db"),
+            from: ward_rpc::api::host::HomeRef { datastore: "/d".into(), directory: name("db") },
+            keys: vec![one.clone()],
+            plan: CryptPlan::default(),
+            marks: vec![],
+            policies: vec![],
+            host,
+        },
         Work::Start { asked: Some(name("h")), keys: vec![one.clone()], host: None },
         Work::Stop { host: HostId::new(), force: true, wait_ms: 7 },
         Work::Remove { keys: vec![one], host },

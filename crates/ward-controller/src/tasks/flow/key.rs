@@ -33,10 +33,7 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
         return made_on_host(run, n, key, host).await;
     }
     let what = run.what();
-    let provider = match &choice {
-        KeyChoice::New(provider) => provider.clone(),
-        KeyChoice::Existing(key) => key.provider.clone(),
-    };
+    let provider = choice.provider().clone();
     run.say(&format!("asks key provider {provider} for a key"));
     let client = match keys::connect(&run.controller, &what, &provider).await {
         Ok(client) => client,

@@ -18,10 +18,10 @@ use super::run::{Run, Step, told};
 use super::{KeyMark, Work};
 use crate::authz::Target as _;
 use crate::controller::Controller;
-use crate::keys::{self, name_of};
-use crate::plan::KeyChoice;
+use crate::keys::{drop_from_hosts, event_of_host, name_of};
+use crate::plan::{KeyChoice, keys as keys_by_component};
 use crate::store::vm::VmRow;
-use crate::store::{StoreError, Tx, cluster, event, task, vm};
+use crate::store::{StoreError, Tx, cluster, event, policy, task, vm};
 
 /// Runs a task from the first step that is not behind it to its end.
 pub(crate) async fn run(run: &mut Run) -> Step {
@@ -52,14 +52,17 @@ pub(crate) async fn give_up(
     }
     if let Some(now) = &now {
         vm::set_config(&mut tx, info.vm, now).await?;
+        policy::follow(&mut tx, info.vm, &keys_by_component(now)).await?;
     }
     let vm = vm::get(&mut tx, info.vm).await?;
     let mut unneeded = Vec::new();
-    for (n, (choice, mark)) in work.keys().enumerate() {
-        unneeded.extend(tell_of_key(&mut tx, info, &mut subject, n, (choice, mark)).await?);
+    for (n, key) in work.keys().enumerate() {
+        unneeded.extend(tell_of_key(&mut tx, info, &subject, n, key).await?);
     }
+    subject.provider = work.providers().next().cloned();
+    subject.key = unneeded.first().cloned();
     let message = format!("{}: {}. {} [{}]", problem.what, problem.why, problem.remedy, problem.code);
-    if let Some(kind) = keys::event_of_host(problem.code) {
+    if let Some(kind) = event_of_host(problem.code) {
         event::record(&mut tx, kind, &subject, &message).await?;
     }
     event::record(&mut tx, EventKind::TaskFailed, &subject, &message).await?;
@@ -70,7 +73,7 @@ pub(crate) async fn give_up(
     task::end(&mut tx, info.id, progress, Some(problem)).await?;
     tx.commit().await?;
     if let Some(vm) = vm {
-        keys::drop_from_hosts(controller, vm.cluster, unneeded).await;
+        drop_from_hosts(controller, vm.cluster, unneeded).await;
     }
     if let Some(link) = work.host().and_then(|host| controller.links.get(host)) {
         // Swept by the host's supervisor where this fails.
@@ -79,20 +82,20 @@ pub(crate) async fn give_up(
     Ok(())
 }
 
-/// Records what is left at the key server of a key of a task that came to nothing; tells the keys that hosts may forget.
+/// Records what is left at a key server of a task that came to nothing; tells the keys that hosts may forget.
 async fn tell_of_key(
     tx: &mut Tx,
     info: &TaskInfo,
-    subject: &mut EventSubject,
+    subject: &EventSubject,
     n: usize,
     (choice, mark): (&KeyChoice, &KeyMark),
 ) -> Result<Vec<KeyRef>, StoreError> {
+    let mut subject = EventSubject { provider: Some(choice.provider().clone()), ..subject.clone() };
     let (message, key) = match (choice, mark) {
         // It was there before, and is somebody else's affair.
         (KeyChoice::Existing(key), _) => return vm::unneeded(tx, vec![key.clone()]).await,
         (KeyChoice::New(_), KeyMark::None) => return Ok(Vec::new()),
         (KeyChoice::New(provider), KeyMark::Wanted) => {
-            subject.provider = Some(provider.clone());
             let name = name_of(info.id, n);
             let message = format!(
                 "a key of the name {name} may have been made at key provider `{provider}` for a task that failed; \
@@ -100,7 +103,7 @@ async fn tell_of_key(
             );
             (message, None)
         }
-        (KeyChoice::New(provider), KeyMark::Made { key } | KeyMark::Ready { key }) => {
+        (KeyChoice::New(_), KeyMark::Made { key } | KeyMark::Ready { key }) => {
             // One that is wrapped was in the reference only, and is gone with it.
             if key.kdk().is_some() {
                 return Ok(Vec::new());
@@ -109,14 +112,13 @@ async fn tell_of_key(
             if vm::unneeded(tx, vec![key.clone()]).await?.is_empty() {
                 return Ok(Vec::new());
             }
-            subject.provider = Some(provider.clone());
             subject.key = Some(key.clone());
             let message =
                 format!("key {key} was made for a task that failed; nothing needs it; it stays at the key server");
             (message, Some(key.clone()))
         }
     };
-    event::record(tx, EventKind::KeyUnneeded, subject, &message).await?;
+    event::record(tx, EventKind::KeyUnneeded, &subject, &message).await?;
     Ok(key.into_iter().collect())
 }
 
@@ -124,7 +126,7 @@ async fn tell_of_key(
 /// host does not answer, the next job on the VM does it, or its start.
 async fn abandon(controller: &Controller, info: &TaskInfo, work: &Work) -> Result<Option<Box<VmConfig>>, StoreError> {
     let Some(link) = work.host().and_then(|host| controller.links.get(host)) else { return Ok(None) };
-    if matches!(work, Work::Start { .. } | Work::Stop { .. } | Work::Remove { .. }) {
+    if !matches!(work, Work::Make { .. } | Work::MakeEncrypted { .. } | Work::Clone { .. } | Work::Crypt { .. }) {
         return Ok(None);
     }
     let mut db = controller.store.read().await?;

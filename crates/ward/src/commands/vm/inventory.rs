@@ -29,8 +29,8 @@ pub(crate) struct TemplateVm {
 
 impl RegisterVm {
     pub(super) async fn run(self, api: &Api, output: Output) -> Result<(), Problem> {
-        let body = Register { datastore: self.datastore, directory: self.directory };
-        let vm: VmView = api.post("/vms/register", &body).await?;
+        let path = format!("/datastores/{}/register", self.datastore);
+        let vm: VmView = api.post(&path, &Register { directory: self.directory }).await?;
         show(&vm, "registered", output)
     }
 }
