@@ -20,7 +20,7 @@ pub enum RootKey {
 impl fmt::Display for RootKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::File => "a file in the controller's state directory",
+            Self::File => "`root.key` in the controller's state directory",
             Self::Credential => "a credential of the service manager",
             Self::Passphrase(_) => "a passphrase given at start",
         })
