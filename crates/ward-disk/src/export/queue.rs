@@ -127,17 +127,17 @@ impl QueueWorker {
     }
 
     /// Does everything that can be done without waiting. `busy` is told before a request is taken.
-    pub(super) fn run(&mut self, vring: &VringRwLock<AtomicMemory>, memory: &AtomicMemory, busy: impl Fn()) {
+    pub(super) fn run(&mut self, vring: &VringRwLock<AtomicMemory>, shared: &AtomicMemory, busy: impl Fn()) {
         let mut asked_again = false;
         loop {
-            let memory = memory.memory();
+            let memory = shared.memory();
             let mut moved = false;
             while let Some(completion) = self.ring.next() {
                 self.completed(completion, &memory);
                 moved = true;
             }
             self.begin_waiting(&memory);
-            moved |= self.accept(vring, memory.clone(), &busy);
+            moved |= self.accept(vring, shared, &busy);
             if let Err(error) = self.ring.submit() {
                 // What was pushed stays pushed; completions that are reaped first make room.
                 tracing::warn!(%error, "the kernel takes no more operations");
@@ -182,21 +182,25 @@ impl QueueWorker {
     }
 
     /// Takes requests from the guest.
-    fn accept<M>(&mut self, vring: &VringRwLock<AtomicMemory>, memory: M, busy: &impl Fn()) -> bool
-    where
-        M: std::ops::Deref<Target = Memory> + Clone,
-    {
+    fn accept(&mut self, vring: &VringRwLock<AtomicMemory>, shared: &AtomicMemory, busy: &impl Fn()) -> bool {
         let mut accepted = false;
         while self.can_accept() {
-            let chain = {
+            let (chain, memory) = {
                 // One that is being stopped is made not ready under this lock; after that nothing is taken any more.
                 let mut vring = vring.get_mut();
                 if !vring.is_enabled() {
                     return accepted;
                 }
-                let Some(chain) = vring.get_queue_mut().pop_descriptor_chain(memory.clone()) else { return accepted };
+                let queue = vring.get_queue_mut();
+                let available = queue.avail_idx(&*shared.memory(), Ordering::Acquire);
+                if !available.is_ok_and(|index| index.0 != queue.next_avail()) {
+                    return accepted;
+                }
+                // Only memory looked up after the request was seen has all that the front end shared before it asked.
+                let memory = shared.memory();
+                let Some(chain) = queue.pop_descriptor_chain(memory.clone()) else { return accepted };
                 busy();
-                chain
+                (chain, memory)
             };
             accepted = true;
             let head = chain.head_index();

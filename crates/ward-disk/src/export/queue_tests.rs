@@ -6,7 +6,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
-use vm_memory::GuestAddress;
+use vm_memory::{GuestAddress, GuestRegionMmap};
 use ward_secret::Dek;
 
 use super::*;
@@ -148,6 +148,29 @@ fn reads_writes_flushes_and_tells_its_serial() {
     assert_eq!(guest.answer(11, 0, DATA, 512, false), 2);
     assert_eq!(guest.used(), 5);
     assert!(!fs::read(&guest.image).unwrap().windows(16).any(|bytes| bytes == [7; 16]), "plaintext in the image");
+}
+
+/// A front end may share memory at any time and use it in its very next request, also while this one is at work.
+#[test]
+fn a_request_may_use_memory_that_was_shared_just_before_it() {
+    let mut guest = Guest::new(true, false);
+    let region = GuestRegionMmap::from_range(GuestAddress(MEMORY), 4096, None).unwrap();
+    let extended = guest.memory.memory().insert_region(Arc::new(region)).unwrap();
+    extended.write_slice(&[7; 512], GuestAddress(MEMORY)).unwrap();
+    guest.put(DATA, &[6; 512]);
+    let statuses = [guest.ask(1, 0, DATA, 512, false), guest.ask(1, 1, MEMORY, 512, false)];
+
+    // The second is there only once the first is taken.
+    guest.put(AVAILABLE + 2, &1u16.to_le_bytes());
+    let share = || {
+        extended.write_slice(&2u16.to_le_bytes(), GuestAddress(AVAILABLE + 2)).unwrap();
+        guest.memory.lock().unwrap().replace(extended.clone());
+    };
+    guest.worker.run(&guest.vring, &guest.memory, share);
+    guest.settle();
+    assert_eq!(statuses.map(|status| guest.get(status, 1)[0]), [0, 0]);
+    assert_eq!(guest.answer(0, 1, DATA, 512, true), 0);
+    assert_eq!(guest.get(DATA, 512), [7; 512]);
 }
 
 #[test]
