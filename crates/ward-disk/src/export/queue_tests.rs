@@ -156,9 +156,9 @@ fn a_request_may_use_memory_that_was_shared_just_before_it() {
     let mut guest = Guest::new(true, false);
     let region = GuestRegionMmap::from_range(GuestAddress(MEMORY), 4096, None).unwrap();
     let extended = guest.memory.memory().insert_region(Arc::new(region)).unwrap();
-    extended.write_slice(&[7; 512], GuestAddress(MEMORY)).unwrap();
+    extended.write_slice(&[7; 4096], GuestAddress(MEMORY)).unwrap();
     guest.put(DATA, &[6; 512]);
-    let statuses = [guest.ask(1, 0, DATA, 512, false), guest.ask(1, 1, MEMORY, 512, false)];
+    let statuses = [guest.ask(1, 0, DATA, 512, false), guest.ask(1, 8, MEMORY, 4096, false)];
 
     // The second is there only once the first is taken.
     guest.put(AVAILABLE + 2, &1u16.to_le_bytes());
@@ -169,8 +169,8 @@ fn a_request_may_use_memory_that_was_shared_just_before_it() {
     guest.worker.run(&guest.vring, &guest.memory, share);
     guest.settle();
     assert_eq!(statuses.map(|status| guest.get(status, 1)[0]), [0, 0]);
-    assert_eq!(guest.answer(0, 1, DATA, 512, true), 0);
-    assert_eq!(guest.get(DATA, 512), [7; 512]);
+    assert_eq!(guest.answer(0, 8, DATA, 4096, true), 0);
+    assert_eq!(guest.get(DATA, 4096), [7; 4096]);
 }
 
 #[test]
