@@ -157,8 +157,7 @@ fn a_request_may_use_memory_that_was_shared_just_before_it() {
     let region = GuestRegionMmap::from_range(GuestAddress(MEMORY), 4096, None).unwrap();
     let extended = guest.memory.memory().insert_region(Arc::new(region)).unwrap();
     extended.write_slice(&[7; 4096], GuestAddress(MEMORY)).unwrap();
-    guest.put(DATA, &[6; 512]);
-    let statuses = [guest.ask(1, 0, DATA, 512, false), guest.ask(1, 8, MEMORY, 4096, false)];
+    let statuses = [guest.ask(0, 0, DATA, 512, true), guest.ask(1, 8, MEMORY, 4096, false)];
 
     // The second is there only once the first is taken.
     guest.put(AVAILABLE + 2, &1u16.to_le_bytes());
