@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where the root key comes from, under which the controller seals what it keeps. Chosen at the first start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Config {
     pub admin_password_file: Option<PathBuf>,
     /// Where the root key comes from.
     pub root_key: RootKey,
+    /// How long until key providers are looked at again.
+    pub watch_period: Duration,
 }
 
 impl Config {
@@ -62,9 +65,12 @@ impl Config {
             public_names: Vec::new(),
             admin_password_file: None,
             root_key: RootKey::File,
+            watch_period: Self::WATCH_PERIOD,
         }
     }
 
+    /// How long until key providers are looked at again, unless set.
+    pub const WATCH_PERIOD: Duration = Duration::from_secs(60);
     /// The port for users.
     pub const API_PORT: u16 = 8443;
     /// The port for hosts.

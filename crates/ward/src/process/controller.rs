@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use ward_controller::{Config, RootKey};
@@ -43,6 +44,10 @@ pub(crate) struct Controller {
     /// A file from which the passphrase is read at each start, for `--root-key passphrase`; `/dev/stdin` works too.
     #[arg(long, value_name = "FILE", required_if_eq("root_key", "passphrase"))]
     root_passphrase_file: Option<PathBuf>,
+    /// How many seconds until it looks at the key providers again.
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::WATCH_PERIOD.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..))]
+    watch_period: u64,
 }
 
 /// Where a root key comes from.
@@ -74,6 +79,7 @@ pub(crate) async fn run(arguments: Controller) -> Result<(), Problem> {
             (RootKeyFrom::Credential, _) => RootKey::Credential,
             (RootKeyFrom::Passphrase, file) => RootKey::Passphrase(file.unwrap_or_default()),
         },
+        watch_period: Duration::from_secs(arguments.watch_period),
     };
     ward_controller::run(config, shutdown()?)
         .await
