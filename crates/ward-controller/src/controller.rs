@@ -10,7 +10,7 @@ use ward_rpc::Authority;
 use ward_secret::SealKey;
 use ward_types::{EventKind, EventSubject};
 
-use crate::RootKey;
+use crate::RootKeyWay;
 use crate::api::auth::Guard;
 use crate::authz::Recent;
 use crate::hosts::Links;
@@ -24,8 +24,8 @@ pub(crate) struct Controller {
     pub(crate) store: Store,
     /// Opens the sealed columns of the store.
     pub(crate) seal: SealKey,
-    /// Where that key comes from.
-    pub(crate) root_key: RootKey,
+    /// How that key is kept.
+    pub(crate) root_key: RootKeyWay,
     pub(crate) authority: Authority,
     /// Where hosts reach the controller, `HOST:PORT`.
     pub(crate) advertise_hosts: String,

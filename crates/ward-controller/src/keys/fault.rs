@@ -44,14 +44,16 @@ impl KeyFault {
 }
 
 /// The event that tells of a key problem.
-fn event_of(code: Code) -> EventKind {
+pub(super) fn event_of(code: Code) -> EventKind {
     match code {
         Code::KeyServerUnreachable => EventKind::KeyServerUnreachable,
         Code::KeyServerTrust => EventKind::KeyServerTrust,
         Code::KeyMissing => EventKind::KeyMissingAtServer,
         Code::KeyNotUsable => EventKind::KeyNotUsable,
         Code::HostUnreachable => EventKind::KeyHostUnreachable,
-        Code::HostUnfit => EventKind::KeyHostUnfit,
+        // No host can have it.
+        Code::ProviderNone => EventKind::KeyNotOnHost,
+        Code::HostUnfit | Code::HostNone => EventKind::KeyHostUnfit,
         code => super::event_of_host(code).unwrap_or(EventKind::KeyServerRefused),
     }
 }

@@ -49,7 +49,15 @@ pub(crate) async fn report(controller: &Controller, subject: &EventSubject, faul
     let mut subject = subject.clone();
     subject.provider = Some(fault.provider);
     subject.key = fault.key.or(subject.key);
-    let problem = *fault.problem;
-    controller.record(fault.kind, &subject, &format!("{}: {}. {}", problem.what, problem.why, problem.remedy)).await;
+    tell(controller, fault.kind, &subject, *fault.problem).await
+}
+
+/// Records a problem with a key that no fault tells of. The subject names what it is about.
+pub(crate) async fn report_problem(controller: &Controller, subject: &EventSubject, problem: Problem) -> Problem {
+    tell(controller, fault::event_of(problem.code), subject, problem).await
+}
+
+async fn tell(controller: &Controller, kind: EventKind, subject: &EventSubject, problem: Problem) -> Problem {
+    controller.record(kind, subject, &format!("{}: {}. {}", problem.what, problem.why, problem.remedy)).await;
     problem
 }

@@ -135,7 +135,7 @@ async fn without_its_root_key_it_does_not_start_and_makes_none() {
     for wrong in [vec![], vec![7; 31], vec![7; 32], vec![7; 33], [key.clone(), vec![0]].concat()] {
         put(&wrong);
         let (error, stopped) = refused.refused().await;
-        assert!(matches!(error, Error::RootKey { .. }), "{} bytes: {error}", wrong.len());
+        assert!(matches!(error, Error::RootKey { .. } | Error::RootKeySource { .. }), "{} bytes: {error}", wrong.len());
         assert!(error.to_string().contains("root.key"), "{error}");
         refused = stopped;
     }
