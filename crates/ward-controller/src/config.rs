@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How the root key is kept, under which the controller seals what it stores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +88,8 @@ pub struct Config {
     pub admin_password_file: Option<PathBuf>,
     /// How to get at the root key.
     pub root_key: RootKey,
+    /// How long until key providers are looked at again.
+    pub watch_period: Duration,
 }
 
 impl Config {
@@ -102,9 +105,12 @@ impl Config {
             public_names: Vec::new(),
             admin_password_file: None,
             root_key: RootKey::default(),
+            watch_period: Self::WATCH_PERIOD,
         }
     }
 
+    /// How long until key providers are looked at again, unless set.
+    pub const WATCH_PERIOD: Duration = Duration::from_secs(60);
     /// The port for users.
     pub const API_PORT: u16 = 8443;
     /// The port for hosts.

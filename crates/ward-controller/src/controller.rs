@@ -1,6 +1,7 @@
 //! What all parts of a running controller share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -13,6 +14,7 @@ use crate::RootKeyWay;
 use crate::api::auth::Guard;
 use crate::authz::Recent;
 use crate::hosts::Links;
+use crate::keys::{Health, Pool};
 use crate::store::{self, Store};
 use crate::tasks::Board;
 
@@ -28,6 +30,10 @@ pub(crate) struct Controller {
     /// Where hosts reach the controller, `HOST:PORT`.
     pub(crate) advertise_hosts: String,
     pub(crate) links: Links,
+    pub(crate) key_servers: Pool,
+    pub(crate) health: Health,
+    /// How long until providers are looked at again.
+    pub(crate) watch_period: Duration,
     pub(crate) board: Board,
     pub(crate) guard: Guard,
     pub(crate) recent: Recent,

@@ -15,6 +15,7 @@ use crate::api::auth::Guard;
 use crate::authz::Recent;
 use crate::controller::{Controller, Shared};
 use crate::hosts::Links;
+use crate::keys::{self, Health, Pool};
 use crate::store::Store;
 use crate::tasks::Board;
 use crate::{Config, Error, api, files, hosts, init, native, recryption, tasks};
@@ -63,6 +64,9 @@ impl Server {
             authority: identity.authority,
             advertise_hosts: config.advertise_hosts.unwrap_or_else(|| hosts_address.to_string()),
             links: Links::new(host_tls),
+            key_servers: Pool::default(),
+            health: Health::default(),
+            watch_period: config.watch_period,
             board: Board::default(),
             guard: Guard::default(),
             recent: Recent::default(),
@@ -105,6 +109,7 @@ impl Server {
         }
         controller.background.spawn(recryption::schedule(Arc::clone(&controller)));
         controller.background.spawn(native::remind(Arc::clone(&controller)));
+        controller.background.spawn(keys::watch(Arc::clone(&controller)));
         let users = serve(api, api_tls, api::router(Arc::clone(&controller)), shutdown.clone());
         let agents = serve(hosts, hosts_tls, hosts::router(Arc::clone(&controller)), shutdown.clone());
         let both = async { tokio::join!(users, agents) };

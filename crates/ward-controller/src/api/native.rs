@@ -100,16 +100,8 @@ async fn put(
     (kind, message): (EventKind, &str),
 ) -> Result<(), Problem> {
     let first = provider::list(tx).await?.is_empty();
-    let provider = ProviderRow {
-        name: row.name.clone(),
-        kind: ProviderKind::Native,
-        server_host: String::new(),
-        server_port: 0,
-        ca: String::new(),
-        certificate: String::new(),
-        sealed_key: String::new(),
-        is_default: default || first,
-    };
+    let is_default = default || first;
+    let provider = ProviderRow { is_default, ..ProviderRow::new(row.name.clone(), ProviderKind::Native) };
     match provider::add(tx, &provider).await {
         Err(error) if error.is_conflict() => return Err(exists(what.to_owned())),
         added => added?,

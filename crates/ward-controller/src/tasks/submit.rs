@@ -379,13 +379,15 @@ fn changed(what: String, of: &str) -> Problem {
 /// What planners need to know of key providers, for VMs of a cluster.
 pub(crate) async fn providers(tx: &mut Tx, cluster: ClusterId) -> Result<Vec<ProviderFacts>, Problem> {
     let natives = store::native::list(tx).await?;
+    let own_default = provider::default_of(tx, cluster).await?;
     let facts = |row: provider::ProviderRow| {
         let native = natives.iter().find(|native| native.name == row.name).map(|native| NativeFacts {
             backed_up: native.backed_up.is_some(),
             serves: native.serves(cluster),
             tpm_required: native.tpm_required,
         });
-        ProviderFacts { name: row.name, is_default: row.is_default, native }
+        let is_default = own_default.as_ref().map_or(row.is_default, |own| *own == row.name);
+        ProviderFacts { name: row.name, is_default, native }
     };
     Ok(provider::list(tx).await?.into_iter().map(facts).collect())
 }

@@ -10,6 +10,8 @@ pub(crate) mod login;
 pub(crate) mod native;
 pub(crate) mod policy;
 pub(crate) mod provider;
+mod provider_server;
+mod provider_trust;
 pub(crate) mod recrypt;
 pub(crate) mod role;
 pub(crate) mod session;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use ward_controller::{Config, RootKey, RootKeyChange, RootKeyWay, change_root_key, root_key_way};
@@ -43,6 +44,10 @@ pub(crate) struct Controller {
     /// otherwise. `ward controller root-key` changes it.
     #[arg(long, value_enum)]
     root_key: Option<Way>,
+    /// How many seconds until it looks at the key providers again.
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::WATCH_PERIOD.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..))]
+    watch_period: u64,
     #[command(flatten)]
     root: Root,
     #[command(subcommand)]
@@ -177,6 +182,7 @@ pub(crate) async fn run(arguments: Controller, output: Output) -> Result<(), Pro
         public_names: arguments.names,
         admin_password_file: arguments.admin_password_file,
         root_key: arguments.root.of(arguments.root_key),
+        watch_period: Duration::from_secs(arguments.watch_period),
     };
     ward_controller::run(config, shutdown()?)
         .await
