@@ -6,6 +6,7 @@
 //! storage   what can be wrong with images, disks and datastores
 //! vms       a VM that is not in the state that was asked for
 //! renewal   keys that are replaced, a VM that leaves the inventory and comes back
+//! firmware  UEFI variables and a vTPM
 //! kills     the controller or an agent killed at any step
 //! access    users, roles, the audit log
 //! cli       exit codes, JSON, help, completion
@@ -14,6 +15,7 @@
 
 mod access;
 mod cli;
+mod firmware;
 mod keys;
 mod kills;
 mod renewal;
