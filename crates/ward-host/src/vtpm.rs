@@ -7,13 +7,15 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use ward_secret::{TpmKey, Zeroizing};
 use ward_types::{Code, FileName};
@@ -35,6 +37,7 @@ const INIT: u32 = 2;
 const SHUTDOWN: u32 = 3;
 const GET_STATE: u32 = 12;
 const SET_STATE: u32 = 13;
+const SET_DATA_FD: u32 = 16;
 const PERMANENT: u32 = 1;
 const DECRYPTED: u32 = 1;
 
@@ -168,6 +171,9 @@ fn said(child: &mut Child) -> String {
 struct Session {
     child: Child,
     control: UnixStream,
+    /// On which a guest would ask. It ends with this, so that none is left with its state's lock where the agent is killed.
+    #[expect(dead_code, reason = "it is there to be closed")]
+    data: UnixStream,
     state: PathBuf,
 }
 
@@ -188,7 +194,23 @@ impl Session {
         let mut command = command();
         command.current_dir(parent).stdout(Stdio::from(OwnedFd::from(its))).stderr(Stdio::piped());
         let child = start(command, name, key, "type=unixio,clientfd=1")?;
-        Ok(Self { child, control: ours, state: state.to_owned() })
+        let (data, its) = UnixStream::pair().doing("make a socket for", state)?;
+        let mut session = Self { child, control: ours, data, state: state.to_owned() };
+        session.give_data(&its).map_err(|error| session.broken(&error))?;
+        Ok(session)
+    }
+
+    fn give_data(&mut self, its: &UnixStream) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let rights = [its.as_fd()];
+        ancillary.push(SendAncillaryMessage::ScmRights(&rights));
+        let command = SET_DATA_FD.to_be_bytes();
+        sendmsg(&self.control, &[IoSlice::new(&command)], &mut ancillary, SendFlags::empty())?;
+        match self.number()? {
+            0 => Ok(()),
+            code => Err(io::Error::other(format!("it takes no connection ({code:#x})"))),
+        }
     }
 
     /// Powers the TPM on: its state is read, or made where there is none.
@@ -285,7 +307,7 @@ pub(crate) fn link(state: &Path, name: &Path) -> Result<()> {
     std::os::unix::fs::symlink(state, name).doing("create", name)
 }
 
-/// Whether a directory is a state's, to be removed with all in it.
+/// Removes a state, if it is there.
 pub(crate) fn remove(state: &Path) -> Result<()> {
     match fs::symlink_metadata(state) {
         Ok(metadata) if metadata.is_dir() => files::remove_tree(state),
@@ -308,7 +330,7 @@ mod tests {
     #[test]
     fn a_state_opens_under_its_key_and_is_put_under_another() {
         let dir = tempfile::tempdir().unwrap();
-        let (first, second) = (dir.path().join("tpm"), dir.path().join("tpm,2"));
+        let (first, second) = (dir.path().join("tpm"), dir.path().join("tpm-2"));
         let (key, other) = (TpmKey::generate().unwrap(), TpmKey::generate().unwrap());
         make(&first, &key).unwrap();
         check(&first, &key).unwrap();
@@ -316,7 +338,6 @@ mod tests {
         assert_eq!(fault.code, Code::HomeTampered);
         assert!(fault.why.contains("HMAC"), "{}", fault.why);
 
-        let second = second.with_file_name("tpm-2");
         rewrite((&first, &key), (&second, &other)).unwrap();
         check(&second, &other).unwrap();
         assert_eq!(check(&second, &key).unwrap_err().code, Code::HomeTampered);
@@ -342,6 +363,24 @@ mod tests {
         assert_eq!(check(&first, &key).unwrap_err().code, Code::HomeTampered, "another VM's");
         fs::remove_file(first.join(STATE)).unwrap();
         assert_eq!(check(&first, &key).unwrap_err().code, Code::ImageMissing);
+    }
+
+    #[test]
+    fn none_outlives_an_agent_that_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, key) = (dir.path().join("tpm"), TpmKey::generate().unwrap());
+        make(&state, &key).unwrap();
+        let mut session = Session::open(&state, &key).unwrap();
+        session.init().unwrap();
+        // What the kernel does with the agent's end.
+        session.data = UnixStream::pair().unwrap().0;
+        session.control = UnixStream::pair().unwrap().0;
+        let deadline = std::time::Instant::now() + ANSWER_WITHIN;
+        while session.child.try_wait().unwrap().is_none() {
+            assert!(std::time::Instant::now() < deadline, "swtpm is still there");
+            std::thread::yield_now();
+        }
+        check(&state, &key).unwrap();
     }
 
     #[test]

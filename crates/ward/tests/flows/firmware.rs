@@ -89,7 +89,8 @@ fn a_guest_keeps_its_variables_and_its_tpm_and_neither_is_plain_anywhere() {
     // It keeps the home encrypted until it goes, which somebody must want.
     let problem = system.refused(&["vm", "decrypt", "vm"], Code::Composition);
     assert!(problem.remedy.contains("ward vm tpm rm vm"), "{problem:?}");
-    system.refused(&["vm", "tpm", "rm", "vm"], Code::Cancelled);
+    let unconfirmed = system.ask(&["vm", "tpm", "rm", "vm"]).status;
+    assert_eq!(unconfirmed.code(), Some(Code::Cancelled.exit_code().into()), "nobody typed its name");
     system.done(&["vm", "tpm", "rm", "vm", "--yes"]);
     system.refused(&["vm", "tpm", "rm", "vm", "--yes"], Code::TpmNone);
     assert_eq!(system.files("vm"), set(["disk-0.raw", "initrd", "kernel", "nvram.luks", "vm.toml"]));
