@@ -170,7 +170,7 @@ impl Client {
     }
 
     /// Nothing more comes.
-    fn is_dropped(mut self) -> bool {
+    fn gets_no_more(mut self) -> bool {
         matches!(self.0.read(&mut [0; 1]), Ok(0) | Err(_))
     }
 }
@@ -226,7 +226,7 @@ fn one_client_at_a_time_and_those_that_break_the_rules_are_dropped() {
     assert_eq!(first.get(SIZE - 1, 1), [0], "the connection is in order after what was refused");
     // The whole process would end with its last client.
     export.0.stop().unwrap();
-    assert!(first.is_dropped());
+    assert!(first.gets_no_more());
     assert_eq!(export.stats().errors, 5);
 
     for (say, why) in [
@@ -239,7 +239,7 @@ fn one_client_at_a_time_and_those_that_break_the_rules_are_dropped() {
         let _export = room.start(room.disk());
         let mut client = Client::connect(&room.socket());
         client.write(say);
-        assert!(client.is_dropped(), "{why}");
+        assert!(client.gets_no_more(), "{why}");
     }
 }
 
@@ -321,7 +321,7 @@ proptest! {
             }
         }
         client.send(0, 2, 0, 0, &[]);
-        prop_assert!(client.is_dropped());
+        prop_assert!(client.gets_no_more());
         prop_assert_eq!(export.stats().errors, 0);
         prop_assert_eq!(room.contents(), model);
     }

@@ -27,7 +27,6 @@ mod jobs;
 mod keys;
 mod local;
 pub mod measure;
-mod tpm;
 mod vault;
 mod vmm;
 mod volume;

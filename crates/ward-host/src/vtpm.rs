@@ -172,8 +172,7 @@ struct Session {
     child: Child,
     control: UnixStream,
     /// On which a guest would ask. It ends with this, so that none is left with its state's lock where the agent is killed.
-    #[expect(dead_code, reason = "it is there to be closed")]
-    data: UnixStream,
+    _data: UnixStream,
     state: PathBuf,
 }
 
@@ -195,7 +194,7 @@ impl Session {
         command.current_dir(parent).stdout(Stdio::from(OwnedFd::from(its))).stderr(Stdio::piped());
         let child = start(command, name, key, "type=unixio,clientfd=1")?;
         let (data, its) = UnixStream::pair().doing("make a socket for", state)?;
-        let mut session = Self { child, control: ours, data, state: state.to_owned() };
+        let mut session = Self { child, control: ours, _data: data, state: state.to_owned() };
         session.give_data(&its).map_err(|error| session.broken(&error))?;
         Ok(session)
     }
@@ -373,7 +372,7 @@ mod tests {
         let mut session = Session::open(&state, &key).unwrap();
         session.init().unwrap();
         // What the kernel does with the agent's end.
-        session.data = UnixStream::pair().unwrap().0;
+        session._data = UnixStream::pair().unwrap().0;
         session.control = UnixStream::pair().unwrap().0;
         let deadline = std::time::Instant::now() + ANSWER_WITHIN;
         while session.child.try_wait().unwrap().is_none() {

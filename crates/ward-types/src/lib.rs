@@ -9,6 +9,7 @@ mod key;
 mod names;
 mod native;
 mod problem;
+mod server;
 mod task;
 mod text;
 mod vm;
@@ -25,6 +26,7 @@ pub use key::{KeyId, KeyLocator, KeyRef, KeyState, ProviderKind};
 pub use names::{FileName, Name, NameError, PolicyName, ProviderName, RoleName};
 pub use native::{BytesError, KdkRef, NativeKey, Salt, WrappedKek};
 pub use problem::{Code, Problem, ProblemDocument};
+pub use server::{NoServer, ServerAddress};
 pub use task::{Progress, ProgressUnit, TaskInfo, TaskKind, TaskState};
 pub use vm::{
     Boot, DiskConfig, DiskCrypto, Firmware, HomeCrypto, Nvram, PlainFormat, Power, VirtualTpm, VmConfig, VolumeRef,

@@ -58,6 +58,18 @@ const TRIM_LOGS_EVERY: Duration = Duration::from_secs(60);
 /// What a console shows when swtpm is gone: the guest goes on, and whatever it asks its TPM fails.
 const TPM_GONE: &str = "the vTPM is gone; it comes back when the VM is stopped and started";
 
+/// All of a start that comes before the VM's processes; what it opened is closed again.
+pub(crate) fn prepare_only(
+    host: HostId,
+    keys: &SharedKeys,
+    run_dir: &std::path::Path,
+    vm: VmId,
+    at: &HomeRef,
+) -> Result<()> {
+    let dir = RunDir::create(run_dir, vm)?;
+    prepare::prepare(host, keys, &dir, vm, at).map(drop)
+}
+
 /// What running VMs needs of the agent.
 pub(crate) struct Settings {
     pub(crate) host: HostId,
