@@ -8,7 +8,7 @@ use std::path::Path;
 use ward_types::{Code, EventKind, HomeCrypto};
 
 use crate::story::Guest;
-use crate::support::{System, set};
+use crate::support::{System, run, set, text};
 
 /// What the guest found or made: in its UEFI variables, in its TPM, and PCR 0.
 struct Kept {
@@ -103,4 +103,46 @@ fn a_guest_keeps_its_variables_and_its_tpm_and_neither_is_plain_anywhere() {
     assert!(matches!(config.home, HomeCrypto::Encrypted { .. }) && config.disks[0].key().is_none(), "{config:?}");
     assert!(config.tpm.is_some());
     assert_eq!(system.events_of(EventKind::VmTpmChanged).len(), 2);
+}
+
+/// A disk with a file system for EFI, whose default program is the guest's kernel: as it is, or signed with the key that
+/// OVMF's package has for tests.
+fn efi_disk(system: &System, signed: bool) -> std::path::PathBuf {
+    let (kernel, disk) = (Guest::get().file("vmlinuz"), system.path("esp"));
+    let program = if signed {
+        let (key, program) = (system.path("snakeoil.key"), system.path("signed.efi"));
+        let store = "/usr/share/ovmf/PkKek-1-snakeoil";
+        run("openssl", &["rsa", "-in", &format!("{store}.key"), "-passin", "pass:snakeoil", "-out", text(&key)]);
+        let cert = format!("{store}.pem");
+        run("sbsign", &["--key", text(&key), "--cert", &cert, "--output", text(&program), text(&kernel)]);
+        program
+    } else {
+        kernel
+    };
+    let file = fs::File::create(&disk).unwrap();
+    file.set_len(48 << 20).unwrap();
+    run("mkfs.vfat", &["-F", "32", text(&disk)]);
+    run("mmd", &["-i", text(&disk), "::EFI", "::EFI/BOOT"]);
+    run("mcopy", &["-i", text(&disk), text(&program), "::EFI/BOOT/BOOTX64.EFI"]);
+    disk
+}
+
+#[test]
+fn secure_boot_starts_what_is_signed_and_nothing_else() {
+    let system = System::start(1);
+    let vars = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd";
+    for (vm, signed, says) in [("no", false, "Access Denied"), ("yes", true, "UEFI Secure Boot is enabled")] {
+        let disk = efi_disk(&system, signed);
+        let firmware = ["--firmware", "uefi", "--secure-boot", "--uefi-vars", vars, "--memory", "256"];
+        system.done(&[&["vm", "import", vm, "--disk", text(&disk)], &firmware[..]].concat());
+        system.done(&["vm", "start", vm]);
+        assert!(system.ask(&["vm", "console", vm, "--until", says]).status.success(), "{vm}");
+        system.done(&["vm", "stop", vm, "--force"]);
+    }
+    // It says nothing of a kernel that the firmware is given by itself.
+    let kernel = Guest::get().file("vmlinuz");
+    let firmware = ["--firmware", "uefi", "--secure-boot", "--kernel", text(&kernel)];
+    let problem = system.refused(&[&["vm", "create", "kernel"], &firmware[..]].concat(), Code::RequestInvalid);
+    assert!(problem.why.contains("signed or not"), "{problem:?}");
+    system.refused(&["vm", "create", "bios", "--size", "1M", "--tpm"], Code::Composition);
 }
