@@ -230,6 +230,18 @@ async fn refusals_leave_nothing() {
     assert_eq!(host.refused("vm", tpm(TpmChange::Remove, encrypt())).await.code, Code::TpmNone);
     assert_eq!(host.files("vm"), ["vm.toml"]);
 
+    // A host without swtpm says so before it begins.
+    host.done("vm", JobSpec::Remove).await;
+    host.done("vm", create_uefi("vm", None)).await;
+    host.kill();
+    host.start_agent(&[("PATH", "/nowhere")]).await;
+    host.push(&[1]).await;
+    let problem = host.refused("vm", tpm(TpmChange::Add, encrypt())).await;
+    assert!(problem.code == Code::HostUnfit && problem.remedy.contains("`swtpm`"), "{problem:?}");
+    assert_eq!(host.files("vm"), ["nvram.raw", "vm.toml"]);
+    host.kill();
+    host.start_agent(&[]).await;
+
     // Secure Boot, from the variables that the operator names.
     host.done("vm", JobSpec::Remove).await;
     let vars = PathBuf::from("/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd");

@@ -23,7 +23,7 @@ use ward_secret::Dek;
 use super::disk::Counters;
 use super::{Control, Ending, Socket};
 use crate::buffer::Buffer;
-use crate::error::{Doing, Result};
+use crate::error::{DiskError, Doing, Result};
 use crate::order::NbdDisk;
 use image::Image;
 use proto::{Action, Errno, Negotiated, Offer, Request, Violation};
@@ -48,6 +48,8 @@ enum Gone {
     /// The client is done, or gone, or was told to go.
     Left,
     Violated(Violation),
+    /// What it wrote before can't be brought to the storage, and it doesn't ask whether it was.
+    Failed(DiskError),
 }
 
 impl From<io::Error> for Gone {
@@ -81,11 +83,16 @@ impl Served {
             let (stream, _) = self.arrivals.accept().doing("accept a client at", &self.socket.0)?;
             let stream = Arc::new(stream);
             control.opened(index, Some(Ending::Nbd(Arc::clone(&stream))));
-            if let Err(Gone::Violated(Violation(why))) = self.attend(&stream) {
-                tracing::warn!(path = %self.path.display(), why, "an NBD client was dropped");
-            }
-            self.image.sync()?;
+            let outcome = match self.attend(&stream) {
+                Err(Gone::Failed(error)) => Err(error),
+                Err(Gone::Violated(Violation(why))) => {
+                    tracing::warn!(path = %self.path.display(), why, "an NBD client was dropped");
+                    self.image.sync()
+                }
+                Err(Gone::Left) | Ok(()) => self.image.sync(),
+            };
             control.closed(index);
+            outcome?;
         }
         Ok(())
     }
@@ -95,8 +102,7 @@ impl Served {
         shake_hands(stream, self.offer)?;
         loop {
             if self.image.unsynced && rests(stream) {
-                // What fails now fails again when the client flushes, or when it goes.
-                let _ = self.image.sync();
+                self.image.sync().map_err(Gone::Failed)?;
             }
             let Request { cookie, action } = proto::request(&read(stream)?, self.offer)?;
             let outcome = match action {
