@@ -45,6 +45,7 @@ impl NativeHost {
     pub fn new(directory: &Path) -> std::result::Result<Self, Problem> {
         let make = || -> Result<Self> {
             let (run_dir, datastore) = (directory.join("run"), directory.join("store"));
+            files::make_private_dir(directory)?;
             files::make_private_dir(&run_dir)?;
             files::make_private_dir(&datastore)?;
             let provider =
