@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use sqlx::AnyConnection;
 use ward_rpc::api::host::{NativeStatus, Status};
 use ward_rpc::{NativeEntry, NativePush};
 use ward_types::{ClusterId, Code, EventKind, EventSubject, KdkRef, KeyRef, Name, Problem};
@@ -170,11 +171,11 @@ pub(crate) fn check(what: &str, rows: &[NativeRow], kdk: &KdkRef, cluster: Clust
 }
 
 /// Whether one of the keys is of a provider that gives its key to hosts with a TPM only.
-pub(crate) async fn needs_tpm(controller: &Controller, keys: &[KeyRef]) -> Result<bool, StoreError> {
+pub(crate) async fn needs_tpm(db: &mut AnyConnection, keys: &[KeyRef]) -> Result<bool, StoreError> {
     if keys.iter().all(|key| key.kdk().is_none()) {
         return Ok(false);
     }
-    let rows = native::list(&mut *controller.store.read().await?).await?;
+    let rows = native::list(db).await?;
     Ok(keys.iter().any(|key| rows.iter().any(|row| row.tpm_required && row.name == key.provider)))
 }
 

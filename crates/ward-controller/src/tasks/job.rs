@@ -33,7 +33,7 @@ pub(crate) struct Done {
 pub(crate) async fn run_job(run: &mut Run, spec: &JobSpec, keys: &[KeyRef]) -> Step<Done> {
     let mut losses = 0;
     loop {
-        let tpm = needs_tpm(&run.controller, keys).await?;
+        let tpm = needs_tpm(&mut *run.controller.store.read().await?, keys).await?;
         let link = placed(run, !keys.is_empty(), tpm).await?;
         match attend(run, &link, spec, keys).await? {
             Attended::Ended(done) => return Ok(done),
@@ -175,7 +175,7 @@ async fn replace(run: &mut Run, away: &Link, keys: &[KeyRef]) -> Step<bool> {
         return Ok(false);
     }
     let hosts = run.controller.links.facts(run.vm.cluster);
-    let tpm = needs_tpm(&run.controller, keys).await?;
+    let tpm = needs_tpm(&mut *run.controller.store.read().await?, keys).await?;
     let needs = Needs { not: Some(away.id), keys: !keys.is_empty(), tpm, ..Needs::default() };
     let Ok(host) = place(&run.what(), &hosts, needs) else { return Ok(false) };
     let link = run.link(host)?;

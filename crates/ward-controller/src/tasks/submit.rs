@@ -116,7 +116,7 @@ impl Order<'_> {
         }
         let keys = asked.row.keys();
         let encrypts = !keys.is_empty() || !plan.keys.is_empty();
-        let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(self.controller, &keys).await?;
+        let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(&mut asked.tx, &keys).await?;
         let needs = plan::Needs { rather: asked.row.host, keys: encrypts, tpm, ..plan::Needs::default() };
         plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
         let assigned = policy::assigned(&mut asked.tx, Some(asked.row.id)).await?;
@@ -220,7 +220,7 @@ impl Order<'_> {
         }
         let hosts = self.controller.links.facts(asked.row.cluster);
         let only = asked.row.host.filter(|_| asked.row.power == Power::On);
-        let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(self.controller, &asked.row.keys()).await?;
+        let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(&mut asked.tx, &asked.row.keys()).await?;
         let needs = plan::Needs { rather: asked.row.host, only, keys: true, tpm, ..plan::Needs::default() };
         if let Err(problem) = plan::place(&cannot(kind, &asked.row.name), &hosts, needs) {
             if !tpm {
@@ -253,14 +253,14 @@ impl Order<'_> {
     async fn change_tpm(
         &self,
         caller: &Caller,
-        asked: Asked,
+        mut asked: Asked,
         change: TpmChange,
         plan: CryptPlan,
         makes_under_tpm: bool,
     ) -> Result<TaskInfo, Problem> {
         let kind = TaskKind::VmReconfigure;
         let hosts = self.controller.links.facts(asked.row.cluster);
-        let tpm = makes_under_tpm || native::needs_tpm(self.controller, &asked.row.keys()).await?;
+        let tpm = makes_under_tpm || native::needs_tpm(&mut asked.tx, &asked.row.keys()).await?;
         let needs = plan::Needs { rather: asked.row.host, keys: true, tpm, ..plan::Needs::default() };
         plan::place(&cannot(kind, &asked.row.name), &hosts, needs)?;
         let marks = vec![KeyMark::None; plan.keys.len()];
@@ -270,10 +270,10 @@ impl Order<'_> {
 
     /// Starts a VM.
     pub(crate) async fn start(&self, granted: Granted<StartVm>, host: Option<Name>) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(TaskKind::VmStart, granted.on()).await?;
+        let mut asked = self.ask(TaskKind::VmStart, granted.on()).await?;
         let hosts = self.controller.links.facts(asked.row.cluster);
         let keys = plan::start(asked.facts(), asked.row.host, host.as_ref(), &hosts)?;
-        if let Err(problem) = self.check_native(TaskKind::VmStart, &asked.row, &keys).await {
+        if let Err(problem) = check_native(&mut asked.tx, TaskKind::VmStart, &asked.row, &keys).await {
             return Err(self.no_key(asked.tx, &asked.row, granted.user(), keys.first(), problem).await);
         }
         let work = Work::Start { asked: host, keys, host: None };
@@ -335,13 +335,6 @@ impl Order<'_> {
         let busy = task::open_of_vm(&mut tx, row.id).await?;
         let host = row.host.and_then(|host| self.controller.links.name(host));
         Ok(Asked { tx, row, busy, host })
-    }
-
-    /// Makes sure that the controller has what hosts unwrap a VM's keys with.
-    async fn check_native(&self, kind: TaskKind, row: &VmRow, keys: &[KeyRef]) -> Result<(), Problem> {
-        let rows = store::native::list(&mut *self.controller.store.read().await?).await?;
-        let what = cannot(kind, &row.name);
-        keys.iter().filter_map(KeyRef::kdk).try_for_each(|kdk| native::check(&what, &rows, &kdk, row.cluster))
     }
 
     /// Tells what is wrong with a key where that shows before a task begins.
@@ -483,4 +476,11 @@ pub(crate) async fn cluster_named(controller: &Shared, what: &str, key: Option<&
         let why = format!("there is no cluster `{}`", key.unwrap_or("default"));
         Problem::new(Code::NotFound, what, why, "`ward cluster ls` lists them")
     })
+}
+
+/// Makes sure that the controller has what hosts unwrap a VM's keys with.
+async fn check_native(tx: &mut Tx, kind: TaskKind, row: &VmRow, keys: &[KeyRef]) -> Result<(), Problem> {
+    let rows = store::native::list(tx).await?;
+    let what = cannot(kind, &row.name);
+    keys.iter().filter_map(KeyRef::kdk).try_for_each(|kdk| native::check(&what, &rows, &kdk, row.cluster))
 }

@@ -36,7 +36,7 @@ pub(super) async fn start(run: &mut Run) -> Step {
                 rather: run.vm.host,
                 qemu: true,
                 keys: !keys.is_empty(),
-                tpm: needs_tpm(&run.controller, &keys).await?,
+                tpm: needs_tpm(&mut *run.controller.store.read().await?, &keys).await?,
                 ..Needs::default()
             };
             let host = match place(&run.what(), &hosts, needs) {

@@ -209,12 +209,14 @@ impl System {
         self.answers(process);
     }
 
-    /// Waits until a process answers; the hosts too, where it is the controller.
+    /// Waits until a process answers; a host also to the controller, and all hosts where it is the controller.
     fn answers(&self, process: &str) {
         let port = self.port_of(process);
         eventually(&format!("{process} answers"), || TcpStream::connect(("127.0.0.1", port)).ok());
-        if process == "controller" {
-            self.hosts_answer();
+        match process {
+            "controller" => self.hosts_answer(),
+            host if host.starts_with("host-") => self.connected(|name| name == host),
+            _ => {}
         }
     }
 
@@ -265,10 +267,16 @@ impl System {
 
     /// Waits until all hosts answer the controller.
     pub(crate) fn hosts_answer(&self) {
-        eventually("all hosts answer", || {
+        self.connected(|_| true);
+    }
+
+    /// Waits until the hosts of those names answer the controller.
+    fn connected(&self, named: impl Fn(&str) -> bool) {
+        eventually("hosts answer the controller", || {
             let output = self.ask(&["host", "ls"]);
             let hosts: Vec<HostView> = serde_json::from_slice(&output.stdout).ok()?;
-            hosts.iter().all(|host| host.state == HostState::Connected).then_some(())
+            let mut named = hosts.iter().filter(|host| named(host.name.as_str()));
+            named.all(|host| host.state == HostState::Connected).then_some(())
         });
     }
 
