@@ -17,7 +17,7 @@ use crate::controller::{Controller, Shared};
 use crate::hosts::Links;
 use crate::store::Store;
 use crate::tasks::Board;
-use crate::{Config, Error, api, files, hosts, init, native, recryption, tasks};
+use crate::{Config, Error, api, files, hosts, init, keys, native, recryption, tasks};
 
 /// How long open requests and tasks may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -64,6 +64,8 @@ impl Server {
             advertise_hosts: config.advertise_hosts.unwrap_or_else(|| hosts_address.to_string()),
             links: Links::new(host_tls),
             board: Board::default(),
+            needed: keys::NeededKeys::default(),
+            reserved: keys::ReservedKeys::default(),
             guard: Guard::default(),
             recent: Recent::default(),
             shutdown,

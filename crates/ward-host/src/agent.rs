@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::Hello;
 use ward_rpc::api::host::{
-    AbandonJob, CancelJob, DropKeys, ForgetJob, HomeRef, HostStatus, MakeKey, NativeStatus, ReadConsole, ReadHome,
+    AbandonJob, CancelJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, KeysMark, MakeKey, NativeStatus, ReadConsole, ReadHome,
     StartHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
 };
 use ward_rpc::{
@@ -25,7 +25,7 @@ use ward_types::{Code, KeyRef, Problem, VmConfig};
 use crate::config::Config;
 use crate::fault::{Doing, Fault, Result};
 use crate::files;
-use crate::home::{Home, HomeLock, Use};
+use crate::home::{self, Home, HomeLock, Use};
 use crate::identity::{self, Enrolment};
 use crate::jobs::{Environment, Jobs};
 use crate::keys::{Inserted, SharedKeys};
@@ -118,16 +118,21 @@ impl Agent {
         Ok(Self { enrolment: enrolment.clone(), boot: Uuid::new_v4(), keys, vault: Mutex::new(vault), jobs, vms })
     }
 
-    fn status(&self) -> HostStatus {
+    fn status(&self, seen: Option<KeysMark>) -> HostStatus {
         let qemu = self.vms.qemu().as_ref().ok();
         // Whether a key could be taken in shows in trying it.
         let unfit = Kek::generate().err().map(|error| Fault::from(error).problem("this host can't hold keys"));
         let native = self.native_status();
-        let keys = self.keys.lock().references();
+        let (mark, keys) = {
+            let cache = self.keys.lock();
+            let mark = KeysMark { boot: self.boot, revision: cache.revision() };
+            (mark, (seen != Some(mark)).then(|| cache.references()))
+        };
         HostStatus {
             host: self.enrolment.host,
             version: env!("CARGO_PKG_VERSION").into(),
             boot: self.boot,
+            mark,
             keys,
             vms: self.vms.running(),
             jobs: self.jobs.list(),
@@ -245,10 +250,16 @@ where
 
 fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
     let mut router = Router::new();
-    router = bind(router, |s, _: Status| async move { Ok(s.agent.status()) });
+    router = bind(router, |s, call: Status| async move { Ok(s.agent.status(call.seen)) });
     router = bind(router, |s, call: DropKeys| async move {
         s.agent.drop_keys(call);
         Ok(())
+    });
+    router = bind(router, |_, call: HomesUnder| async move {
+        let what = "cannot look for the VM homes that need a key";
+        let looking = tokio::task::spawn_blocking(move || home::under(&call.datastores, &call.key));
+        let found = looking.await.map_err(|panic| Problem::internal(what, panic))?;
+        found.map_err(|fault| fault.problem(what))
     });
     router = bind(router, |s, call: StartJob| async move { s.agent.jobs.start(call).await });
     router = bind(router, |s, call: WatchJob| async move {

@@ -6,6 +6,7 @@ mod connection;
 mod error;
 mod fetch;
 mod identity;
+mod many;
 mod reach;
 mod replicas;
 mod roster;
@@ -30,7 +31,7 @@ use connection::Connection;
 
 use crate::attribute::{Attribute, AttributeName, AttributeValue};
 use crate::message::{RequestHeader, RequestItem, RequestMessage, ResponseItem, ResponseMessage};
-use crate::names::{ObjectType, Operation, ResultReason, ResultStatus, State};
+use crate::names::{BatchErrorContinuationOption, ObjectType, Operation, ResultReason, ResultStatus, State};
 use crate::operation::{RequestPayload, ResponsePayload};
 use crate::version::ProtocolVersion;
 
@@ -162,7 +163,7 @@ impl Client {
         }
     }
 
-    /// Asks several things at once, to be done in order until one fails. Where an object's identifier is not set, the
+    /// Asks several things at once, to be done in order until one fails; what only reads goes on after that. Where an object's identifier is not set, the
     /// server takes that of the object which the batch made or found last (the ID placeholder, KMIP 1.4 section 4).
     ///
     /// # Errors
@@ -218,6 +219,9 @@ impl Client {
         let mut header = RequestHeader::new(connection.version);
         // Without order the ID placeholder means nothing.
         header.batch_order_option = several.then_some(true);
+        if several && payloads.iter().all(|payload| only_reads(payload.operation())) {
+            header.batch_error_continuation_option = Some(BatchErrorContinuationOption::CONTINUE);
+        }
         let items = payloads
             .into_iter()
             .zip(0_u64..)

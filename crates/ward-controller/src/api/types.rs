@@ -1,10 +1,12 @@
 //! What requests and answers of the REST API are made of. The command-line client speaks these types too.
 
 mod access;
+mod keys;
 mod native;
 mod operations;
 
 pub use self::access::*;
+pub use self::keys::*;
 pub use self::native::*;
 pub use self::operations::*;
 pub use super::page::PageQuery;

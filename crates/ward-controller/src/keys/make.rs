@@ -11,14 +11,16 @@ use super::{KeyFault, not_at_a_server, report};
 use crate::controller::Controller;
 use crate::plan::{KeyUse, judge_state};
 
-const VENDOR: &str = "Ward";
-const PRODUCT: &str = "Ward VM encryption";
+/// The attributes of every key that Ward makes, besides its version.
+pub(super) const ATTRIBUTES: [(&str, &str); 2] = [("x-Vendor", "Ward"), ("x-Product", "Ward VM encryption")];
+/// What the names of such keys begin with.
+pub(super) const NAME_PREFIX: &str = "ward-task-";
 
 /// The name under which the n-th key of a task is made at the key server: the same whenever the task goes on.
 pub(crate) fn name_of(task: TaskId, n: usize) -> String {
     match n {
-        0 => format!("ward-task-{task}"),
-        n => format!("ward-task-{task}-{n}"),
+        0 => format!("{NAME_PREFIX}{task}"),
+        n => format!("{NAME_PREFIX}{task}-{n}"),
     }
 }
 
@@ -49,12 +51,9 @@ pub(crate) async fn locate_or_make(
     if maybe_there && let Some(id) = client.locate(Filter::by_name(name)).await.map_err(lost)?.into_iter().next() {
         return found(id);
     }
-    let attributes = [
-        Attribute::name(name),
-        Attribute::custom_text("x-Vendor", VENDOR),
-        Attribute::custom_text("x-Product", PRODUCT),
-        Attribute::custom_text("x-Product_Version", env!("CARGO_PKG_VERSION")),
-    ];
+    let mut attributes = vec![Attribute::name(name)];
+    attributes.extend(ATTRIBUTES.map(|(name, value)| Attribute::custom_text(name, value)));
+    attributes.push(Attribute::custom_text("x-Product_Version", env!("CARGO_PKG_VERSION")));
     match client.create_aes256(&attributes).await {
         Ok(created) => Ok(Made { key: key_ref(what, provider, created.id)?, refused: created.refused_attributes }),
         // The key may be there all the same: look for it before anybody asks for another.
@@ -97,7 +96,8 @@ pub(crate) async fn adopt(what: &str, client: &Client, key: &KeyRef) -> Result<(
     }
 }
 
-fn state_of(state: State) -> Option<KeyState> {
+/// A state that KMIP knows.
+pub(crate) fn state_of(state: State) -> Option<KeyState> {
     Some(match state {
         State::PRE_ACTIVE => KeyState::PreActive,
         State::ACTIVE => KeyState::Active,
