@@ -145,7 +145,7 @@ impl Client {
     /// If no connection or no common version is to be had.
     pub async fn version(&self) -> Result<ProtocolVersion, ClientError> {
         let mut slot = self.slot(Operation::DISCOVER_VERSIONS).await?;
-        let (connection, _) = self.usable(slot.take()).await?;
+        let connection = self.usable(slot.take()).await?;
         let version = connection.version;
         *slot = Some(connection);
         Ok(version)
@@ -204,8 +204,8 @@ impl Client {
         }
     }
 
-    /// Sends, over a new connection if need be. What only reads is sent again if the connection, which may have been dead
-    /// before, breaks.
+    /// Sends, over a new connection if need be. What only reads is sent again, once, if the connection breaks: it may have
+    /// been dead before, or the server is started anew.
     async fn exchange(
         &self,
         payloads: Vec<RequestPayload>,
@@ -214,7 +214,8 @@ impl Client {
         let mut slot = self.slot(operation).await?;
         // Taken out while in use: if our caller gives up waiting, an answer that nobody read is left on the connection,
         // and it must not be used again.
-        let (mut connection, mut reused) = self.usable(slot.take()).await?;
+        let mut connection = self.usable(slot.take()).await?;
+        let mut again = only_reads(operation);
         let several = payloads.len() > 1;
         let mut header = RequestHeader::new(connection.version);
         // Without order the ID placeholder means nothing.
@@ -240,9 +241,9 @@ impl Client {
                     *slot = Some(connection);
                     return Ok(response);
                 }
-                Err(ClientError::Interrupted { .. }) if reused && only_reads(operation) => {
+                Err(ClientError::Interrupted { .. }) if again => {
                     connection = Connection::open(self.config(), self.deadline).await?;
-                    reused = false;
+                    again = false;
                 }
                 Err(error) => return Err(error),
             }
@@ -265,14 +266,14 @@ impl Client {
         }
     }
 
-    /// The connection there is, or a new one, and whether it's the one there was.
-    async fn usable(&self, connection: Option<Connection>) -> Result<(Connection, bool), ClientError> {
+    /// The connection there is, or a new one.
+    async fn usable(&self, connection: Option<Connection>) -> Result<Connection, ClientError> {
         if let Some(mut connection) = connection
             && !connection.is_stale(self.config()).await
         {
-            return Ok((connection, true));
+            return Ok(connection);
         }
-        Ok((Connection::open(self.config(), self.deadline).await?, false))
+        Connection::open(self.config(), self.deadline).await
     }
 
     fn refusal(&self, operation: Operation, item: ResponseItem) -> ClientError {

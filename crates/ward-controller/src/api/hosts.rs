@@ -37,6 +37,7 @@ pub(crate) fn view(controller: &Controller, row: HostRow, clusters: &[ClusterRow
         version: status.map(|status| status.version.clone()),
         qemu: status.and_then(|status| status.qemu.clone()),
         kvm: status.is_some_and(|status| status.kvm),
+        key_count: link.as_ref().map_or(0, |link| link.held.len()),
         keys: link.as_ref().map_or_else(Vec::new, |link| link.held.iter().cloned().collect()),
         vms: status.map_or_else(Vec::new, |status| status.vms.clone()),
         unfit: status.and_then(|status| status.unfit.clone()),
@@ -59,7 +60,9 @@ pub(crate) async fn all(controller: &Controller, sight: &Sight) -> Result<Vec<Ho
     let clusters = cluster::list(&mut db).await?;
     let mut rows = host::list(&mut db).await?;
     rows.retain(|row| sight.sees(row));
-    Ok(rows.into_iter().filter_map(|row| view(controller, row, &clusters)).collect())
+    // Each may hold the same many keys: a list tells how many.
+    let brief = |view: HostView| HostView { keys: Vec::new(), ..view };
+    Ok(rows.into_iter().filter_map(|row| view(controller, row, &clusters).map(brief)).collect())
 }
 
 /// Shows a host.

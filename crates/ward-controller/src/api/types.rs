@@ -181,7 +181,10 @@ pub struct HostView {
     pub qemu: Option<String>,
     /// Whether guests run on the processor itself.
     pub kvm: bool,
-    /// The IDs of the keys that it holds.
+    /// How many keys it holds.
+    #[serde(default)]
+    pub key_count: usize,
+    /// The keys that it holds. In a list of hosts they are left out.
     pub keys: Vec<KeyRef>,
     /// The VMs that it runs.
     pub vms: Vec<VmId>,

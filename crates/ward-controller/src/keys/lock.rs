@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use ward_types::{ClusterId, EventKind, EventSubject, KeyRef, Power, Problem};
 
@@ -18,6 +20,8 @@ use crate::store::{StoreError, event};
 
 /// How many VMs are looked at at once.
 const AT_ONCE: usize = 8;
+/// How long a host may take to say which keys it has.
+const LOOK: Duration = Duration::from_secs(5);
 /// How many are locked in one transaction.
 const PER_TRANSACTION: usize = 100;
 
@@ -29,6 +33,8 @@ pub(crate) async fn lock(
     subject: &EventSubject,
     faults: &BTreeMap<KeyRef, Problem>,
 ) -> Result<(), StoreError> {
+    // What was given a moment ago is not known yet.
+    join_all(controller.links.of_cluster(cluster).iter().map(|link| link.ask(LOOK))).await;
     let faults: Vec<_> = faults.iter().filter(|(key, _)| !controller.links.somebody_has(cluster, key)).collect();
     for faults in faults.chunks(PER_TRANSACTION) {
         let mut tx = controller.store.write().await?;

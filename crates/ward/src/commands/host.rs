@@ -81,7 +81,7 @@ impl HostClient {
                             host.state.to_string(),
                             host.address.clone(),
                             host.vms.len().to_string(),
-                            host.keys.len().to_string(),
+                            host.key_count.to_string(),
                             accelerator(host).to_owned(),
                         ]
                     });

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use kmip::attribute::RevocationReason;
+use kmip::attribute::{Attribute, RevocationReason};
 use kmip::client::{Client, ClientConfig};
 use kmip::names::RevocationReasonCode;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, date_time_ymd};
@@ -120,9 +120,12 @@ impl KeyServer {
         fs::write(self.state("server.key"), key.serialize_pem()).unwrap();
     }
 
-    /// Makes a key of that name.
+    /// Makes a key of that name, with the attributes of those that Ward makes.
     pub async fn named_key(&self, name: &str) -> String {
-        self.client().create_aes256(&[kmip::attribute::Attribute::name(name)]).await.unwrap().id
+        let ours = [("x-Vendor", "Ward"), ("x-Product", "Ward VM encryption")];
+        let mut attributes = vec![Attribute::name(name)];
+        attributes.extend(ours.map(|(name, value)| Attribute::custom_text(name, value)));
+        self.client().create_aes256(&attributes).await.unwrap().id
     }
 
     /// A key that is there before anybody asks for one, Pre-Active.
