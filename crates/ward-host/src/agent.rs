@@ -77,8 +77,8 @@ async fn serve(config: Config, shutdown: CancellationToken) -> Result<()> {
 
 /// Two agents on one state directory would take each other's VMs over.
 fn only_agent(config: &Config, enrolment: &Enrolment) -> Result<HomeLock> {
-    let holder = crate::home::Holder { host: enrolment.host, r#use: Use::Agent };
-    crate::home::lock_file(&config.state_dir, &holder).map_err(|fault| match fault.code {
+    let holder = home::Holder { host: enrolment.host, r#use: Use::Agent };
+    home::lock_file(&config.state_dir, &holder).map_err(|fault| match fault.code {
         Code::Busy => Fault::new(
             Code::Busy,
             format!("another agent runs with the state directory {}", config.state_dir.display()),

@@ -15,7 +15,7 @@ use crate::controller::Shared;
 use crate::keys::{self, Ask, Standing, all_needed, holders, stand, use_of};
 use crate::plan::kept_until;
 use crate::store::host::{self, HostRow};
-use crate::store::{event, server_key};
+use crate::store::{event, server_key, vm};
 
 /// How many keys are looked for at a time unless said otherwise.
 const CHECK: u32 = 256;
@@ -120,16 +120,11 @@ pub(super) async fn check(
         let _: Granted<operations::CheckKeys> = grant(&controller, caller, Root, Default::default()).await?;
         Ask::States
     };
-    let mut all: Vec<_> = all_needed(&mut *controller.store.read().await?).await?.into_iter().collect();
-    all.sort_by_cached_key(ToString::to_string);
-    let total = all.len();
     let limit = asked.limit.unwrap_or(CHECK).clamp(1, MAX_LIMIT) as usize;
-    let mut keys: Vec<KeyRef> = match &asked.after {
-        Some(after) => all.into_iter().filter(|key| key.to_string() > *after).take(limit + 1).collect(),
-        None => all.into_iter().take(limit + 1).collect(),
-    };
-    let more = keys.len() > limit;
-    keys.truncate(limit);
+    let mut db = controller.store.read().await?;
+    let total = vm::count_keys(&mut db).await?;
+    let (keys, next) = vm::some_keys(&mut db, asked.after.as_deref(), limit).await?;
+    drop(db);
     let what = "cannot make sure that a key can be had";
     let standings = stand(&controller, what, &keys, ask).await?;
     let subject = EventSubject { user: Some(caller.user().clone()), ..EventSubject::default() };
@@ -140,7 +135,7 @@ pub(super) async fn check(
         total,
         checked: keys.len(),
         faults: views(&controller, &sight, &named, &lost).await?,
-        next: keys.last().filter(|_| more).map(ToString::to_string),
+        next,
     }))
 }
 

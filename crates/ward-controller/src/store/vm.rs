@@ -162,6 +162,27 @@ pub(crate) async fn all_keys(db: &mut AnyConnection) -> Result<Vec<KeyRef>> {
     rows.iter().map(|row| Cells(row).json("key_ref")).collect()
 }
 
+/// Some of the keys that VMs need, each once: at most `limit`, and after which one to go on, where there are more.
+pub(crate) async fn some_keys(
+    db: &mut AnyConnection,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<(Vec<KeyRef>, Option<String>)> {
+    let query = "SELECT DISTINCT key_ref FROM vm_key WHERE key_ref > $1 ORDER BY key_ref LIMIT $2";
+    let asked = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+    let mut rows = sqlx::query(query).bind(after.unwrap_or("")).bind(asked).fetch_all(db).await?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let last = rows.last().filter(|_| more).map(|row| Cells(row).text("key_ref")).transpose()?;
+    Ok((rows.iter().map(|row| Cells(row).json("key_ref")).collect::<Result<_>>()?, last))
+}
+
+/// How many keys VMs need.
+pub(crate) async fn count_keys(db: &mut AnyConnection) -> Result<usize> {
+    let row = sqlx::query("SELECT COUNT(DISTINCT key_ref) AS keys FROM vm_key").fetch_one(db).await?;
+    Cells(&row).int("keys").map(|keys| usize::try_from(keys).unwrap_or(0))
+}
+
 /// The VMs that need a key, by name.
 pub(crate) async fn under(db: &mut AnyConnection, key: &KeyRef) -> Result<Vec<VmRow>> {
     let query = "SELECT vm.* FROM vm JOIN vm_key ON vm.id = vm_key.vm_id WHERE vm_key.key_ref = $1 ORDER BY vm.name";

@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+use ward_controller::api::MAX_LIMIT;
 use ward_controller::api::types::{CheckKeys, KeyCheck, KeyGrace, KeyQuery, KeyUser, KeyView, OrphanView};
 use ward_types::{Code, Problem, ProviderName};
 
@@ -74,7 +75,7 @@ impl Key {
         match self {
             Self::Ls { provider, unneeded, offline } => {
                 let provider = provider.map(|name| name.to_string());
-                let query = KeyQuery { provider, unneeded, offline, ..KeyQuery::default() };
+                let query = KeyQuery { provider, unneeded, offline, limit: Some(MAX_LIMIT), after: None };
                 let keys: Vec<KeyView> = api.list_of("/keys", &query, usize::MAX).await?;
                 output.show(&keys, || list(&keys))
             }

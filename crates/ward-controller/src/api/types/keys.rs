@@ -100,7 +100,7 @@ pub struct CheckKeys {
     /// Get each key, as a host would need it, in the place of asking for its state.
     #[serde(default)]
     pub fetch: bool,
-    /// Those after this one, as the answer before says; none means the first ones.
+    /// Those after these, as the answer before says; none means the first ones.
     #[serde(default)]
     pub after: Option<String>,
     /// At most so many; none means 256, and more than 1000 means 1000.
@@ -112,13 +112,13 @@ pub struct CheckKeys {
 /// What became of looking for some of the keys that the inventory needs.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct KeyCheck {
-    /// How many keys the inventory needs.
+    /// How many keys the VMs of the inventory need.
     pub total: usize,
     /// How many of them were looked for now.
     pub checked: usize,
     /// Those that can't be had.
     pub faults: Vec<KeyView>,
-    /// After which one to go on; none where these were the last ones.
+    /// With what to go on; none where these were the last ones.
     #[serde(default)]
     pub next: Option<String>,
 }
