@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::Hello;
 use ward_rpc::api::host::{
-    AbandonJob, CancelJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, KeysMark, MakeKey, NativeStatus, ReadConsole, ReadHome,
-    StartHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
+    AbandonJob, CancelJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, KeysMark, MakeKey, NativeStatus,
+    ReadConsole, ReadHome, StartHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
 };
 use ward_rpc::{
     Answer, Call, Credentials, KeyPush, NativePush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply, ServerKind,
@@ -118,7 +118,7 @@ impl Agent {
         Ok(Self { enrolment: enrolment.clone(), boot: Uuid::new_v4(), keys, vault: Mutex::new(vault), jobs, vms })
     }
 
-    fn status(&self, seen: Option<KeysMark>) -> HostStatus {
+    fn status(&self, asked: &Status) -> HostStatus {
         let qemu = self.vms.qemu().as_ref().ok();
         // Whether a key could be taken in shows in trying it.
         let unfit = Kek::generate().err().map(|error| Fault::from(error).problem("this host can't hold keys"));
@@ -126,7 +126,8 @@ impl Agent {
         let (mark, keys) = {
             let cache = self.keys.lock();
             let mark = KeysMark { boot: self.boot, revision: cache.revision() };
-            (mark, (seen != Some(mark)).then(|| cache.references()))
+            let told = !asked.without_keys && asked.seen != Some(mark);
+            (mark, told.then(|| cache.references()))
         };
         HostStatus {
             host: self.enrolment.host,
@@ -250,7 +251,7 @@ where
 
 fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
     let mut router = Router::new();
-    router = bind(router, |s, call: Status| async move { Ok(s.agent.status(call.seen)) });
+    router = bind(router, |s, call: Status| async move { Ok(s.agent.status(&call)) });
     router = bind(router, |s, call: DropKeys| async move {
         s.agent.drop_keys(call);
         Ok(())

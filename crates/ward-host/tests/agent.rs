@@ -25,9 +25,11 @@ async fn an_agent_says_what_it_has() {
     assert_eq!(host.call(Status::default()).await.unwrap().keys, Some(vec![key(2), key(3)]));
     // Keys that the asker knows are not told again, until they are others.
     let seen = Some(host.call(Status::default()).await.unwrap().mark);
-    assert_eq!(host.call(Status { seen }).await.unwrap().keys, None);
+    assert_eq!(host.call(Status { seen, ..Status::default() }).await.unwrap().keys, None);
     host.call(DropKeys { keys: vec![key(2)] }).await.unwrap();
-    assert_eq!(host.call(Status { seen }).await.unwrap().keys, Some(vec![key(3)]));
+    assert_eq!(host.call(Status { seen, ..Status::default() }).await.unwrap().keys, Some(vec![key(3)]));
+    let status = host.call(Status { without_keys: true, ..Status::default() }).await.unwrap();
+    assert_eq!((status.keys, Some(status.mark) != seen), (None, true));
     assert_eq!(host.call(VmPower { vm: VmId::new() }).await.unwrap(), Power::Off);
 
     // Keys are in memory only.

@@ -174,7 +174,8 @@ impl Client {
 /// what was wrong.
 fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return if error.is_connect() { "it takes no connection in time" } else { "it does not answer in time" }.to_owned();
+        return if error.is_connect() { "it takes no connection in time" } else { "it does not answer in time" }
+            .to_owned();
     }
     let mut last: &dyn std::error::Error = error;
     while let Some(source) = last.source() {

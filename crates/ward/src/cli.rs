@@ -4,7 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::Bench;
 use crate::commands::{
-    audit, cluster, completion, datastore, event, host, key, login, policy, provider, recrypt, role, session, task, user, vm,
+    audit, cluster, completion, datastore, event, host, key, login, policy, provider, recrypt, role, session, task,
+    user, vm,
 };
 use crate::output::Output;
 use crate::process::{controller, keyserver};

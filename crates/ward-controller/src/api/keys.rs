@@ -131,12 +131,7 @@ pub(super) async fn check(
     let lost: BTreeMap<_, _> = standings.into_iter().filter(|(_, standing)| standing.fault.is_some()).collect();
     keys::tell(&controller, &subject, &lost).await?;
     let named: Vec<KeyRef> = lost.keys().cloned().collect();
-    Ok(Json(KeyCheck {
-        total,
-        checked: keys.len(),
-        faults: views(&controller, &sight, &named, &lost).await?,
-        next,
-    }))
+    Ok(Json(KeyCheck { total, checked: keys.len(), faults: views(&controller, &sight, &named, &lost).await?, next }))
 }
 
 /// Destroys a key at its key server, for good: one that this controller had made and that nothing has needed for some time.

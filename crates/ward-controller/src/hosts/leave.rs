@@ -54,7 +54,12 @@ pub(crate) async fn remove(controller: &Shared, granted: &Granted<RemoveHost>, f
              memory",
             row.name
         );
-        return Err(Problem::new(Code::HostUnreachable, what, format!("it can't be told to forget its keys: {error}"), remedy));
+        return Err(Problem::new(
+            Code::HostUnreachable,
+            what,
+            format!("it can't be told to forget its keys: {error}"),
+            remedy,
+        ));
     }
     let mut tx = controller.store.write().await?;
     vm::forget_host(&mut tx, row.id).await?;

@@ -258,11 +258,28 @@ impl Link {
         before != reach
     }
 
+    /// How it is now, with the keys that it was known to hold: they are just being given to it, and too many to be told
+    /// each time.
+    pub(crate) async fn ask_without_keys(&self, timeout: Duration) -> Result<Told, CallError> {
+        let status = self.call_within(Status { seen: None, without_keys: true }, timeout).await?;
+        let held = lock(&self.state).held.as_ref().map(|(_, held)| Arc::clone(held)).unwrap_or_default();
+        Ok(Told { status: Arc::new(status), held })
+    }
+
+    /// Has hosts that hold the same keys share one list of them.
+    pub(crate) fn share(&self, mark: KeysMark, held: &Held) {
+        if let Some((known, list)) = &mut lock(&self.state).held
+            && *known == mark
+        {
+            list.clone_from(held);
+        }
+    }
+
     /// How it is now.
     pub(crate) async fn ask(&self, timeout: Duration) -> Result<Told, CallError> {
         let known = lock(&self.state).held.clone();
         let seen = known.as_ref().map(|(mark, _)| *mark);
-        let mut status = self.call_within(Status { seen }, timeout).await?;
+        let mut status = self.call_within(Status { seen, without_keys: false }, timeout).await?;
         let held = match (status.keys.take(), known) {
             (None, Some((_, held))) => held,
             (keys, _) => Arc::new(keys.unwrap_or_default().into_iter().collect()),

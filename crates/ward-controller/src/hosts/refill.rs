@@ -75,8 +75,6 @@ impl Refill {
         {
             tracing::error!(%error, host = %link.name, "cannot lock VMs whose keys are not to be had");
         }
-        // So that it is seen at once which keys it has.
-        link.poke.notify_one();
     }
 
     async fn give(
@@ -95,7 +93,8 @@ impl Refill {
             }
         };
         let mut rest = keys;
-        while let Some((portion, after)) = rest.split_at_checked(PORTION.min(rest.len())).filter(|it| !it.0.is_empty()) {
+        while let Some((portion, after)) = rest.split_at_checked(PORTION.min(rest.len())).filter(|it| !it.0.is_empty())
+        {
             let wanted: Vec<_> = portion.iter().collect();
             let fetched = match keys::fetch(&what, (provider, &client), &wanted).await {
                 Ok(fetched) => fetched,

@@ -34,7 +34,12 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
         let round = async {
             // Before the host is asked: what it must hold by then it holds by then.
             let before = Before::load(&controller, &link).await?;
-            match link.ask(TIMEOUT).await {
+            let refilling = keys.refilling.load(Ordering::Acquire);
+            let asked = match refilling {
+                true => link.ask_without_keys(TIMEOUT).await,
+                false => link.ask(TIMEOUT).await,
+            };
+            match asked {
                 Ok(told) => {
                     misses = 0;
                     let is_back = answered(&controller, &link, &before, &told).await?;
@@ -42,7 +47,9 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
                     if before.native(&link, &told.status) != told.status.native.keys && told.status.unfit.is_none() {
                         give_native(&controller, &link, &mut native_fault).await;
                     }
-                    keys.look(&controller, &link, &before, &told, is_back).await?;
+                    if !refilling {
+                        keys.look(&controller, &link, &before, &told, is_back).await?;
+                    }
                 }
                 Err(error) => {
                     misses += 1;
@@ -113,6 +120,8 @@ impl Keys {
             controller.background.spawn(async move {
                 refill.run(&shared, &link, wanted).await;
                 refilling.store(false, Ordering::Release);
+                // So that it is seen at once which keys it has.
+                link.poke.notify_one();
             });
         }
         // After the host was asked: what it holds for a task that has ended meanwhile is needed by a VM.
@@ -122,6 +131,9 @@ impl Keys {
         let settled = told.held.iter().eq(needed.iter().filter(|key| key.kdk().is_none()));
         if settled {
             self.refill.done();
+            if needed.len() == told.held.len() {
+                link.share(told.status.mark, &needed);
+            }
         }
         self.settled = settled.then_some((generation, told.status.mark));
         // It may have what others lack.

@@ -64,9 +64,7 @@ pub(crate) async fn states(
 ) -> Result<Vec<Result<State, KeyFault>>, Box<KeyFault>> {
     let answers = client.states(&ids(keys)).await.map_err(|error| unasked(what, provider, keys, &error))?;
     let told = keys.iter().zip(answers);
-    Ok(told
-        .map(|(key, answer)| answer.map_err(|error| KeyFault::of(what, &key.provider, Some(key), &error)))
-        .collect())
+    Ok(told.map(|(key, answer)| answer.map_err(|error| KeyFault::of(what, &key.provider, Some(key), &error))).collect())
 }
 
 /// The fault of a key that its server keeps and does not give out.

@@ -50,7 +50,8 @@ impl Users {
 pub(crate) async fn users(db: &mut AnyConnection, key: &KeyRef) -> Result<Users, StoreError> {
     let vms = vm::under(&mut *db, key).await?;
     let open = task::open(db).await?;
-    let tasks = open.iter().filter(|row| row.work.all_keys().any(|known| known == key)).map(|row| row.info.id).collect();
+    let tasks =
+        open.iter().filter(|row| row.work.all_keys().any(|known| known == key)).map(|row| row.info.id).collect();
     Ok(Users { vms, tasks })
 }
 

@@ -126,7 +126,9 @@ mod tests {
             assert_eq!(task_in(&name_of(task, n)), Some(task));
         }
         let bare = task.to_string();
-        for other in [&bare, "ward-task-", "ward-task-x", "", &format!("ward-task-{task}x"), &format!("ward-task-{task}-")] {
+        for other in
+            [&bare, "ward-task-", "ward-task-x", "", &format!("ward-task-{task}x"), &format!("ward-task-{task}-")]
+        {
             assert_eq!(task_in(other), None, "{other}");
         }
     }

@@ -74,7 +74,10 @@ pub(crate) async fn supply(controller: &Shared, supply: Supply<'_>) -> Result<()
             }
         }
     }
-    give(controller, supply.subject, supply.hosts, supply.must, push).await
+    let given = give(controller, supply.subject, supply.hosts, supply.must, push).await;
+    // So that it is known at once which hosts have them.
+    supply.hosts.iter().for_each(|link| link.poke.notify_one());
+    given
 }
 
 /// Gives keys to hosts, all at once. Waits for the host that must have them, and a moment for the others; what becomes of

@@ -27,9 +27,8 @@ pub(crate) fn kept_until(unneeded: Timestamp, days: u32) -> Timestamp {
 
 /// Refuses to destroy a key that something needs, that is somebody else's, or whose time is not over.
 pub(crate) fn destroy(key: &KeyRef, facts: &KeyFacts, days: u32, now: Timestamp) -> Result<(), Problem> {
-    let refuse = |code, why: String, remedy: String| {
-        Err(Problem::new(code, format!("cannot destroy key {key}"), why, remedy))
-    };
+    let refuse =
+        |code, why: String, remedy: String| Err(Problem::new(code, format!("cannot destroy key {key}"), why, remedy));
     if !facts.vms.is_empty() {
         let names: Vec<_> = facts.vms.iter().map(|name| format!("`{name}`")).collect();
         let why = format!("VM {} needs it", names.join(", "));

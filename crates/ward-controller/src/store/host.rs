@@ -4,8 +4,8 @@ use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 use ward_types::{ClusterId, HostId, Name, Object, TokenId};
 
-use super::{Result, permission};
 use super::cells::{Cells, now};
+use super::{Result, permission};
 
 #[derive(Clone, Debug)]
 pub(crate) struct HostRow {

@@ -4,7 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
-use ward_types::{ClusterId, DatastoreId, HostId, KeyLocator, KeyRef, Name, Object, Power, Problem, ProviderName, VmConfig, VmId};
+use ward_types::{
+    ClusterId, DatastoreId, HostId, KeyLocator, KeyRef, Name, Object, Power, Problem, ProviderName, VmConfig, VmId,
+};
 
 use super::cells::{Cells, json, now, word};
 use super::{Result, permission, server_key};

@@ -61,12 +61,14 @@ fn asks_for(request: &[u8], operation: u8) -> bool {
 async fn meddler(server: &KeyServer, order: Order) -> SocketAddr {
     let files = server.provider("x");
     let pem = |text: &str| text.as_bytes().to_vec();
-    let certificates =
-        |pem: &[u8]| CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().unwrap();
+    let certificates = |pem: &[u8]| CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().unwrap();
     let read = |file| fs::read(server.state(file)).unwrap();
     let accept = rustls::ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(certificates(&read("server.pem")), PrivateKeyDer::from_pem_slice(&read("server.key")).unwrap())
+        .with_single_cert(
+            certificates(&read("server.pem")),
+            PrivateKeyDer::from_pem_slice(&read("server.key")).unwrap(),
+        )
         .unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(certificates(&read("ca.pem")));
@@ -192,13 +194,9 @@ async fn it_is_started_anew_between_create_and_activate_and_between_activate_and
 #[tokio::test(flavor = "multi_thread")]
 async fn it_answers_garbage_half_a_message_or_what_another_request_asked_for() {
     let scene = scene().await;
-    for (operation, lie) in [
-        (GET, Lie::Garbage),
-        (GET, Lie::Half),
-        (GET, Lie::Another),
-        (ACTIVATE, Lie::Garbage),
-        (ACTIVATE, Lie::Another),
-    ] {
+    for (operation, lie) in
+        [(GET, Lie::Garbage), (GET, Lie::Half), (GET, Lie::Another), (ACTIVATE, Lie::Garbage), (ACTIVATE, Lie::Another)]
+    {
         scene.meddle(operation, lie);
         scene.fails_and_succeeds(&[Code::KeyServerRefused, Code::KeyServerUnreachable]).await;
     }

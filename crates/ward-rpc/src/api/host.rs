@@ -33,6 +33,9 @@ pub struct Status {
     /// The keys that the asker knows the host to hold: of many keys it is not told again and again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<KeysMark>,
+    /// Without its keys, whichever they are: many are just being given to it.
+    #[serde(default)]
+    pub without_keys: bool,
 }
 
 /// The keys that a host holds at one moment. Under the same mark they are the same keys.
@@ -55,7 +58,7 @@ pub struct HostStatus {
     pub boot: Uuid,
     /// Which keys it holds.
     pub mark: KeysMark,
-    /// The keys that it holds; none where they are those that the asker knows.
+    /// The keys that it holds; none where they are those that the asker knows, or does not want to know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<Vec<KeyRef>>,
     /// The VMs that it runs.

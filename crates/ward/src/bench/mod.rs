@@ -20,9 +20,11 @@ pub(crate) enum Bench {
                             drifts does not spoil them. Needs three times SIZE of room, and qemu-img.")]
     Disk(DiskArguments),
     /// Many keys on many hosts: a rebooted host, a controller that is started anew, a check of every key.
-    #[command(after_help = "A key server and a controller run as processes of their own, the hosts are played in this one; \
+    #[command(
+        after_help = "A key server and a controller run as processes of their own, the hosts are played in this one; \
                             all in DIR, and gone at the end. Each number of VMs is measured from the beginning, so that \
-                            the rows show how it grows.")]
+                            the rows show how it grows."
+    )]
     Keys(KeysArguments),
     /// New KEKs for many disks (`ward vm recrypt`), against a loop of `cryptsetup luksAddKey` and `luksRemoveKey`.
     #[command(

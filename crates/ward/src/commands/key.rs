@@ -32,9 +32,11 @@ pub(crate) enum Key {
         key: String,
     },
     /// Make sure that every key that the inventory needs can be had, before a reboot does.
-    #[command(after_help = "Exit code 6 says that a key can't be had; each such key is an event as well.\n\nThe key servers \
+    #[command(
+        after_help = "Exit code 6 says that a key can't be had; each such key is an event as well.\n\nThe key servers \
                             are asked for the keys' states. With --fetch the controller gets each key, as it would for a \
-                            host, and forgets it at once.")]
+                            host, and forgets it at once."
+    )]
     Check {
         /// Get each key, in the place of asking for its state.
         #[arg(long)]
@@ -47,8 +49,10 @@ pub(crate) enum Key {
         provider: ProviderName,
     },
     /// Destroy keys at their key servers, for good. Only keys that nothing has needed for some time (`ward key grace`).
-    #[command(after_help = "Example:\n  ward key ls --unneeded\n  ward key destroy kms/42\n\nBackups that are encrypted under \
-                            a destroyed key can't be opened any more.")]
+    #[command(
+        after_help = "Example:\n  ward key ls --unneeded\n  ward key destroy kms/42\n\nBackups that are encrypted under \
+                            a destroyed key can't be opened any more."
+    )]
     Destroy {
         /// The keys, PROVIDER/ID.
         #[arg(required = true, value_name = "KEY")]
@@ -85,7 +89,8 @@ impl Key {
             }
             Self::Check { fetch } => check(&api, fetch, output).await,
             Self::Orphans { provider } => {
-                let orphans: Vec<OrphanView> = api.post(&format!("/providers/{provider}/orphans?limit=1000"), &()).await?;
+                let orphans: Vec<OrphanView> =
+                    api.post(&format!("/providers/{provider}/orphans?limit=1000"), &()).await?;
                 output.show(&orphans, || {
                     let rows = orphans.iter().map(|orphan| {
                         let whose = match (orphan.ours, &orphan.kept_until) {

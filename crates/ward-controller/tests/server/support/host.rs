@@ -16,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Hello};
 use ward_rpc::api::host::{
-    CancelJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, JobOutcome, JobSpec, JobStatus, KeysMark, NativeStatus, ReadHome, StartJob, StartVm,
-    Started, Status, StopVm, VmPower, WatchJob,
+    CancelJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, JobOutcome, JobSpec, JobStatus, KeysMark,
+    NativeStatus, ReadHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
 };
 use ward_rpc::{
-    Answer, CallError, Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply, Request,
-    ServerKind,
+    Answer, CallError, Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply,
+    Request, ServerKind,
 };
 use ward_types::{Code, HostId, KeyRef, Power, Problem, Progress, TaskId, VmId};
 
@@ -202,9 +202,8 @@ impl Job {
 
 fn router(agent: Agent) -> Router {
     let router = Router::new();
-    let router = ward_rpc::route(router, |agent: Agent, peer: Peer, call: Status| async move {
-        agent.status(peer, &call)
-    });
+    let router =
+        ward_rpc::route(router, |agent: Agent, peer: Peer, call: Status| async move { agent.status(peer, &call) });
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: DropKeys| async move {
         agent.state.send_modify(|inside| inside.keys.retain(|key, _| !call.keys.contains(key)));
         Ok(())
@@ -239,9 +238,11 @@ fn router(agent: Agent) -> Router {
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: VmPower| async move {
         Ok(if agent.state.borrow().running.contains(&call.vm) { Power::On } else { Power::Off })
     });
-    let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: HomesUnder| async move {
-        Ok(agent.storage.under(&call))
-    });
+    let router =
+        ward_rpc::route(
+            router,
+            |agent: Agent, _: Peer, call: HomesUnder| async move { Ok(agent.storage.under(&call)) },
+        );
     let router = router.route(PUSH_NATIVE_PATH, post(async || ward_rpc::answer(Ok(NativeStatus::default()))));
     router.route(PUSH_KEYS_PATH, post(push_keys)).with_state(agent)
 }
@@ -269,7 +270,7 @@ impl Agent {
             version: "0.0.0".into(),
             boot: inside.boot,
             mark,
-            keys: (call.seen != Some(mark)).then(|| inside.keys.keys().cloned().collect()),
+            keys: (!call.without_keys && call.seen != Some(mark)).then(|| inside.keys.keys().cloned().collect()),
             vms: inside.running.iter().copied().collect(),
             jobs: inside.jobs.values().map(|job| job.status.clone()).collect(),
             qemu: Some("7.2".into()),

@@ -16,7 +16,8 @@ use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Hello};
 use ward_rpc::api::host::{DropKeys, HostStatus, KeysMark, NativeStatus, Status};
 use ward_rpc::{
-    Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply, Request, ServerKind,
+    Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply, Request,
+    ServerKind,
 };
 use ward_types::{HostId, KeyRef};
 
@@ -130,8 +131,9 @@ impl Agent {
 
     fn status(&self, call: &Status) -> HostStatus {
         let mut inside = self.inside();
-        let keys = (call.seen != Some(inside.mark)).then(|| inside.keys.iter().cloned().collect());
-        if call.seen.is_none() {
+        let keys =
+            (!call.without_keys && call.seen != Some(inside.mark)).then(|| inside.keys.iter().cloned().collect());
+        if call.seen.is_none() && !call.without_keys {
             inside.told_all = true;
             self.changed.send_replace(());
         }
@@ -174,8 +176,7 @@ fn controller(token: &EnrolmentToken, credentials: Option<&Credentials>) -> Resu
 
 fn router(agent: Agent) -> Router {
     let router = Router::new();
-    let router =
-        ward_rpc::route(router, |agent: Agent, _: Peer, call: Status| async move { Ok(agent.status(&call)) });
+    let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: Status| async move { Ok(agent.status(&call)) });
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: DropKeys| async move {
         agent.forget(&call);
         Ok(())
