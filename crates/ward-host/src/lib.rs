@@ -25,7 +25,6 @@ mod jobs;
 mod keys;
 mod local;
 pub mod measure;
-mod tpm;
 mod vault;
 mod vmm;
 mod volume;

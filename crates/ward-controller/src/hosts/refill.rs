@@ -85,8 +85,8 @@ impl Refill {
         faults: &mut Faults,
     ) {
         let what = format!("cannot give host `{}` the keys of its VMs", link.name);
-        let client = match keys::connect(controller, &what, provider).await {
-            Ok(client) => client,
+        let servers = match keys::connect(controller, &what, provider).await {
+            Ok(servers) => servers,
             Err(problem) => {
                 let fault = KeyFault::new(provider, None, problem);
                 return self.all_failed(controller, link, keys, fault, faults).await;
@@ -96,7 +96,7 @@ impl Refill {
         while let Some((portion, after)) = rest.split_at_checked(PORTION.min(rest.len())).filter(|it| !it.0.is_empty())
         {
             let wanted: Vec<_> = portion.iter().collect();
-            let fetched = match keys::fetch(&what, (provider, &client), &wanted).await {
+            let fetched = match keys::fetch(&what, (provider, &servers), &wanted).await {
                 Ok(fetched) => fetched,
                 Err(fault) => return self.all_failed(controller, link, rest, *fault, faults).await,
             };

@@ -132,14 +132,14 @@ async fn at_server(
     subject: &EventSubject,
 ) -> Result<(), Problem> {
     let Some(id) = id_at_server(key) else { return Ok(()) };
-    let client = connect(controller, what, &key.provider).await?;
+    let servers = connect(controller, what, &key.provider).await?;
     let gone = |reason: Option<ResultReason>| {
         matches!(
             reason,
             Some(ResultReason::ITEM_NOT_FOUND | ResultReason::OBJECT_NOT_FOUND | ResultReason::OBJECT_DESTROYED)
         )
     };
-    let state = match client.state(id.as_str()).await {
+    let state = match servers.state(id.as_str()).await {
         Ok(state) if is_destroyed(state) => return Ok(()),
         Ok(state) => state,
         Err(error) if gone(error.result_reason()) => return Ok(()),
@@ -149,14 +149,14 @@ async fn at_server(
     };
     if state == State::ACTIVE {
         let reason = RevocationReason { code: RevocationReasonCode::CESSATION_OF_OPERATION, message: None };
-        if let Err(error) = client.revoke(id.as_str(), reason, None).await {
+        if let Err(error) = servers.revoke(id.as_str(), &reason, None).await {
             return Err(report(controller, subject, KeyFault::of(what, &key.provider, Some(key), &error)).await);
         }
         crash_point::reach("key.revoked");
     }
     // The last moment: a key that is revoked still decrypts.
     plan::destroy(key, &facts(controller, key, Vec::new()).await?, days, Timestamp::now())?;
-    match client.destroy(id.as_str()).await {
+    match servers.destroy(id.as_str()).await {
         Ok(()) => Ok(()),
         Err(error) if gone(error.result_reason()) => Ok(()),
         Err(error) => Err(report(controller, subject, KeyFault::of(what, &key.provider, Some(key), &error)).await),

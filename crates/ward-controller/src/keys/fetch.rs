@@ -1,7 +1,7 @@
 //! Getting keys from a key server: many at once, and of each that can't be had, why.
 
 use kmip::SecretBytes;
-use kmip::client::Client;
+use kmip::client::{Replicas, ReplicasError};
 use kmip::names::State;
 use ward_secret::{Kek, Zeroizing};
 use ward_types::{Code, KeyId, KeyLocator, KeyRef, Problem, ProviderName};
@@ -26,10 +26,10 @@ fn ids<'a>(keys: &[&'a KeyRef]) -> Vec<&'a str> {
 /// Where the key server can't be asked.
 pub(crate) async fn fetch(
     what: &str,
-    (provider, client): (&ProviderName, &Client),
+    (provider, servers): (&ProviderName, &Replicas),
     keys: &[&KeyRef],
 ) -> Result<Vec<Result<Kek, KeyFault>>, Box<KeyFault>> {
-    let answers = client.get_keys(&ids(keys)).await.map_err(|error| unasked(what, provider, keys, &error))?;
+    let answers = servers.get_keys(&ids(keys)).await.map_err(|error| unasked(what, provider, keys, &error))?;
     let mut all = Vec::with_capacity(answers.len());
     for (key, answer) in keys.iter().zip(answers) {
         let error = match answer {
@@ -43,7 +43,7 @@ pub(crate) async fn fetch(
         // A destroyed key is refused in many words; its state says it in one.
         if error.result_reason().is_some()
             && let Some(id) = id_at_server(key)
-            && let Ok(state) = client.state(id.as_str()).await
+            && let Ok(state) = servers.state(id.as_str()).await
             && (fault.problem.code == Code::KeyNotUsable || is_destroyed(state))
         {
             fault = withheld(what, key, state);
@@ -59,10 +59,10 @@ pub(crate) async fn fetch(
 /// Where the key server can't be asked.
 pub(crate) async fn states(
     what: &str,
-    (provider, client): (&ProviderName, &Client),
+    (provider, servers): (&ProviderName, &Replicas),
     keys: &[&KeyRef],
 ) -> Result<Vec<Result<State, KeyFault>>, Box<KeyFault>> {
-    let answers = client.states(&ids(keys)).await.map_err(|error| unasked(what, provider, keys, &error))?;
+    let answers = servers.states(&ids(keys)).await.map_err(|error| unasked(what, provider, keys, &error))?;
     let told = keys.iter().zip(answers);
     Ok(told.map(|(key, answer)| answer.map_err(|error| KeyFault::of(what, &key.provider, Some(key), &error))).collect())
 }
@@ -79,7 +79,7 @@ pub(crate) fn is_destroyed(state: State) -> bool {
     matches!(state, State::DESTROYED | State::DESTROYED_COMPROMISED)
 }
 
-fn unasked(what: &str, provider: &ProviderName, keys: &[&KeyRef], error: &kmip::client::ClientError) -> Box<KeyFault> {
+fn unasked(what: &str, provider: &ProviderName, keys: &[&KeyRef], error: &ReplicasError) -> Box<KeyFault> {
     let only = match keys {
         [only] => Some(*only),
         _ => None,

@@ -105,13 +105,13 @@ async fn at_server(
     ask: Ask,
 ) -> Vec<Standing> {
     let none = |fault: KeyFault| vec![Standing::of(fault); keys.len()];
-    let client = match connect(controller, what, provider).await {
-        Ok(client) => client,
+    let servers = match connect(controller, what, provider).await {
+        Ok(servers) => servers,
         Err(problem) => return none(KeyFault::new(provider, None, problem)),
     };
     let present = |state| Standing { standing: KeyStanding::Present, state, fault: None };
     if ask == Ask::Keys {
-        return match fetch(what, (provider, &client), keys).await {
+        return match fetch(what, (provider, &servers), keys).await {
             Ok(got) => got.into_iter().map(|got| got.map_or_else(Standing::of, |_| present(None))).collect(),
             Err(fault) => none(*fault),
         };
@@ -122,7 +122,7 @@ async fn at_server(
         }
         present(state_of(state))
     };
-    match states(what, (provider, &client), keys).await {
+    match states(what, (provider, &servers), keys).await {
         Ok(states) => {
             let told = keys.iter().zip(states);
             told.map(|(key, state)| state.map_or_else(Standing::of, |state| judge(key, state))).collect()

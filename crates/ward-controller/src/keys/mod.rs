@@ -6,26 +6,33 @@
 mod destroy;
 mod fault;
 mod fetch;
+mod health;
+pub(crate) mod identity;
 mod inspect;
 mod lock;
+mod look;
 mod make;
 mod needs;
 mod orphans;
 mod retire;
 mod server;
 mod supply;
+mod watch;
 
 pub(crate) use destroy::{destroy, grace, set_grace};
 pub(crate) use fault::KeyFault;
 pub(crate) use fetch::{fetch, id_at_server, is_destroyed, states, withheld};
+pub(crate) use health::Health;
 pub(crate) use inspect::{Ask, Standing, all_needed, holders, stand, tell, use_of};
 pub(crate) use lock::{lock, release};
+pub(crate) use look::{Look, look, look_at};
 pub(crate) use make::{Made, NotMade, adopt, locate_or_make, make_ready, name_of, state_of};
 pub(crate) use needs::{Needed, NeededKeys, ReservedKeys, home_key, needed, of_tasks, users};
 pub(crate) use orphans::orphans;
 pub(crate) use retire::{drop_from_hosts, retire};
-pub(crate) use server::{client, client_of, connect, probe, seal_purpose};
+pub(crate) use server::{Identity, Pool, client_of, connect, seal_purpose};
 pub(crate) use supply::{Supply, give, named, supply};
+pub(crate) use watch::{light_of, look_again, summary, watch};
 
 use ward_types::{Code, EventKind, EventSubject, KeyRef, Problem};
 
@@ -60,6 +67,15 @@ pub(crate) async fn report(controller: &Controller, subject: &EventSubject, faul
     let mut subject = subject.clone();
     subject.provider = Some(fault.provider);
     subject.key = fault.key.or(subject.key);
-    controller.record_problem(fault.kind, &subject, &fault.problem).await;
-    *fault.problem
+    note(controller, fault.kind, &subject, *fault.problem).await
+}
+
+/// Records a problem with a key that no fault tells of. The subject names what it is about.
+pub(crate) async fn report_problem(controller: &Controller, subject: &EventSubject, problem: Problem) -> Problem {
+    note(controller, fault::event_of(problem.code), subject, problem).await
+}
+
+async fn note(controller: &Controller, kind: EventKind, subject: &EventSubject, problem: Problem) -> Problem {
+    controller.record_problem(kind, subject, &problem).await;
+    problem
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use kmip::attribute::{Attribute, AttributeName, AttributeValue};
-use kmip::client::{Client, Filter};
+use kmip::client::{Filter, Replicas, ReplicasError};
 use kmip::names::ObjectType;
 use ward_types::{EventKind, EventSubject, KeyId, KeyRef, Problem, TaskId};
 
@@ -30,8 +30,8 @@ pub(crate) async fn orphans(controller: &Shared, granted: &Granted<FindOrphans>)
         provider: Some(provider.name.clone()),
         ..EventSubject::default()
     };
-    let client = client_of(controller, &what, provider)?;
-    let found = match named_after_tasks(&client).await {
+    let servers = client_of(controller, &what, provider)?;
+    let found = match named_after_tasks(&servers).await {
         Ok(found) => found,
         Err(error) => {
             return Err(report(controller, &subject, KeyFault::of(&what, &provider.name, None, &error)).await);
@@ -74,22 +74,22 @@ pub(crate) async fn orphans(controller: &Shared, granted: &Granted<FindOrphans>)
 }
 
 /// The keys whose name is that of a task: ID, name, task.
-async fn named_after_tasks(client: &Client) -> Result<Vec<(String, String, TaskId)>, kmip::client::ClientError> {
+async fn named_after_tasks(servers: &Replicas) -> Result<Vec<(String, String, TaskId)>, ReplicasError> {
     let attributes = ATTRIBUTES.map(|(name, value)| Attribute::custom_text(name, value)).to_vec();
-    let ours = match client.locate(Filter { attributes, ..Filter::default() }).await {
-        Ok(ids) => ids,
+    let ours = match servers.locate(&Filter { attributes, ..Filter::default() }).await {
+        Ok(located) => located.ids,
         // A server that does not know such attributes can't look for them either.
         Err(error) if error.result_reason().is_some() => Vec::new(),
         Err(error) => return Err(error),
     };
     let ids: BTreeSet<String> = if ours.is_empty() {
         let symmetric = Attribute::new(AttributeValue::ObjectType(ObjectType::SYMMETRIC_KEY));
-        client.locate(Filter { attributes: vec![symmetric], ..Filter::default() }).await?.into_iter().collect()
+        servers.locate(&Filter { attributes: vec![symmetric], ..Filter::default() }).await?.ids.into_iter().collect()
     } else {
         ours.into_iter().collect()
     };
     let asked: Vec<&str> = ids.iter().map(String::as_str).collect();
-    let names = client.get_attributes_of(&asked, &[AttributeName::NAME]).await?;
+    let names = servers.get_attributes_of(&asked, &[AttributeName::NAME]).await?;
     let mut found = Vec::new();
     for (id, attributes) in ids.iter().zip(names) {
         // One that has gone meanwhile, or that is not ours to look at.

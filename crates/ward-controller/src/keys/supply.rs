@@ -53,14 +53,14 @@ pub(crate) async fn supply(controller: &Shared, supply: Supply<'_>) -> Result<()
     }
     let mut push = KeyPush::default();
     for (provider, keys) in by_provider {
-        let client = match connect(controller, supply.what, provider).await {
-            Ok(client) => client,
+        let servers = match connect(controller, supply.what, provider).await {
+            Ok(servers) => servers,
             Err(problem) => {
                 let fault = KeyFault::new(provider, keys.first().copied(), problem);
                 return Err(report(controller, supply.subject, fault).await);
             }
         };
-        let fetched = match fetch(supply.what, (provider, &client), &keys).await {
+        let fetched = match fetch(supply.what, (provider, &servers), &keys).await {
             Ok(fetched) => fetched,
             Err(mut fault) => {
                 fault.key = fault.key.or_else(|| keys.first().map(|key| (*key).clone()));

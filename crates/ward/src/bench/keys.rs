@@ -108,8 +108,15 @@ async fn measure(arguments: &KeysArguments, vms: usize) -> Result<Set, Failure> 
     let start = || Process::start(&run, &place.file("controller.log"));
     let mut controller = start()?;
     let api = answer(&place.file("controller"), api_address).await?;
-    let provider =
-        AddProvider { name: PROVIDER.parse()?, server: kms.to_string(), ca, certificate, key, default: true };
+    let provider = AddProvider {
+        name: PROVIDER.parse()?,
+        servers: vec![kms.to_string().parse()?],
+        timeout_s: None,
+        ca: Some(ca),
+        certificate: Some(certificate),
+        key: Some(key),
+        default: true,
+    };
     let _: ProviderView = api.post("/providers", &provider).await?;
     let datastore = AddDatastore { name: "bench".parse()?, directory: "/bench".into(), cluster: None };
     let _: DatastoreView = api.post("/datastores", &datastore).await?;

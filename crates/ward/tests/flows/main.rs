@@ -7,6 +7,7 @@
 //! vms       a VM that is not in the state that was asked for
 //! renewal   keys that are replaced, a VM that leaves the inventory and comes back
 //! lost      what is left when a controller or a key is gone
+//! moves     a VM that moves between a key server and a native key provider
 //! kills     the controller or an agent killed at any step
 //! access    users, roles, the audit log
 //! cli       exit codes, JSON, help, completion
@@ -18,6 +19,7 @@ mod cli;
 mod keys;
 mod kills;
 mod lost;
+mod moves;
 mod renewal;
 mod storage;
 mod story;

@@ -42,17 +42,17 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
             return fault(run, KeyFault::new(&provider, Some(key), keys::going(&what, key))).await;
         }
     }
-    let client = match keys::connect(&run.controller, &what, &provider).await {
-        Ok(client) => client,
+    let servers = match keys::connect(&run.controller, &what, &provider).await {
+        Ok(servers) => servers,
         Err(problem) => return fault(run, KeyFault::new(&provider, None, problem)).await,
     };
     let made = match (choice, mark) {
-        (KeyChoice::Existing(key), _) | (_, KeyMark::Made { key }) => Made { key, refused: Vec::new() },
+        (KeyChoice::Existing(key), _) | (_, KeyMark::Made { key }) => Made::known(key),
         (KeyChoice::New(_), mark) => {
             let maybe_there = mark == KeyMark::Wanted;
             set_mark(run, n, KeyMark::Wanted, "task.key-wanted", "asks the key server for a new key").await?;
             let name = keys::name_of(run.info.id, n);
-            let made = match keys::locate_or_make(&what, &client, &provider, &name, maybe_there).await {
+            let made = match keys::locate_or_make(&what, &servers, &provider, &name, maybe_there).await {
                 Ok(made) => made,
                 Err(NotMade { fault: error, maybe_there }) => {
                     if !maybe_there && let Some(mark) = run.work.mark_mut(n) {
@@ -70,13 +70,13 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
             made
         }
     };
-    if let Err(error) = keys::adopt(&what, &client, &made.key).await {
+    if let Err(error) = keys::adopt(&what, &servers, &made.key).await {
         return fault(run, error).await;
     }
     crash_point::reach("task.key-active");
     let key = made.key.clone();
     let subject = EventSubject { key: Some(key.clone()), ..run.subject() };
-    keys::make_ready(&run.controller, &subject, &client, made, (run.info.vm, &run.info.vm_name)).await?;
+    keys::make_ready(&run.controller, &subject, &servers, made, (run.info.vm, &run.info.vm_name)).await?;
     if let Some(mark) = run.work.mark_mut(n) {
         *mark = KeyMark::Ready { key: key.clone() };
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use ward_rpc::CallError;
 use ward_rpc::api::host::{StartVm, StopVm, VmPower};
-use ward_types::{Code, EventKind, KeyRef, Power, Problem};
+use ward_types::{Code, EventKind, EventSubject, KeyRef, Power, Problem};
 
 use super::super::Work;
 use super::super::run::{Run, Step};
 use crate::hosts::Link;
-use crate::keys::{Supply, home_key, lock, supply};
+use crate::keys::{Supply, home_key, lock, report_problem, supply};
 use crate::native::needs_tpm;
 use crate::plan::{Needs, place};
 use crate::store::vm;
@@ -39,7 +39,13 @@ pub(super) async fn start(run: &mut Run) -> Step {
                 tpm: needs_tpm(&run.controller, &keys).await?,
                 ..Needs::default()
             };
-            let host = place(&run.what(), &hosts, needs)?;
+            let host = match place(&run.what(), &hosts, needs) {
+                Err(problem) if needs.tpm => {
+                    let subject = EventSubject { key: keys.first().cloned(), ..run.subject() };
+                    return Err(report_problem(&run.controller, &subject, problem).await.into());
+                }
+                placed => placed?,
+            };
             let link = run.link(host)?;
             run.work.set_host(host);
             run.mark("task.placed", &format!("starts it on host {}", link.name)).await?;
