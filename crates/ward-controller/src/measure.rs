@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use ward_types::{
-    Boot, DiskConfig, DiskCrypto, DiskId, HomeCrypto, KeyRef, Name, PlainFormat, Power, Problem, VmConfig, VmId,
-    WrappedHomeKey,
+    Boot, DiskConfig, DiskCrypto, DiskId, Firmware, HomeCrypto, KeyRef, Name, PlainFormat, Power, Problem, VmConfig,
+    VmId, WrappedHomeKey,
 };
 
 use crate::store::vm::{self, VmRow};
@@ -30,6 +30,8 @@ pub async fn add_vms(state_dir: &Path, keys: &[KeyRef]) -> Result<(), Problem> {
             cpus: 1,
             memory_mib: 512,
             boot: Boot::Disk,
+            firmware: Firmware::Bios,
+            tpm: None,
             home: HomeCrypto::Encrypted { key: key.clone(), wrapped_key: WrappedHomeKey(String::new()) },
             disks: vec![DiskConfig {
                 id: DiskId(0),

@@ -83,7 +83,7 @@ impl Vault {
 
     fn complain(&mut self, what: &str, fault: Fault) {
         let problem = fault.problem(what);
-        tracing::warn!(%problem, "native providers");
+        tracing::warn!(%problem, remedy = problem.remedy, "native providers");
         self.trouble = Some(problem);
     }
 

@@ -93,7 +93,7 @@ pub(crate) enum Command {
     /// Start a key server, a controller and hosts on this machine.
     Up(up::Up),
     /// Run a controller.
-    Controller(controller::Controller),
+    Controller(Box<controller::Controller>),
     /// Run a key server, or manage one.
     #[command(subcommand)]
     Keyserver(keyserver::Keyserver),

@@ -10,6 +10,7 @@ mod key;
 mod place;
 mod policy;
 mod power;
+mod tpm;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub(crate) use key::{KeyUse, judge_state};
 pub(crate) use place::{Needs, place};
 pub(crate) use policy::set_policy;
 pub(crate) use power::{reload, remove, set_template, start, stop, unregister};
+pub(crate) use tpm::{add_tpm, remove_tpm};
 
 use ward_types::{Code, HostId, Name, Power, Problem, ProviderName, TaskInfo, TaskKind, VmConfig};
 

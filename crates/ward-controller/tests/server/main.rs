@@ -18,6 +18,8 @@ mod locked;
 mod operations;
 mod providers;
 mod push;
+mod replicas;
 mod requests;
 mod restart;
 mod tasks;
+mod trust;

@@ -59,7 +59,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<(), Problem> {
         Command::Login(login) => client(login.run(output)),
         Command::Logout => client(login::log_out(output)),
         Command::Up(up) => server(up::run(up, output)),
-        Command::Controller(arguments) => server(process::controller::run(arguments, output)),
+        Command::Controller(arguments) => server(process::controller::run(*arguments, output)),
         Command::Keyserver(keyserver) => server(keyserver.run(output)),
         Command::Disk => Err(Problem::internal("cannot start a disk process", "it was asked for too late")),
         Command::Bench(bench) => crate::bench::run(&bench, output).map_err(|error| {

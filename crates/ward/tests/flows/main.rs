@@ -7,6 +7,7 @@
 //! vms       a VM that is not in the state that was asked for
 //! renewal   keys that are replaced, a VM that leaves the inventory and comes back
 //! lost      what is left when a controller or a key is gone
+//! firmware  UEFI variables and a vTPM
 //! moves     a VM that moves between a key server and a native key provider
 //! kills     the controller or an agent killed at any step
 //! access    users, roles, the audit log
@@ -16,6 +17,7 @@
 
 mod access;
 mod cli;
+mod firmware;
 mod keys;
 mod kills;
 mod lost;

@@ -16,6 +16,7 @@ use ward_types::{
 };
 
 use super::{ProviderFacts, VmFacts, cannot, idle, off};
+use crate::native::not_backed_up;
 
 pub(crate) use whole::{Selection, Verb, whole};
 
@@ -159,6 +160,13 @@ pub(super) fn crypt_as(
         ));
     }
     planner.check_composition(&encrypted)?;
+    if config.tpm.is_some() && encrypted.get(&Component::Home) == Some(&false) {
+        return Err(planner.refuse(
+            Code::Composition,
+            "it has a vTPM, which keeps its home encrypted".to_owned(),
+            format!("remove the vTPM first with `ward vm tpm rm {}`, or decrypt disks only, with `--disk`", vm.name),
+        ));
+    }
     Ok(planner.plan)
 }
 
@@ -270,11 +278,7 @@ impl Planner<'_> {
             ));
         }
         if !native.backed_up {
-            return Err(self.refuse(
-                Code::ProviderNotBackedUp,
-                format!("the key of native provider `{provider}` is not backed up: were it lost, so would the VM be"),
-                format!("back it up with `ward provider export {provider} --out FILE`, then try again"),
-            ));
+            return Err(not_backed_up(cannot(self.kind, self.vm), provider));
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
     if let KeyChoice::New(provider) = &choice
         && let Some((key, host)) = native::new_key(run, provider).await?
     {
-        return made_on_host(run, n, key, host).await;
+        return ready(run, n, key, Some(host), true).await;
     }
     let what = run.what();
     let provider = choice.provider().clone();
@@ -77,30 +77,24 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
     let key = made.key.clone();
     let subject = EventSubject { key: Some(key.clone()), ..run.subject() };
     keys::make_ready(&run.controller, &subject, &servers, made, (run.info.vm, &run.info.vm_name)).await?;
+    ready(run, n, key, None, new).await
+}
+
+/// Writes down that a key can be used; a new one was made at a key server, or by a host.
+async fn ready(run: &mut Run, n: usize, key: KeyRef, host: Option<HostId>, new: bool) -> Step<KeyRef> {
     if let Some(mark) = run.work.mark_mut(n) {
         *mark = KeyMark::Ready { key: key.clone() };
     }
     let mut tx = run.controller.store.write().await?;
     crate::store::task::set_work(&mut tx, run.info.id, "key ready", &run.work).await?;
     if new {
-        server_key::made(&mut tx, &key).await?;
-        let message = format!("key {key} made and activated for VM `{}`", run.info.vm_name);
-        run.event(&mut tx, EventKind::KeyCreated, None, Some(&key), &message).await?;
+        if keys::id_at_server(&key).is_some() {
+            server_key::made(&mut tx, &key).await?;
+        }
+        let made = if host.is_some() { "made" } else { "made and activated" };
+        let message = format!("key {key} {made} for VM `{}`", run.info.vm_name);
+        run.event(&mut tx, EventKind::KeyCreated, host, Some(&key), &message).await?;
     }
-    tx.commit().await?;
-    crash_point::reach("task.key-ready");
-    Ok(key)
-}
-
-/// Writes down the key that a host has made.
-async fn made_on_host(run: &mut Run, n: usize, key: KeyRef, host: HostId) -> Step<KeyRef> {
-    if let Some(mark) = run.work.mark_mut(n) {
-        *mark = KeyMark::Ready { key: key.clone() };
-    }
-    let mut tx = run.controller.store.write().await?;
-    crate::store::task::set_work(&mut tx, run.info.id, "key ready", &run.work).await?;
-    let message = format!("key {key} made for VM `{}`", run.info.vm_name);
-    run.event(&mut tx, EventKind::KeyCreated, Some(host), Some(&key), &message).await?;
     tx.commit().await?;
     crash_point::reach("task.key-ready");
     Ok(key)
