@@ -190,3 +190,34 @@ async fn what_is_wrong_with_a_clients_certificate() {
         }
     }
 }
+
+/// Many keys in few messages; what is refused of one is told of that one.
+#[tokio::test]
+async fn many_keys_at_once() {
+    let server = PyKmip::start();
+    let client = client(&server);
+    let mut ids = Vec::new();
+    for _ in 0..70 {
+        ids.push(client.create_aes256(&[]).await.unwrap().id);
+    }
+    client.activate(&ids[3]).await.unwrap();
+    let mut asked: Vec<&str> = ids.iter().map(String::as_str).collect();
+    asked.insert(10, "no-such-key");
+    let keys = client.get_keys(&asked).await.unwrap();
+    let states = client.states(&asked).await.unwrap();
+    assert_eq!((keys.len(), states.len()), (71, 71));
+    for (n, (key, state)) in keys.iter().zip(&states).enumerate() {
+        match n {
+            10 => {
+                assert_eq!(key.as_ref().err().unwrap().result_reason(), Some(ResultReason::ITEM_NOT_FOUND));
+                assert!(state.is_err());
+            }
+            _ => {
+                let alone = client.get_key(asked[n]).await.unwrap();
+                assert_eq!(key.as_ref().unwrap().expose(), alone.expose());
+                let wanted = if n == 3 { State::ACTIVE } else { State::PRE_ACTIVE };
+                assert_eq!(*state.as_ref().unwrap(), wanted);
+            }
+        }
+    }
+}

@@ -8,13 +8,13 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use ward_rpc::Authority;
 use ward_secret::SealKey;
-use ward_types::{EventKind, EventSubject};
+use ward_types::{EventKind, EventSubject, Problem};
 
 use crate::RootKeyWay;
 use crate::api::auth::Guard;
 use crate::authz::Recent;
 use crate::hosts::Links;
-use crate::keys::{Health, Pool};
+use crate::keys::{self, Health, Pool};
 use crate::store::{self, Store};
 use crate::tasks::Board;
 
@@ -35,6 +35,10 @@ pub(crate) struct Controller {
     /// How long until providers are looked at again.
     pub(crate) watch_period: Duration,
     pub(crate) board: Board,
+    /// The keys that each cluster needs.
+    pub(crate) needed: keys::NeededKeys,
+    /// Keys that are about to be needed.
+    pub(crate) reserved: keys::ReservedKeys,
     pub(crate) guard: Guard,
     pub(crate) recent: Recent,
     pub(crate) shutdown: CancellationToken,
@@ -56,6 +60,18 @@ impl Controller {
         };
         if let Err(error) = record.await {
             tracing::error!(%error, kind = kind.as_str(), message, "cannot record an event");
+        }
+    }
+
+    /// As [`Controller::record`], of a problem.
+    pub(crate) async fn record_problem(&self, kind: EventKind, subject: &EventSubject, problem: &Problem) {
+        let record = async {
+            let mut tx = self.store.write().await?;
+            store::event::record_problem(&mut tx, kind, subject, problem).await?;
+            tx.commit().await
+        };
+        if let Err(error) = record.await {
+            tracing::error!(%error, kind = kind.as_str(), %problem, "cannot record an event");
         }
     }
 }

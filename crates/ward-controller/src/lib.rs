@@ -31,6 +31,7 @@ mod files;
 mod hosts;
 mod init;
 mod keys;
+pub mod measure;
 mod native;
 mod password;
 mod plan;

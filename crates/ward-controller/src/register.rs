@@ -5,16 +5,16 @@ use std::sync::Arc;
 use ward_rpc::api::host::{HomeRef, ReadHome};
 use ward_types::{Code, EventKind, EventSubject, KeyRef, Name, Power, Problem, VmConfig, VmId};
 
-use crate::authz::operations::{RegisterEncryptedVm, RegisterVm, UnlockVm};
+use crate::authz::operations::{RegisterEncryptedVm, RegisterVm, ReloadVm, UnlockVm};
 use crate::authz::{Granted, Note, grant};
 use crate::controller::Shared;
 use crate::hosts::Link;
-use crate::keys::{KeyFault, Supply, report, supply};
+use crate::keys::{KeyFault, Supply, going, home_key, report, supply};
 use crate::native;
-use crate::plan::{Needs, place};
+use crate::plan::{self, Needs, place};
 use crate::store::cluster::{self, DatastoreRow};
 use crate::store::vm::{self, VmRow};
-use crate::store::{self, Tx, event, policy};
+use crate::store::{self, Tx, event, policy, server_key, task};
 
 /// The proof for having a VM's keys given to hosts.
 struct MayUnlock;
@@ -27,6 +27,19 @@ impl From<Granted<RegisterEncryptedVm>> for MayUnlock {
 
 impl From<Granted<UnlockVm>> for MayUnlock {
     fn from(_: Granted<UnlockVm>) -> Self {
+        Self
+    }
+}
+
+impl From<Granted<ReloadVm>> for MayUnlock {
+    fn from(_: Granted<ReloadVm>) -> Self {
+        Self
+    }
+}
+
+impl MayUnlock {
+    /// For a VM of the inventory, of which hosts hold the keys anyway as soon as these are to be had.
+    const fn by_itself() -> Self {
         Self
     }
 }
@@ -91,21 +104,35 @@ impl Place {
         _: MayUnlock,
         config: VmConfig,
     ) -> Result<(VmConfig, Option<Problem>), Problem> {
-        let keys: Vec<KeyRef> = config.keys().into_iter().cloned().collect();
-        if keys.is_empty() {
-            return Ok((config, None));
-        }
-        let link = Some(self.link.id);
-        let order = Supply { what: &self.what, subject: &self.subject, keys: &keys, hosts: &self.hosts, must: link };
-        if let Err(problem) = supply(controller, order).await {
+        let Some(home) = home_key(&config).cloned() else { return Ok((config, None)) };
+        if let Err(problem) = self.supply(controller, std::slice::from_ref(&home)).await {
             return Ok((config, Some(problem)));
         }
-        match self.read().await {
+        let read = match self.read().await {
             Ok(config) => Ok((config, None)),
             // A key server that has another key under that ID: it may be put right.
             Err(problem) if problem.code == Code::KeyWrong => Ok((config, Some(problem))),
             Err(problem) => Err(problem),
+        };
+        if let Ok((config, None)) = &read {
+            // A disk whose key is not to be had does not lock the VM: it is told, and named again where the VM is started.
+            for key in config.keys().into_iter().filter(|key| **key != home) {
+                if self.supply(controller, std::slice::from_ref(key)).await.is_err() {
+                    tracing::warn!(%key, home = %self.home.path().display(), "the key of a disk is not to be had");
+                }
+            }
         }
+        read
+    }
+
+    async fn supply(&self, controller: &Shared, keys: &[KeyRef]) -> Result<(), Problem> {
+        let must = Some(self.link.id);
+        let lacks = self.link.lacks(keys).await.map_err(|error| error.into_problem(&self.what))?;
+        if lacks.is_empty() {
+            return Ok(());
+        }
+        let order = Supply { what: &self.what, subject: &self.subject, keys: &lacks, hosts: &self.hosts, must };
+        supply(controller, order).await
     }
 }
 
@@ -122,6 +149,7 @@ pub(crate) async fn register(
     let config = place.read().await?;
     check_new(&mut *controller.store.read().await?, &what, &config).await?;
     let keys: Vec<KeyRef> = config.keys().into_iter().cloned().collect();
+    let _reserved = controller.reserved.reserve(keys.clone());
     let (config, locked) = if keys.is_empty() {
         (config, None)
     } else {
@@ -154,12 +182,17 @@ pub(crate) async fn register(
     vm::set_config(&mut tx, row.id, &config).await?;
     let message = format!("VM `{}` registered from {}", row.name, place.home.path().display());
     record(&mut tx, user, &row, EventKind::VmRegistered, &message).await?;
-    set_locked(&mut tx, user, &row, locked.as_ref()).await?;
+    let locked = locked.map(|problem| lock_of(&row, &config, &problem));
+    set_locked(&mut tx, user, &VmRow { config: Some(config), ..row.clone() }, locked.as_ref()).await?;
     tx.commit().await?;
     Ok(row.id)
 }
 
 async fn check_new(db: &mut sqlx::AnyConnection, what: &str, config: &VmConfig) -> Result<(), Problem> {
+    let keys: Vec<KeyRef> = config.keys().into_iter().cloned().collect();
+    if let Some(key) = server_key::being_destroyed(&mut *db, &keys).await? {
+        return Err(going(what, &key));
+    }
     let exists = |why: String, remedy: &str| Err(Problem::new(Code::Exists, what, why, remedy));
     if let Some(row) = vm::get(db, config.id).await? {
         let why = format!("it is in the inventory already, as VM `{}`", row.name);
@@ -183,35 +216,149 @@ async fn record(tx: &mut Tx, user: &Name, row: &VmRow, kind: EventKind, message:
 async fn set_locked(tx: &mut Tx, user: &Name, row: &VmRow, locked: Option<&Problem>) -> Result<(), Problem> {
     vm::set_locked(tx, row.id, locked).await?;
     if let Some(problem) = locked {
-        let message = format!("VM `{}` is locked: {}. {}", row.name, problem.why, problem.remedy);
-        record(tx, user, row, EventKind::VmLocked, &message).await?;
+        let subject = EventSubject {
+            vm: Some(row.id),
+            user: Some(user.clone()),
+            key: row.config.as_ref().and_then(home_key).cloned(),
+            ..EventSubject::default()
+        };
+        event::record_problem(tx, EventKind::VmLocked, &subject, problem).await?;
     }
     Ok(())
+}
+
+/// Why a VM is locked, in the words in which it is kept.
+fn lock_of(row: &VmRow, config: &VmConfig, problem: &Problem) -> Problem {
+    let key = home_key(config).map_or_else(String::new, |key| format!(" {key}"));
+    let why = format!("its key{key} is not to be had: {}", problem.why);
+    let remedy = format!("{}; it is unlocked by itself when the key is there", problem.remedy);
+    Problem::new(problem.code, format!("VM `{}` is locked", row.name), why, remedy)
+}
+
+async fn place_of(controller: &Shared, user: &Name, what: String, row: &VmRow) -> Result<Place, Problem> {
+    let datastores = cluster::datastores(&mut *controller.store.read().await?).await?;
+    let datastore = datastores.into_iter().find(|datastore| datastore.id == row.datastore);
+    let datastore = datastore.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
+    controller.links.settled().await;
+    Place::new(controller, user, what, &datastore, &row.directory)
 }
 
 /// Tries again to get the keys of a VM that is locked.
 pub(crate) async fn unlock(controller: &Shared, granted: Granted<UnlockVm>) -> Result<(), Problem> {
     let (user, row) = (granted.user().clone(), granted.on().clone());
-    let what = format!("cannot unlock VM `{}`", row.name);
     if row.locked.is_none() {
         return Ok(());
     }
+    let place = place_of(controller, &user, format!("cannot unlock VM `{}`", row.name), &row).await?;
+    match read_again(controller, &place, granted.into(), &row).await? {
+        None => Ok(()),
+        Some(problem) => Err(problem),
+    }
+}
+
+/// Tries again by itself, since somebody wants something of a VM that is locked. That it stays locked is told by whoever
+/// looks at it next.
+pub(crate) async fn try_again(controller: &Shared, row: &VmRow, user: &Name) {
+    let what = format!("cannot unlock VM `{}`", row.name);
+    let again = async {
+        let place = place_of(controller, user, what, row).await?;
+        read_again(controller, &place, MayUnlock::by_itself(), row).await
+    };
+    if let Err(problem) = again.await {
+        tracing::debug!(vm = %row.name, %problem, "a VM stays locked");
+    }
+}
+
+/// Reads a VM's description from its home again: it was put back from a backup, or changed by hand while it was plain.
+/// Where its key is not to be had, it is locked afterwards.
+pub(crate) async fn reload(controller: &Shared, granted: Granted<ReloadVm>) -> Result<(), Problem> {
+    let (user, row) = (granted.user().clone(), granted.on().clone());
+    let what = format!("cannot reload VM `{}`", row.name);
+    {
+        let mut db = controller.store.read().await?;
+        let busy = task::open_of_vm(&mut db, row.id).await?;
+        plan::reload(&what, &row.name, row.power, busy.as_ref())?;
+    }
+    let place = place_of(controller, &user, what, &row).await?;
+    read_again(controller, &place, granted.into(), &row).await?;
+    let mut tx = controller.store.write().await?;
+    let message = format!("VM `{}` read from {} again", row.name, place.home.path().display());
+    record(&mut tx, &user, &row, EventKind::VmReloaded, &message).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Reads the home of a VM of the inventory, with its keys, and writes down what it says; tells why the VM is locked, if it is.
+async fn read_again(
+    controller: &Shared,
+    place: &Place,
+    may: MayUnlock,
+    row: &VmRow,
+) -> Result<Option<Problem>, Problem> {
+    let config = place.read().await?;
+    if config.id != row.id {
+        let why = format!("its home in `{}` is that of another VM, {}", row.directory, config.id);
+        let remedy = "put the VM's own home back, or unregister it and register the other";
+        return Err(Problem::new(Code::HomeInvalid, place.what.clone(), why, remedy));
+    }
+    let _reserved = controller.reserved.reserve(config.keys().into_iter().cloned().collect());
+    let (config, locked) = place.unlock(controller, may, config).await?;
+    let user = place.subject.user.clone();
+    let locked = locked.map(|problem| lock_of(row, &config, &problem));
+    settle(controller, row, user.as_ref(), &config, locked.as_ref()).await?;
+    Ok(locked.map(|problem| Problem { what: place.what.clone(), ..problem }))
+}
+
+/// Writes down what a VM's home says, and whether the VM is locked.
+async fn settle(
+    controller: &Shared,
+    row: &VmRow,
+    user: Option<&Name>,
+    config: &VmConfig,
+    locked: Option<&Problem>,
+) -> Result<(), Problem> {
+    let mut tx = controller.store.write().await?;
+    // Whoever works on it says more of it.
+    let Some(now) = vm::get(&mut tx, row.id).await? else { return Ok(()) };
+    if task::open_of_vm(&mut tx, row.id).await?.is_some() {
+        return Ok(());
+    }
+    if locked.is_none() && now.config.as_ref() != Some(config) {
+        vm::set_config(&mut tx, row.id, config).await?;
+        policy::follow(&mut tx, row.id, &plan::keys(config)).await?;
+    }
+    let code = |problem: Option<&Problem>| problem.map(|problem| problem.code);
+    if code(now.locked.as_ref()) != code(locked) {
+        vm::set_locked(&mut tx, row.id, locked).await?;
+        let key = home_key(config).cloned();
+        let subject = EventSubject {
+            vm: Some(row.id),
+            user: user.cloned(),
+            provider: key.as_ref().map(|key| key.provider.clone()),
+            key,
+            ..EventSubject::default()
+        };
+        match locked {
+            Some(problem) => event::record_problem(&mut tx, EventKind::VmLocked, &subject, problem).await?,
+            None => {
+                let message = format!("VM `{}` is unlocked", row.name);
+                event::record(&mut tx, EventKind::VmUnlocked, &subject, &message).await?;
+            }
+        }
+    }
+    Ok(tx.commit().await?)
+}
+
+/// Unlocks a VM whose key a host has: nobody need ask for it, nor any key server.
+pub(crate) async fn unlock_by_itself(controller: &Shared, row: &VmRow, link: &Link) -> Result<(), Problem> {
+    let what = format!("cannot unlock VM `{}`", row.name);
     let datastores = cluster::datastores(&mut *controller.store.read().await?).await?;
     let datastore = datastores.into_iter().find(|datastore| datastore.id == row.datastore);
     let datastore = datastore.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
-    controller.links.settled().await;
-    let place = Place::new(controller, &user, what, &datastore, &row.directory)?;
-    let config = place.read().await?;
-    let (config, locked) = place.unlock(controller, granted.into(), config).await?;
-    let mut tx = controller.store.write().await?;
-    if let Some(problem) = locked {
-        set_locked(&mut tx, &user, &row, Some(&problem)).await?;
-        tx.commit().await?;
-        return Err(problem);
+    let home = HomeRef { datastore: datastore.directory, directory: row.directory.clone() };
+    let config = link.call(ReadHome { home }).await.map_err(|error| error.into_problem(&what))?;
+    // What the home names now may be another key, which nobody has asked for yet.
+    if home_key(&config) != row.config.as_ref().and_then(home_key) {
+        return Ok(());
     }
-    vm::set_config(&mut tx, row.id, &config).await?;
-    policy::follow(&mut tx, row.id, &crate::plan::keys(&config)).await?;
-    vm::set_locked(&mut tx, row.id, None).await?;
-    record(&mut tx, &user, &row, EventKind::VmUnlocked, &format!("VM `{}` is unlocked", row.name)).await?;
-    Ok(tx.commit().await?)
+    settle(controller, row, None, &config, None).await
 }

@@ -68,6 +68,8 @@ impl Server {
             health: Health::default(),
             watch_period: config.watch_period,
             board: Board::default(),
+            needed: keys::NeededKeys::default(),
+            reserved: keys::ReservedKeys::default(),
             guard: Guard::default(),
             recent: Recent::default(),
             shutdown,

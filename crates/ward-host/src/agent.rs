@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::Hello;
 use ward_rpc::api::host::{
-    AbandonJob, CancelJob, DropKeys, ForgetJob, HomeRef, HostStatus, MakeKey, NativeStatus, ReadConsole, ReadHome,
-    StartHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
+    AbandonJob, CancelJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, KeysMark, MakeKey, NativeStatus,
+    ReadConsole, ReadHome, StartHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
 };
 use ward_rpc::{
     Answer, Call, Credentials, KeyPush, NativePush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply, ServerKind,
@@ -25,7 +25,7 @@ use ward_types::{Code, KeyRef, Problem, VmConfig};
 use crate::config::Config;
 use crate::fault::{Doing, Fault, Result};
 use crate::files;
-use crate::home::{Home, HomeLock, Use};
+use crate::home::{self, Home, HomeLock, Use};
 use crate::identity::{self, Enrolment};
 use crate::jobs::{Environment, Jobs};
 use crate::keys::{Inserted, SharedKeys};
@@ -77,8 +77,8 @@ async fn serve(config: Config, shutdown: CancellationToken) -> Result<()> {
 
 /// Two agents on one state directory would take each other's VMs over.
 fn only_agent(config: &Config, enrolment: &Enrolment) -> Result<HomeLock> {
-    let holder = crate::home::Holder { host: enrolment.host, r#use: Use::Agent };
-    crate::home::lock_file(&config.state_dir, &holder).map_err(|fault| match fault.code {
+    let holder = home::Holder { host: enrolment.host, r#use: Use::Agent };
+    home::lock_file(&config.state_dir, &holder).map_err(|fault| match fault.code {
         Code::Busy => Fault::new(
             Code::Busy,
             format!("another agent runs with the state directory {}", config.state_dir.display()),
@@ -118,16 +118,22 @@ impl Agent {
         Ok(Self { enrolment: enrolment.clone(), boot: Uuid::new_v4(), keys, vault: Mutex::new(vault), jobs, vms })
     }
 
-    fn status(&self) -> HostStatus {
+    fn status(&self, asked: &Status) -> HostStatus {
         let qemu = self.vms.qemu().as_ref().ok();
         // Whether a key could be taken in shows in trying it.
         let unfit = Kek::generate().err().map(|error| Fault::from(error).problem("this host can't hold keys"));
         let native = self.native_status();
-        let keys = self.keys.lock().references();
+        let (mark, keys) = {
+            let cache = self.keys.lock();
+            let mark = KeysMark { boot: self.boot, revision: cache.revision() };
+            let told = !asked.without_keys && asked.seen != Some(mark);
+            (mark, told.then(|| cache.references()))
+        };
         HostStatus {
             host: self.enrolment.host,
             version: env!("CARGO_PKG_VERSION").into(),
             boot: self.boot,
+            mark,
             keys,
             vms: self.vms.running(),
             jobs: self.jobs.list(),
@@ -245,10 +251,16 @@ where
 
 fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
     let mut router = Router::new();
-    router = bind(router, |s, _: Status| async move { Ok(s.agent.status()) });
+    router = bind(router, |s, call: Status| async move { Ok(s.agent.status(&call)) });
     router = bind(router, |s, call: DropKeys| async move {
         s.agent.drop_keys(call);
         Ok(())
+    });
+    router = bind(router, |_, call: HomesUnder| async move {
+        let what = "cannot look for the VM homes that need a key";
+        let looking = tokio::task::spawn_blocking(move || home::under(&call.datastores, &call.key));
+        let found = looking.await.map_err(|panic| Problem::internal(what, panic))?;
+        found.map_err(|fault| fault.problem(what))
     });
     router = bind(router, |s, call: StartJob| async move { s.agent.jobs.start(call).await });
     router = bind(router, |s, call: WatchJob| async move {

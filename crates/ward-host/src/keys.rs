@@ -18,6 +18,8 @@ use ring::KeyRing;
 #[derive(Default)]
 pub(crate) struct KeyCache {
     keys: BTreeMap<KeyRef, Arc<Kek>>,
+    /// Grows with every change of `keys`.
+    revision: u64,
     pub(crate) ring: KeyRing,
 }
 
@@ -75,7 +77,7 @@ impl KeyCache {
     pub(crate) fn insert(&mut self, reference: KeyRef, kek: Kek) -> Inserted {
         match self.keys.get(&reference) {
             Some(known) if known.same(&kek) => return Inserted::Same,
-            _ => {}
+            _ => self.revision += 1,
         }
         match self.keys.insert(reference, Arc::new(kek)) {
             None => Inserted::New,
@@ -85,7 +87,14 @@ impl KeyCache {
 
     /// Forgets a key; says whether it was there.
     pub(crate) fn drop_key(&mut self, key: &KeyRef) -> bool {
-        self.keys.remove(key).is_some()
+        let there = self.keys.remove(key).is_some();
+        self.revision += u64::from(there);
+        there
+    }
+
+    /// Another one means other keys.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// The keys that are there.
@@ -201,6 +210,7 @@ mod tests {
             let mut cache = KeyCache::default();
             let mut model = BTreeMap::new();
             for (id, byte, put) in ops {
+                let (before, was) = (cache.revision(), model.clone());
                 if put {
                     let expected = match model.insert(id, byte) {
                         None => Inserted::New,
@@ -211,6 +221,7 @@ mod tests {
                 } else {
                     prop_assert_eq!(cache.drop_key(&key(id)), model.remove(&id).is_some());
                 }
+                prop_assert_eq!(cache.revision() == before, model == was);
                 for id in 0..6 {
                     match (cache.resolve(&key(id)), model.get(&id)) {
                         (Ok(found), Some(byte)) => prop_assert!(found.kek().same(&kek(*byte))),

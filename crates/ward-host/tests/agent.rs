@@ -15,23 +15,30 @@ use ward_types::{Code, HostId, Power, VmId};
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_says_what_it_has() {
     let mut host = Host::start().await;
-    let status = host.call(Status {}).await.unwrap();
+    let status = host.call(Status::default()).await.unwrap();
     assert_eq!((status.host, &status.unfit, status.vms.len()), (host.id, &None, 0));
-    assert_eq!(status.keys, []);
+    assert_eq!(status.keys, Some(vec![]));
     host.push(&[1, 2]).await;
     let again = KeyPush { keys: vec![(key(2), kek(2)), (key(3), kek(3))] };
     assert_eq!(host.client.push_keys(&again).await.unwrap().added, 1);
     host.call(DropKeys { keys: vec![key(1), key(9)] }).await.unwrap();
-    assert_eq!(host.call(Status {}).await.unwrap().keys, [key(2), key(3)]);
+    assert_eq!(host.call(Status::default()).await.unwrap().keys, Some(vec![key(2), key(3)]));
+    // Keys that the asker knows are not told again, until they are others.
+    let seen = Some(host.call(Status::default()).await.unwrap().mark);
+    assert_eq!(host.call(Status { seen, ..Status::default() }).await.unwrap().keys, None);
+    host.call(DropKeys { keys: vec![key(2)] }).await.unwrap();
+    assert_eq!(host.call(Status { seen, ..Status::default() }).await.unwrap().keys, Some(vec![key(3)]));
+    let status = host.call(Status { without_keys: true, ..Status::default() }).await.unwrap();
+    assert_eq!((status.keys, Some(status.mark) != seen), (None, true));
     assert_eq!(host.call(VmPower { vm: VmId::new() }).await.unwrap(), Power::Off);
 
     // Keys are in memory only.
     let boot = status.boot;
     host.kill();
     host.start_agent(&[]).await;
-    let status = host.call(Status {}).await.unwrap();
+    let status = host.call(Status::default()).await.unwrap();
     assert_ne!(status.boot, boot);
-    assert_eq!(status.keys, []);
+    assert_eq!(status.keys, Some(vec![]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,12 +50,12 @@ async fn only_the_controller_is_answered() {
             CallError::Refused(problem) => problem.code,
             other => panic!("{other}"),
         };
-        assert_eq!(refused(client.call(Status {}).await.unwrap_err()), Code::AuthDenied);
+        assert_eq!(refused(client.call(Status::default()).await.unwrap_err()), Code::AuthDenied);
         let push = KeyPush { keys: vec![(key(1), kek(1))] };
         assert_eq!(refused(client.push_keys(&push).await.unwrap_err()), Code::AuthDenied);
     }
     let other = host.controller.client(host.id, host.address, Some(Role::Controller(Uuid::new_v4())));
-    assert_eq!(other.call(Status {}).await.unwrap().keys, []);
+    assert_eq!(other.call(Status::default()).await.unwrap().keys, Some(vec![]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

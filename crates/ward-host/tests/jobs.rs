@@ -223,7 +223,7 @@ async fn two_jobs_at_once_and_a_cancelled_one() {
     assert!(matches!(&outcome, JobOutcome::Failed { problem } if problem.code == Code::Cancelled), "{outcome:?}");
     assert_eq!(host.files("vm"), ["disk-0.raw", "vm.toml"]);
     assert_eq!(fs::read_to_string(host.store().join("vm/vm.toml")).unwrap(), before);
-    assert_eq!(host.call(Status {}).await.unwrap().jobs.len(), 2);
+    assert_eq!(host.call(Status::default()).await.unwrap().jobs.len(), 2);
     host.call(ForgetJob { job }).await.unwrap();
     assert_eq!(host.call(WatchJob { job, seen: 0, wait_ms: 0 }).await.unwrap_err().code, Code::NotFound);
 }

@@ -121,7 +121,7 @@ async fn a_plain_vm_runs_and_ends_by_itself() {
     vm.start().await.unwrap();
     vm.says("hello from a plain disk\n").await;
     vm.is_off().await;
-    assert_eq!(host.call(Status {}).await.unwrap().vms, []);
+    assert_eq!(host.call(Status::default()).await.unwrap().vms, []);
     // And again; the console is that of this run.
     vm.start().await.unwrap();
     assert_eq!(vm.says("hello").await.matches("hello").count(), 1);
@@ -142,7 +142,7 @@ async fn an_encrypted_vm_runs_and_nobody_disturbs_it() {
     let vm = host.vm(&config);
     vm.start().await.unwrap();
     vm.says("hello from a ciphered disk\n").await;
-    assert_eq!(host.call(Status {}).await.unwrap().vms, [config.id]);
+    assert_eq!(host.call(Status::default()).await.unwrap().vms, [config.id]);
     // QEMU knows no key, and not even the disk's file.
     for process in fs::read_dir("/proc").unwrap().flatten() {
         let path = process.path();
@@ -218,7 +218,7 @@ async fn a_vm_outlives_its_agent() {
             host.terminate();
         }
         host.start_agent(&[]).await;
-        assert_eq!(host.call(Status {}).await.unwrap().vms, [config.id], "{}", host.log());
+        assert_eq!(host.call(Status::default()).await.unwrap().vms, [config.id], "{}", host.log());
         host.push(&[1]).await;
         let problem = host.begin(ward_types::TaskId::new(), "vm", decrypt(&[0, 1])).await.unwrap_err();
         assert_eq!(problem.code, Code::VmRunning);
@@ -245,7 +245,7 @@ async fn a_vm_outlives_its_agent() {
     eventually("the disk process ends", || processes_below(&host.state()).is_empty());
     let run_dir = host.state().join("run");
     eventually("the run directory goes", || fs::read_dir(&run_dir).unwrap().count() == 0);
-    assert_eq!(host.call(Status {}).await.unwrap().vms, []);
+    assert_eq!(host.call(Status::default()).await.unwrap().vms, []);
     host.push(&[1]).await;
     host.vm(&config).start().await.unwrap();
     host.vm(&config).stop(true, 0).await.unwrap();

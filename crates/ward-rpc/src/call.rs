@@ -35,7 +35,7 @@ pub enum CallError {
     Unreachable {
         /// Who was called.
         peer: String,
-        /// The chain of causes.
+        /// What was wrong.
         why: String,
     },
     /// The peer refused.
@@ -156,7 +156,7 @@ impl Client {
 
     async fn send<R: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<R, CallError> {
         let unreachable =
-            |error: reqwest::Error| CallError::Unreachable { peer: self.peer.clone(), why: chain(&error) };
+            |error: reqwest::Error| CallError::Unreachable { peer: self.peer.clone(), why: cause(&error) };
         let response = request.send().await.map_err(unreachable)?;
         if response.status().is_success() {
             return response.json().await.map_err(unreachable);
@@ -170,17 +170,20 @@ impl Client {
     }
 }
 
-/// An error with its causes; the outermost ones of HTTP libraries say little.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
+/// Why a peer did not answer, in a few words: what an HTTP library says first is what it was doing, what it says last is
+/// what was wrong.
+fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return if error.is_connect() { "it takes no connection in time" } else { "it does not answer in time" }
+            .to_owned();
     }
-    text
+    let mut last: &dyn std::error::Error = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    let text = last.to_string();
+    match text.split_once(" (os error") {
+        Some((text, _)) => text.to_lowercase(),
+        None => text,
+    }
 }

@@ -9,7 +9,7 @@ use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::text;
-use crate::{HostId, KeyRef, Name, ProviderName, TaskId, VmId};
+use crate::{HostId, KeyRef, Name, Problem, ProviderName, TaskId, VmId};
 
 /// How much an event wants attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -68,6 +68,14 @@ kinds! {
     KeyPushed = "key.pushed", Info;
     /// Nothing in the inventory needs the key any more; it stays at the key server.
     KeyUnneeded = "key.unneeded", Info;
+    /// A key that nothing needed was destroyed at its key server.
+    KeyDestroyed = "key.destroyed", Info;
+    /// Keys were taken from a host, which leaves or does not need them.
+    KeyDropped = "key.dropped", Info;
+    /// A key could not be made.
+    KeyNotMade = "key.error.not-made", Error;
+    /// The time was set for which keys that nothing needs are kept.
+    KeyGraceSet = "key.grace-set", Info;
     /// The key server refused custom attributes; the key is good, without them.
     KeyAttributesRefused = "key.attributes-refused", Warning;
     /// A key could not be given to a host that does not answer.
@@ -110,6 +118,8 @@ kinds! {
     TaskFailed = "task.failed", Error;
     /// A host joined a cluster.
     HostEnrolled = "host.enrolled", Info;
+    /// A host left its cluster.
+    HostRemoved = "host.removed", Info;
     /// A host answers.
     HostConnected = "host.connected", Info;
     /// A host no longer answers.
@@ -134,6 +144,8 @@ kinds! {
     VmUnregistered = "vm.unregistered", Info;
     /// A VM that was locked can be used: its keys are to be had.
     VmUnlocked = "vm.unlocked", Info;
+    /// A VM's description was read from its home again.
+    VmReloaded = "vm.reloaded", Info;
     /// A VM got or lost a disk.
     VmDisksChanged = "vm.disks-changed", Info;
     /// A VM was given a vTPM, or lost it.
@@ -250,6 +262,9 @@ pub struct Event {
     /// To what.
     #[serde(flatten)]
     pub subject: EventSubject,
+    /// What went wrong, where something did: the stable code, the cause, and what to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
     /// The same for people: what, why, and what to do where something is to be done.
     pub message: String,
 }

@@ -126,6 +126,10 @@ codes! {
     KeyMissing = "key.missing-at-server", 409, 6;
     /// The key is in a state in which it may not be used.
     KeyNotUsable = "key.not-usable", 409, 6;
+    /// A key is kept for some time after nothing needs it any more.
+    KeyKept = "key.kept", 409, 5;
+    /// The key was not made by this controller.
+    KeyNotOurs = "key.not-ours", 409, 5;
     /// The host does not have the key.
     KeyNotOnHost = "key.not-on-host", 409, 6;
     /// The key does not open what it should.

@@ -4,7 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::Bench;
 use crate::commands::{
-    audit, cluster, completion, datastore, event, host, login, policy, provider, recrypt, role, session, task, user, vm,
+    audit, cluster, completion, datastore, event, host, key, login, policy, provider, recrypt, role, session, task,
+    user, vm,
 };
 use crate::output::Output;
 use crate::process::{controller, keyserver};
@@ -50,6 +51,9 @@ pub(crate) enum Command {
     /// Key providers: where keys come from.
     #[command(subcommand)]
     Provider(provider::Provider),
+    /// Keys: who needs them, who holds them, whether they can be had.
+    #[command(subcommand)]
+    Key(key::Key),
     /// Storage policies: which parts of VMs are encrypted, and with whose keys.
     #[command(subcommand)]
     Policy(policy::Policy),

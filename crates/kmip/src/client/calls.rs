@@ -111,6 +111,11 @@ impl Client {
             ResponsePayload::Get(response) => response,
             other => return Err(self.unexpected(Operation::GET, &other)),
         };
+        self.key_of(id, response)
+    }
+
+    /// The key of an answer to Get.
+    pub(super) fn key_of(&self, id: &str, response: GetResponse) -> Result<SecretBytes, ClientError> {
         if response.unique_identifier != id {
             return Err(self.answered_wrongly(Operation::GET, "the object has another identifier"));
         }
@@ -154,11 +159,7 @@ impl Client {
     /// If the server refuses or can't be asked.
     pub async fn state(&self, id: &str) -> Result<State, ClientError> {
         let attributes = self.get_attributes(id, &[AttributeName::STATE]).await?;
-        let state = attributes.into_iter().find_map(|attribute| match attribute.value {
-            AttributeValue::State(state) => Some(state),
-            _ => None,
-        });
-        state.ok_or_else(|| self.answered_wrongly(Operation::GET_ATTRIBUTES, "the object has no state"))
+        self.state_among(attributes)
     }
 
     /// Adds an attribute to an object (KMIP 1.4 section 4.14), and tells it as the server has it: with its index.

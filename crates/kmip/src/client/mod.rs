@@ -6,6 +6,7 @@ mod connection;
 mod error;
 mod fetch;
 mod identity;
+mod many;
 mod reach;
 mod replicas;
 mod roster;
@@ -30,7 +31,7 @@ use connection::Connection;
 
 use crate::attribute::{Attribute, AttributeName, AttributeValue};
 use crate::message::{RequestHeader, RequestItem, RequestMessage, ResponseItem, ResponseMessage};
-use crate::names::{ObjectType, Operation, ResultReason, ResultStatus, State};
+use crate::names::{BatchErrorContinuationOption, ObjectType, Operation, ResultReason, ResultStatus, State};
 use crate::operation::{RequestPayload, ResponsePayload};
 use crate::version::ProtocolVersion;
 
@@ -144,7 +145,7 @@ impl Client {
     /// If no connection or no common version is to be had.
     pub async fn version(&self) -> Result<ProtocolVersion, ClientError> {
         let mut slot = self.slot(Operation::DISCOVER_VERSIONS).await?;
-        let (connection, _) = self.usable(slot.take()).await?;
+        let connection = self.usable(slot.take()).await?;
         let version = connection.version;
         *slot = Some(connection);
         Ok(version)
@@ -162,7 +163,7 @@ impl Client {
         }
     }
 
-    /// Asks several things at once, to be done in order until one fails. Where an object's identifier is not set, the
+    /// Asks several things at once, to be done in order until one fails; what only reads goes on after that. Where an object's identifier is not set, the
     /// server takes that of the object which the batch made or found last (the ID placeholder, KMIP 1.4 section 4).
     ///
     /// # Errors
@@ -203,8 +204,8 @@ impl Client {
         }
     }
 
-    /// Sends, over a new connection if need be. What only reads is sent again if the connection, which may have been dead
-    /// before, breaks.
+    /// Sends, over a new connection if need be. What only reads is sent again, once, if the connection breaks: it may have
+    /// been dead before, or the server is started anew.
     async fn exchange(
         &self,
         payloads: Vec<RequestPayload>,
@@ -213,11 +214,15 @@ impl Client {
         let mut slot = self.slot(operation).await?;
         // Taken out while in use: if our caller gives up waiting, an answer that nobody read is left on the connection,
         // and it must not be used again.
-        let (mut connection, mut reused) = self.usable(slot.take()).await?;
+        let mut connection = self.usable(slot.take()).await?;
+        let mut again = only_reads(operation);
         let several = payloads.len() > 1;
         let mut header = RequestHeader::new(connection.version);
         // Without order the ID placeholder means nothing.
         header.batch_order_option = several.then_some(true);
+        if several && payloads.iter().all(|payload| only_reads(payload.operation())) {
+            header.batch_error_continuation_option = Some(BatchErrorContinuationOption::CONTINUE);
+        }
         let items = payloads
             .into_iter()
             .zip(0_u64..)
@@ -236,9 +241,9 @@ impl Client {
                     *slot = Some(connection);
                     return Ok(response);
                 }
-                Err(ClientError::Interrupted { .. }) if reused && only_reads(operation) => {
+                Err(ClientError::Interrupted { .. }) if again => {
                     connection = Connection::open(self.config(), self.deadline).await?;
-                    reused = false;
+                    again = false;
                 }
                 Err(error) => return Err(error),
             }
@@ -261,14 +266,14 @@ impl Client {
         }
     }
 
-    /// The connection there is, or a new one, and whether it's the one there was.
-    async fn usable(&self, connection: Option<Connection>) -> Result<(Connection, bool), ClientError> {
+    /// The connection there is, or a new one.
+    async fn usable(&self, connection: Option<Connection>) -> Result<Connection, ClientError> {
         if let Some(mut connection) = connection
             && !connection.is_stale(self.config()).await
         {
-            return Ok((connection, true));
+            return Ok(connection);
         }
-        Ok((Connection::open(self.config(), self.deadline).await?, false))
+        Connection::open(self.config(), self.deadline).await
     }
 
     fn refusal(&self, operation: Operation, item: ResponseItem) -> ClientError {

@@ -309,7 +309,7 @@ impl Replicas {
     }
 
     /// Asks for what changes nothing.
-    async fn read<T, A>(&self, operation: Operation, act: impl Fn(Client) -> A) -> Result<T, ReplicasError>
+    pub(super) async fn read<T, A>(&self, operation: Operation, act: impl Fn(Client) -> A) -> Result<T, ReplicasError>
     where
         A: Future<Output = Result<T, ClientError>>,
     {

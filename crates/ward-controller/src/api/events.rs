@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use sqlx::AnyConnection;
 use tokio::time::timeout;
-use ward_types::{Event, HostId, Privilege, Problem, VmId};
+use ward_types::{ClusterId, Event, HostId, Object, Privilege, Problem, VmId};
 
 use super::edge::{ApiResult, Params};
 use super::page::{Listed, Page};
@@ -14,8 +14,7 @@ use super::types::EventQuery;
 use crate::authz::{Root, Sight, Target as _};
 use crate::controller::{Controller, Shared};
 use crate::store::host::{self, HostRow};
-use crate::store::vm::{self, VmRow};
-use crate::store::{StoreError, event};
+use crate::store::{StoreError, event, vm};
 
 const MAX_WAIT_MS: u32 = 30_000;
 /// How many events are read at a time.
@@ -57,20 +56,23 @@ pub(super) async fn list(
 /// read all.
 struct Filter<'a> {
     sight: &'a Sight,
-    vms: HashMap<VmId, VmRow>,
+    vms: HashMap<VmId, ClusterId>,
     hosts: HashMap<HostId, HostRow>,
 }
 
 impl<'a> Filter<'a> {
     async fn load(db: &mut AnyConnection, sight: &'a Sight) -> Result<Self, StoreError> {
-        let vms = vm::list(&mut *db).await?.into_iter().map(|row| (row.id, row)).collect();
+        let vms = vm::clusters(&mut *db).await?;
         let hosts = host::list(db).await?.into_iter().map(|row| (row.id, row)).collect();
         Ok(Self { sight, vms, hosts })
     }
 
     fn shows(&self, event: &Event) -> bool {
         let subject = &event.subject;
-        let vm = subject.vm.and_then(|id| self.vms.get(&id)).map(VmRow::path);
+        let vm = subject.vm.and_then(|id| {
+            let cluster = *self.vms.get(&id)?;
+            Some(vec![Object::Vm(id), Object::Cluster(cluster), Object::Root])
+        });
         let host = subject.host.and_then(|id| self.hosts.get(&id)).map(HostRow::path);
         let path = match (vm, host) {
             (Some(path), _) => path,

@@ -4,10 +4,10 @@ use axum::extract::{Json, State};
 use ward_types::{Name, Problem};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, not_found};
+use super::edge::{ApiResult, Body, Params, not_found};
 use super::page::{Listed, Page};
-use super::types::{AddHost, HostState, HostToken, HostView, PageQuery};
-use crate::authz::operations::ReadHost;
+use super::types::{AddHost, HostState, HostToken, HostView, PageQuery, RemoveHost as HowToRemove};
+use crate::authz::operations::{ReadHost, RemoveHost};
 use crate::authz::{Granted, Sight, grant};
 use crate::controller::{Controller, Shared};
 use crate::hosts::{Reach, make_token};
@@ -37,7 +37,8 @@ pub(crate) fn view(controller: &Controller, row: HostRow, clusters: &[ClusterRow
         version: status.map(|status| status.version.clone()),
         qemu: status.and_then(|status| status.qemu.clone()),
         kvm: status.is_some_and(|status| status.kvm),
-        keys: status.map_or_else(Vec::new, |status| status.keys.clone()),
+        key_count: link.as_ref().map_or(0, |link| link.held.len()),
+        keys: link.as_ref().map_or_else(Vec::new, |link| link.held.iter().cloned().collect()),
         vms: status.map_or_else(Vec::new, |status| status.vms.clone()),
         unfit: status.and_then(|status| status.unfit.clone()),
         native_keys: status.map_or_else(Vec::new, |status| status.native.keys.clone()),
@@ -59,7 +60,9 @@ pub(crate) async fn all(controller: &Controller, sight: &Sight) -> Result<Vec<Ho
     let clusters = cluster::list(&mut db).await?;
     let mut rows = host::list(&mut db).await?;
     rows.retain(|row| sight.sees(row));
-    Ok(rows.into_iter().filter_map(|row| view(controller, row, &clusters)).collect())
+    // Each may hold the same many keys: a list tells how many.
+    let brief = |view: HostView| HostView { keys: Vec::new(), ..view };
+    Ok(rows.into_iter().filter_map(|row| view(controller, row, &clusters).map(brief)).collect())
 }
 
 /// Shows a host.
@@ -71,6 +74,19 @@ pub(super) async fn show(State(controller): State<Shared>, granted: Granted<Read
     let name = row.name.clone();
     let view = view(&controller, row, &clusters).ok_or_else(|| not_found("host", name.as_str()))?;
     Ok(Json(view))
+}
+
+/// Removes a host. It loses its keys.
+#[utoipa::path(delete, path = "/hosts/{host}", tag = "host",
+    params(("host" = String, Path, description = "name or ID"), HowToRemove),
+    responses((status = 200), (status = "4XX", body = Problem)))]
+pub(super) async fn remove(
+    State(controller): State<Shared>,
+    granted: Granted<RemoveHost>,
+    Params(how): Params<HowToRemove>,
+) -> ApiResult<Json<()>> {
+    crate::hosts::remove(&controller, &granted, how.force).await?;
+    Ok(Json(()))
 }
 
 /// Makes a token with which one host can join a cluster.

@@ -7,6 +7,7 @@ mod describe;
 pub(crate) mod edge;
 pub(crate) mod events;
 pub(crate) mod hosts;
+mod keys;
 mod native;
 mod page;
 mod policies;
@@ -89,7 +90,7 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(clusters::list, clusters::add))
         .routes(routes!(clusters::datastores, clusters::add_datastore))
         .routes(routes!(hosts::list, hosts::add))
-        .routes(routes!(hosts::show))
+        .routes(routes!(hosts::show, hosts::remove))
         .routes(routes!(providers::list, providers::add))
         .routes(routes!(providers::show, providers::remove))
         .routes(routes!(providers::make_default))
@@ -117,6 +118,7 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(vm_inventory::register))
         .routes(routes!(vm_inventory::unregister))
         .routes(routes!(vm_inventory::unlock))
+        .routes(routes!(vm_inventory::reload))
         .routes(routes!(vm_inventory::template))
         .routes(routes!(vm_tpm::add, vm_tpm::remove))
         .routes(routes!(vm_inventory::clone))
@@ -129,6 +131,11 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(recryptions::pause))
         .routes(routes!(recryptions::resume))
         .routes(routes!(recryptions::cancel))
+        .routes(routes!(keys::list))
+        .routes(routes!(keys::check))
+        .routes(routes!(keys::grace, keys::set_grace))
+        .routes(routes!(keys::show, keys::destroy))
+        .routes(routes!(keys::orphans))
         .routes(routes!(native::add))
         .routes(routes!(native::import))
         .routes(routes!(native::export))

@@ -55,13 +55,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
 impl Page {
     /// Cuts the page out of all items, each with the name that it goes by.
     pub(crate) fn cut<T: Serialize>(&self, items: Vec<T>, name: impl Fn(&T) -> String) -> Listed<T> {
+        let (items, last) = self.slice(items, name);
+        self.page(items, last)
+    }
+
+    /// The items of the page, and what the next one comes after, where there is one.
+    pub(crate) fn slice<T>(&self, items: Vec<T>, name: impl Fn(&T) -> String) -> (Vec<T>, Option<String>) {
         let mut items: Vec<_> = items.into_iter().map(|item| (name(&item), item)).collect();
         items.sort_by(|(a, _), (b, _)| a.cmp(b));
         items.retain(|(name, _)| self.after.as_ref().is_none_or(|after| name > after));
         let more = items.len() > self.limit;
         items.truncate(self.limit);
         let last = items.last().map(|(name, _)| name.clone()).filter(|_| more);
-        self.page(items.into_iter().map(|(_, item)| item).collect(), last)
+        (items.into_iter().map(|(_, item)| item).collect(), last)
     }
 
     /// The page with these items; `last` is what the next one comes after, where there is one.

@@ -1,11 +1,13 @@
 //! What requests and answers of the REST API are made of. The command-line client speaks these types too.
 
 mod access;
+mod keys;
 mod native;
 mod operations;
 mod provider;
 
 pub use self::access::*;
+pub use self::keys::*;
 pub use self::native::*;
 pub use self::operations::*;
 pub use self::provider::*;
@@ -180,7 +182,10 @@ pub struct HostView {
     pub qemu: Option<String>,
     /// Whether guests run on the processor itself.
     pub kvm: bool,
-    /// The IDs of the keys that it holds.
+    /// How many keys it holds.
+    #[serde(default)]
+    pub key_count: usize,
+    /// The keys that it holds. In a list of hosts they are left out.
     pub keys: Vec<KeyRef>,
     /// The VMs that it runs.
     pub vms: Vec<VmId>,

@@ -8,7 +8,7 @@ use super::edge::{ApiResult, Body, Keys};
 use super::tasks::task_view;
 use super::types::{CloneVm, Register, SetTemplate, TaskView, VmView};
 use super::vms::one;
-use crate::authz::operations::{RegisterVm, SetTemplate as MaySetTemplate, UnlockVm, UnregisterVm};
+use crate::authz::operations::{RegisterVm, ReloadVm, SetTemplate as MaySetTemplate, UnlockVm, UnregisterVm};
 use crate::authz::{Granted, grant_named, named};
 use crate::controller::Shared;
 use crate::plan::CloneWish;
@@ -50,6 +50,15 @@ pub(super) async fn unregister(
 pub(super) async fn unlock(State(controller): State<Shared>, granted: Granted<UnlockVm>) -> ApiResult<Json<VmView>> {
     let id = granted.on().id;
     register::unlock(&controller, granted).await?;
+    one(&controller, id).await
+}
+
+/// Reads a VM's description from its home again. Where its key is not to be had, it is locked.
+#[utoipa::path(post, path = "/vms/{vm}/reload", tag = "vm", params(("vm" = String, Path, description = "name or ID")),
+    responses((status = 200, body = VmView), (status = "4XX", body = Problem)))]
+pub(super) async fn reload(State(controller): State<Shared>, granted: Granted<ReloadVm>) -> ApiResult<Json<VmView>> {
+    let id = granted.on().id;
+    register::reload(&controller, granted).await?;
     one(&controller, id).await
 }
 

@@ -4,7 +4,7 @@
 
 use ward_types::{Privilege, PrivilegeSet};
 
-use super::target::{Fleet, Place, Root, Target, TaskTarget};
+use super::target::{Fleet, KeyTarget, Place, Root, Target, TaskTarget};
 use crate::store::cluster::{ClusterRow, DatastoreRow};
 use crate::store::host::HostRow;
 use crate::store::provider::ProviderRow;
@@ -69,6 +69,7 @@ operations! {
     AddCluster on Root: "cluster.add", "add a cluster", changes, [ClusterAdd];
     AddDatastore on ClusterRow: "datastore.add", "add a datastore to", changes, [DatastoreAdd];
     ReadHost on HostRow: "host.read", "show", reads, [Read];
+    RemoveHost on HostRow: "host.remove", "remove", changes, [HostAdd, CryptoRegisterHost];
     AddHost on ClusterRow: "host.add", "make an enrolment token for", changes, [HostAdd, CryptoRegisterHost];
     ReadProvider on ProviderRow: "provider.read", "show", reads, [CryptoReadKeyServers];
     AddProvider on Root: "provider.add", "add a key provider", changes, [CryptoManageKeyServers];
@@ -81,6 +82,12 @@ operations! {
     RemoveProvider on ProviderRow: "provider.remove", "remove", changes, [CryptoManageKeyServers];
     ExportProvider on ProviderRow: "provider.export", "back up the key of", changes, [CryptoManageKeyServers];
     ChangeProviderKey on ProviderRow: "provider.change-key", "change the key of", changes, [CryptoManageKeys];
+    ReadKey on KeyTarget: "key.read", "show", reads, [CryptoReadKeyServers];
+    CheckKeys on Root: "key.check", "check the keys of the inventory", reads, [CryptoReadKeyServers];
+    FetchKeys on Root: "key.fetch", "get the keys of the inventory", changes, [CryptoManageKeys];
+    DestroyKey on KeyTarget: "key.destroy", "destroy", changes, [CryptoManageKeys];
+    FindOrphans on ProviderRow: "key.orphans", "look for keys of failed tasks at", changes, [CryptoManageKeys];
+    SetKeyGrace on Root: "key.grace", "set for how long unneeded keys are kept", changes, [CryptoManageKeys];
     ReadVm on VmRow: "vm.read", "show", reads, [Read];
     CreateVm on DatastoreRow: "vm.create", "make a VM on", changes, [VmCreate];
     CreateEncryptedVm on DatastoreRow: "vm.create-encrypted", "make an encrypted VM on", changes, [CryptoEncryptNew];
@@ -99,6 +106,7 @@ operations! {
     RegisterEncryptedVm on DatastoreRow: "vm.register-encrypted", "register an encrypted VM from", changes,
         [CryptoRegisterVm];
     UnlockVm on VmRow: "vm.unlock", "unlock", changes, [CryptoRegisterVm];
+    ReloadVm on VmRow: "vm.reload", "reload", changes, [VmConfigure] if encrypted [CryptoRegisterVm];
     UnregisterVm on VmRow: "vm.unregister", "unregister", changes, [VmDelete];
     RemoveVm on VmRow: "vm.remove", "delete", changes, [VmDelete];
     ReadConsole on VmRow: "vm.console", "read the console of", reads, [VmConsole] if encrypted [CryptoAccess];

@@ -8,7 +8,7 @@
 //! ```
 
 use sqlx::AnyConnection;
-use ward_types::{KeyRef, Object, Privilege, Problem, TaskId, TaskInfo};
+use ward_types::{KeyId, KeyRef, Object, Privilege, Problem, ProviderKind, TaskId, TaskInfo};
 
 use crate::api::edge::not_found;
 use crate::controller::Controller;
@@ -204,6 +204,45 @@ impl Target for ProviderRow {
 
     fn label(&self) -> String {
         format!("key provider `{}`", self.name)
+    }
+}
+
+/// A key, by `PROVIDER/ID`: of a provider, which may be gone.
+pub(crate) struct KeyTarget {
+    pub(crate) key: KeyRef,
+}
+
+impl Target for KeyTarget {
+    const NOUN: &'static str = "key";
+    const SEEN_BY: Privilege = Privilege::CryptoReadKeyServers;
+
+    async fn find(db: &mut AnyConnection, key: &str) -> store::Result<Option<Self>> {
+        // What something needs, whatever its kind is; else what lies at a key server.
+        if let Some(key) = vm::all_keys(db).await?.into_iter().find(|known| known.to_string() == key) {
+            return Ok(Some(Self { key }));
+        }
+        let Some((provider, id)) = key.split_once('/') else { return Ok(None) };
+        let (Ok(provider), Ok(id)) = (provider.parse(), KeyId::try_from(id.to_owned())) else { return Ok(None) };
+        Ok(provider::get(db, &provider)
+            .await?
+            .filter(|row| row.kind == ProviderKind::Standard)
+            .map(|row| Self { key: KeyRef::standard(row.name, id) }))
+    }
+
+    fn object(&self) -> Object {
+        Object::Provider(self.key.provider.clone())
+    }
+
+    fn path(&self) -> Vec<Object> {
+        vec![self.object(), Object::Root]
+    }
+
+    fn name(&self) -> String {
+        self.key.to_string()
+    }
+
+    fn keys(&self) -> Vec<KeyRef> {
+        vec![self.key.clone()]
     }
 }
 

@@ -1,6 +1,6 @@
 //! The link to a host: how to reach it, and how it was when it answered last.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,7 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
-use ward_rpc::api::host::{HostStatus, NativeStatus};
+use tokio_util::sync::CancellationToken;
+use ward_rpc::api::host::{HostStatus, KeysMark, NativeStatus, Status};
 use ward_rpc::{Call, CallError, Client, KeyPush, NativePush, PushReply, Role};
 use ward_types::{ClusterId, HostId, KeyRef, Name};
 
@@ -45,6 +46,8 @@ pub(crate) struct Link {
     pub(crate) poke: Notify,
     /// Who gives the host the keys of native providers just now.
     pub(crate) native_turn: tokio::sync::Mutex<()>,
+    /// Cancelled when it is no host of this controller any more.
+    pub(crate) gone: CancellationToken,
 }
 
 #[derive(Clone)]
@@ -53,7 +56,29 @@ struct State {
     client: Option<Client>,
     reach: Reach,
     status: Option<Arc<HostStatus>>,
+    /// The keys that it holds, and its mark for them.
+    held: Option<(KeysMark, Held)>,
     last_seen: Option<Timestamp>,
+}
+
+/// The keys that a host holds.
+pub(crate) type Held = Arc<BTreeSet<KeyRef>>;
+
+/// How a host is, as it says itself.
+#[derive(Clone)]
+pub(crate) struct Told {
+    pub(crate) status: Arc<HostStatus>,
+    pub(crate) held: Held,
+}
+
+impl Told {
+    /// Whether the host has all that it takes to use the key.
+    pub(crate) fn has(&self, key: &KeyRef) -> bool {
+        match key.kdk() {
+            Some(kdk) => self.status.native.keys.contains(&kdk),
+            None => self.held.contains(key),
+        }
+    }
 }
 
 /// Whether a host answers.
@@ -72,6 +97,7 @@ pub(crate) struct Snapshot {
     pub(crate) address: String,
     pub(crate) reach: Reach,
     pub(crate) status: Option<Arc<HostStatus>>,
+    pub(crate) held: Held,
     pub(crate) last_seen: Option<Timestamp>,
 }
 
@@ -97,11 +123,13 @@ impl Links {
                 client: None,
                 reach: Reach::Unknown,
                 status: None,
+                held: None,
                 last_seen: None,
             }),
             asked: self.asked.clone(),
             poke: Notify::new(),
             native_turn: tokio::sync::Mutex::default(),
+            gone: CancellationToken::new(),
         });
         lock(&self.links).insert(row.id, Arc::clone(&link));
         link
@@ -116,6 +144,18 @@ impl Links {
         let mut links: Vec<_> = lock(&self.links).values().filter(|link| link.cluster == cluster).cloned().collect();
         links.sort_by(|one, other| one.name.cmp(&other.name));
         links
+    }
+
+    /// No longer knows a host.
+    pub(crate) fn remove(&self, id: HostId) {
+        if let Some(link) = lock(&self.links).remove(&id) {
+            link.gone.cancel();
+        }
+    }
+
+    /// Whether a host of the cluster that answers has all that it takes to use the key.
+    pub(crate) fn somebody_has(&self, cluster: ClusterId, key: &KeyRef) -> bool {
+        self.of_cluster(cluster).iter().any(|link| link.told().is_some_and(|told| told.has(key)))
     }
 
     /// All hosts, by name.
@@ -158,6 +198,7 @@ impl Link {
             address: state.address.clone(),
             reach: state.reach,
             status: state.status.clone(),
+            held: state.held.as_ref().map(|(_, held)| Arc::clone(held)).unwrap_or_default(),
             last_seen: state.last_seen,
         }
     }
@@ -186,9 +227,9 @@ impl Link {
     }
 
     /// Notes an answer. Tells whether the host did not answer before.
-    pub(crate) fn seen(&self, status: HostStatus) -> bool {
+    pub(crate) fn seen(&self, told: &Told) -> bool {
         let mut state = lock(&self.state);
-        state.status = Some(Arc::new(status));
+        state.status = Some(Arc::clone(&told.status));
         state.last_seen = Some(Timestamp::now());
         self.reached(&mut state, Reach::Up)
     }
@@ -224,13 +265,50 @@ impl Link {
         before != reach
     }
 
+    /// How it is now, with the keys that it was known to hold: they are just being given to it, and too many to be told
+    /// each time.
+    pub(crate) async fn ask_without_keys(&self, timeout: Duration) -> Result<Told, CallError> {
+        let status = self.call_within(Status { seen: None, without_keys: true }, timeout).await?;
+        let held = lock(&self.state).held.as_ref().map(|(_, held)| Arc::clone(held)).unwrap_or_default();
+        Ok(Told { status: Arc::new(status), held })
+    }
+
+    /// Has hosts that hold the same keys share one list of them.
+    pub(crate) fn share(&self, mark: KeysMark, held: &Held) {
+        if let Some((known, list)) = &mut lock(&self.state).held
+            && *known == mark
+        {
+            list.clone_from(held);
+        }
+    }
+
+    /// How it is now.
+    pub(crate) async fn ask(&self, timeout: Duration) -> Result<Told, CallError> {
+        let known = lock(&self.state).held.clone();
+        let seen = known.as_ref().map(|(mark, _)| *mark);
+        let mut status = self.call_within(Status { seen, without_keys: false }, timeout).await?;
+        let held = match (status.keys.take(), known) {
+            (None, Some((_, held))) => held,
+            (keys, _) => Arc::new(keys.unwrap_or_default().into_iter().collect()),
+        };
+        lock(&self.state).held = Some((status.mark, Arc::clone(&held)));
+        Ok(Told { status: Arc::new(status), held })
+    }
+
+    /// How it was when it answered last, if it answers.
+    pub(crate) fn told(&self) -> Option<Told> {
+        let state = lock(&self.state);
+        let status = state.status.as_ref().filter(|_| state.reach == Reach::Up)?;
+        Some(Told { status: Arc::clone(status), held: Arc::clone(&state.held.as_ref()?.1) })
+    }
+
     /// Of `keys`, those that the host does not hold, as it says itself now.
     pub(crate) async fn lacks(&self, keys: &[KeyRef]) -> Result<Vec<KeyRef>, CallError> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let status = self.call(ward_rpc::api::host::Status {}).await?;
-        Ok(keys.iter().filter(|key| !status.has(key)).cloned().collect())
+        let told = self.ask(Client::CALL_TIMEOUT).await?;
+        Ok(keys.iter().filter(|key| !told.has(key)).cloned().collect())
     }
 
     pub(crate) async fn call<C: Call>(&self, call: C) -> Result<C::Reply, CallError> {

@@ -1,13 +1,17 @@
 //! The hosts: how they join, whether they answer, what they hold.
 
 mod enrol;
+mod leave;
 mod link;
 mod refill;
 mod supervise;
 
 pub(crate) use enrol::{make_token, router};
+pub(crate) use leave::remove;
 pub(crate) use link::{Link, Links, Reach};
 pub(crate) use supervise::supervise;
+
+use supervise::about;
 
 use std::sync::Arc;
 

@@ -1,15 +1,19 @@
 //! Looking after a host: whether it answers, whether it has its keys, which VMs it runs, which jobs nobody wants.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ward_rpc::api::host::{ForgetJob, HostStatus, Status, VmPower};
-use ward_types::{Code, EventKind, EventSubject, KdkRef, KeyRef, Power, Problem, VmId};
+use ward_rpc::CallError;
+use ward_rpc::api::host::{ForgetJob, HostStatus, KeysMark, VmPower};
+use ward_types::{Code, EventKind, EventSubject, KdkRef, Power, Problem, VmId};
 
-use super::refill::Refill;
+use super::link::Told;
+use super::refill::{Refill, Surplus};
 use super::{Link, note_if_stopped};
 use crate::controller::Shared;
+use crate::keys::{self, Needed};
 use crate::store::native::NativeRow;
 use crate::store::{StoreError, event, native, task, vm};
 
@@ -20,41 +24,43 @@ const SECOND_TRY: Duration = Duration::from_millis(500);
 /// How long it may take to say how it is.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Looks after a host until the controller ends.
+/// Looks after a host until the controller ends, or the host leaves.
 pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
     let mut misses = 0u32;
-    let refill = Refill::default();
+    let mut keys = Keys::default();
     let mut native_fault = None;
     let mut trouble = None;
-    let refilling = Arc::new(AtomicBool::new(false));
     loop {
         let round = async {
             // Before the host is asked: what it must hold by then it holds by then.
             let before = Before::load(&controller, &link).await?;
-            match link.call_within(Status {}, TIMEOUT).await {
-                Ok(status) => {
+            let refilling = keys.refilling.load(Ordering::Acquire);
+            let asked = match refilling {
+                true => link.ask_without_keys(TIMEOUT).await,
+                false => link.ask(TIMEOUT).await,
+            };
+            match asked {
+                Ok(told) => {
                     misses = 0;
-                    answered(&controller, &link, &before, &status).await?;
-                    say_trouble(&controller, &link, &status, &mut trouble).await;
-                    if before.native(&link, &status) != status.native.keys && status.unfit.is_none() {
+                    let is_back = answered(&controller, &link, &before, &told).await?;
+                    say_trouble(&controller, &link, &told.status, &mut trouble).await;
+                    if before.native(&link, &told.status) != told.status.native.keys && told.status.unfit.is_none() {
                         give_native(&controller, &link, &mut native_fault).await;
                     }
-                    if let Some(wanted) = refill.wanted(&before.keys, &status)
-                        && !refilling.swap(true, Ordering::AcqRel)
-                    {
-                        let (controller, link) = (Arc::clone(&controller), Arc::clone(&link));
-                        let (running, refilling) = (refill.clone(), Arc::clone(&refilling));
-                        controller.clone().background.spawn(async move {
-                            running.run(&controller, &link, wanted).await;
-                            refilling.store(false, Ordering::Release);
-                        });
+                    if !refilling {
+                        keys.look(&controller, &link, &before, &told, is_back).await?;
                     }
                 }
                 Err(error) => {
                     misses += 1;
                     tracing::debug!(host = %link.name, %error, "no answer");
                     if misses >= 2 && link.missed() {
-                        let message = format!("host `{}` does not answer: {error}", link.name);
+                        let why = match error {
+                            CallError::Unreachable { why, .. } => why,
+                            CallError::Refused(problem) => problem.why,
+                        };
+                        let address = link.snapshot().address;
+                        let message = format!("host `{}` at {address} does not answer: {why}", link.name);
                         controller.record(EventKind::HostDisconnected, &about(&link), &message).await;
                     }
                 }
@@ -63,6 +69,7 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
         };
         let pause = tokio::select! {
             () = controller.shutdown.cancelled() => return,
+            () = link.gone.cancelled() => return,
             done = round => {
                 if let Err(error) = done {
                     tracing::error!(host = %link.name, %error, "cannot look after a host");
@@ -72,34 +79,89 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
         };
         tokio::select! {
             () = controller.shutdown.cancelled() => return,
+            () = link.gone.cancelled() => return,
             () = link.poke.notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-fn about(link: &Link) -> EventSubject {
+/// Whether the host has its keys, and no others.
+#[derive(Default)]
+struct Keys {
+    refill: Refill,
+    refilling: Arc<AtomicBool>,
+    surplus: Surplus,
+    /// As it was when the host had just what it ought to have: the number of what is needed, and the host's mark.
+    settled: Option<(i64, KeysMark)>,
+}
+
+impl Keys {
+    async fn look(
+        &mut self,
+        controller: &Shared,
+        link: &Arc<Link>,
+        before: &Before,
+        told: &Told,
+        is_back: bool,
+    ) -> Result<(), StoreError> {
+        let now = (before.generation, told.status.mark);
+        if self.settled == Some(now) && !is_back {
+            return Ok(());
+        }
+        if is_back {
+            // What failed since the host was away does not wait any longer.
+            self.refill.done();
+        }
+        let wanted = self.refill.wanted(&before.needed, told);
+        if !wanted.is_empty() && !self.refilling.swap(true, Ordering::AcqRel) {
+            let (refill, refilling) = (self.refill.clone(), Arc::clone(&self.refilling));
+            let (shared, link) = (Arc::clone(controller), Arc::clone(link));
+            controller.background.spawn(async move {
+                refill.run(&shared, &link, wanted).await;
+                refilling.store(false, Ordering::Release);
+                // So that it is seen at once which keys it has.
+                link.poke.notify_one();
+            });
+        }
+        // After the host was asked: what it holds for a task that has ended meanwhile is needed by a VM.
+        let (generation, needed) = keys::needed(controller, link.cluster).await?;
+        self.surplus.take_away(controller, link, &needed, told).await?;
+        // Of keys of native providers the host has other ones.
+        let settled = told.held.iter().eq(needed.iter().filter(|key| key.kdk().is_none()));
+        if settled {
+            self.refill.done();
+            if needed.len() == told.held.len() {
+                link.share(told.status.mark, &needed);
+            }
+        }
+        self.settled = settled.then_some((generation, told.status.mark));
+        // It may have what others lack.
+        keys::release(controller, link.cluster).await
+    }
+}
+
+pub(super) fn about(link: &Link) -> EventSubject {
     EventSubject { host: Some(link.id), ..EventSubject::default() }
 }
 
 /// What the inventory said before the host was asked.
 struct Before {
-    /// The keys that the host ought to hold.
-    keys: Vec<KeyRef>,
+    /// The keys that the host ought to hold, and the number under which they are these.
+    generation: i64,
+    needed: Needed,
     /// The VMs that ought to run there.
-    on: Vec<VmId>,
+    on: BTreeSet<VmId>,
     /// The native providers.
     native: Vec<NativeRow>,
 }
 
 impl Before {
     async fn load(controller: &Shared, link: &Link) -> Result<Self, StoreError> {
+        let (generation, needed) = keys::needed(controller, link.cluster).await?;
         let mut db = controller.store.read().await?;
-        let keys = vm::keys_of_cluster(&mut db, link.cluster).await?;
-        let rows = vm::list(&mut db).await?;
-        let on = rows.iter().filter(|row| row.power == Power::On && row.host == Some(link.id)).map(|row| row.id);
-        let on = on.collect();
-        Ok(Self { keys, on, native: native::list(&mut db).await? })
+        let on = vm::running_on(&mut db, link.id).await?;
+        Ok(Self { generation, needed, on, native: native::list(&mut db).await? })
     }
 
     /// The keys of native providers that the host is to have.
@@ -139,18 +201,23 @@ async fn give_native(controller: &Shared, link: &Link, said: &mut Option<Code>) 
     }
 }
 
-async fn answered(controller: &Shared, link: &Link, before: &Before, status: &HostStatus) -> Result<(), StoreError> {
-    if link.seen(status.clone()) {
+/// Notes an answer. Tells whether the host did not answer before.
+async fn answered(controller: &Shared, link: &Link, before: &Before, told: &Told) -> Result<bool, StoreError> {
+    let status = &told.status;
+    let is_back = link.seen(told);
+    if is_back {
         let message = format!("host `{}` answers (agent {})", link.name, status.version);
         controller.record(EventKind::HostConnected, &about(link), &message).await;
     }
-    for &id in before.on.iter().filter(|id| !status.vms.contains(id)) {
+    let runs: BTreeSet<VmId> = status.vms.iter().copied().collect();
+    for &id in before.on.difference(&runs) {
         note_if_stopped(controller, link, id).await?;
     }
-    for &id in status.vms.iter().filter(|id| !before.on.contains(id)) {
+    for &id in runs.difference(&before.on) {
         note_that_it_runs(controller, link, id).await?;
     }
-    sweep_jobs(controller, link, status).await
+    sweep_jobs(controller, link, status).await?;
+    Ok(is_back)
 }
 
 /// Corrects the row of a VM that runs here though the inventory does not know: the controller was killed, or its

@@ -11,14 +11,16 @@ use super::{KeyFault, not_at_a_server, report};
 use crate::controller::Controller;
 use crate::plan::{KeyUse, judge_state};
 
-const VENDOR: &str = "Ward";
-const PRODUCT: &str = "Ward VM encryption";
+/// The attributes of every key that Ward makes, besides its version.
+pub(super) const ATTRIBUTES: [(&str, &str); 2] = [("x-Vendor", "Ward"), ("x-Product", "Ward VM encryption")];
+/// What the names of such keys begin with.
+pub(super) const NAME_PREFIX: &str = "ward-task-";
 
 /// The name under which the n-th key of a task is made at the key server: the same whenever the task goes on.
 pub(crate) fn name_of(task: TaskId, n: usize) -> String {
     match n {
-        0 => format!("ward-task-{task}"),
-        n => format!("ward-task-{task}-{n}"),
+        0 => format!("{NAME_PREFIX}{task}"),
+        n => format!("{NAME_PREFIX}{task}-{n}"),
     }
 }
 
@@ -71,12 +73,9 @@ pub(crate) async fn locate_or_make(
         }
         not_asked = located.not_asked;
     }
-    let attributes = [
-        Attribute::name(name),
-        Attribute::custom_text("x-Vendor", VENDOR),
-        Attribute::custom_text("x-Product", PRODUCT),
-        Attribute::custom_text("x-Product_Version", env!("CARGO_PKG_VERSION")),
-    ];
+    let mut attributes = vec![Attribute::name(name)];
+    attributes.extend(ATTRIBUTES.map(|(name, value)| Attribute::custom_text(name, value)));
+    attributes.push(Attribute::custom_text("x-Product_Version", env!("CARGO_PKG_VERSION")));
     match servers.create_aes256(&attributes).await {
         Ok(created) => {
             not_asked.extend(created.maybe_also_at);
@@ -124,7 +123,8 @@ pub(crate) async fn adopt(what: &str, servers: &Replicas, key: &KeyRef) -> Resul
     }
 }
 
-fn state_of(state: State) -> Option<KeyState> {
+/// A state that KMIP knows.
+pub(crate) fn state_of(state: State) -> Option<KeyState> {
     Some(match state {
         State::PRE_ACTIVE => KeyState::PreActive,
         State::ACTIVE => KeyState::Active,

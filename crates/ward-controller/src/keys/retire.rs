@@ -8,7 +8,7 @@ use ward_types::{ClusterId, EventKind, EventSubject, KeyRef};
 
 use crate::controller::Controller;
 use crate::hosts::Link;
-use crate::store::{StoreError, Tx, event, vm};
+use crate::store::{StoreError, Tx, event, server_key, vm};
 
 /// Of `keys`, those that no VM needs any more, which is recorded.
 pub(crate) async fn retire(tx: &mut Tx, subject: &EventSubject, keys: Vec<KeyRef>) -> Result<Vec<KeyRef>, StoreError> {
@@ -16,8 +16,10 @@ pub(crate) async fn retire(tx: &mut Tx, subject: &EventSubject, keys: Vec<KeyRef
     let keys = keys.into_iter().filter(|key| key.kdk().is_none()).collect();
     let unneeded = vm::unneeded(tx, keys).await?;
     for key in &unneeded {
+        server_key::unneeded(tx, key, None).await?;
         let message = format!(
-            "no VM of the inventory needs key {key} any more; it stays at the key server, for backups may need it"
+            "no VM of the inventory needs key {key} any more; it stays at the key server, for backups may need it, until somebody \
+             destroys it (`ward key destroy`)"
         );
         let subject = EventSubject { key: Some(key.clone()), provider: Some(key.provider.clone()), ..subject.clone() };
         event::record(tx, EventKind::KeyUnneeded, &subject, &message).await?;

@@ -2,17 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::join_all;
-use kmip::client::Replicas;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 use ward_rpc::{CallError, KeyPush};
-use ward_secret::{Kek, Zeroizing};
-use ward_types::{Code, EventKind, EventSubject, HostId, KeyLocator, KeyRef, Problem, ProviderName};
+use ward_types::{Code, EventKind, EventSubject, HostId, KeyRef, Problem, ProviderName};
 
-use super::{KeyFault, connect, not_at_a_server, report};
-use crate::controller::Controller;
+use super::{KeyFault, connect, fetch, id_at_server, not_at_a_server, report};
+use crate::controller::{Controller, Shared};
 use crate::hosts::Link;
 use crate::native;
+
+/// How long whoever waits for one host waits for the others, once that one has its keys: a moment, so that the log tells
+/// of all of them together. A host that takes longer delays nobody.
+const MOMENT: Duration = Duration::from_secs(2);
 
 /// Keys on their way.
 pub(crate) struct Supply<'a> {
@@ -29,7 +33,7 @@ pub(crate) struct Supply<'a> {
 }
 
 /// Gets keys from their servers and gives them to hosts. They are in this process's memory only while this runs.
-pub(crate) async fn supply(controller: &Controller, supply: Supply<'_>) -> Result<(), Problem> {
+pub(crate) async fn supply(controller: &Shared, supply: Supply<'_>) -> Result<(), Problem> {
     let (unwrapped, got): (Vec<_>, Vec<_>) = supply.keys.iter().partition(|key| key.kdk().is_some());
     if let Some(first) = unwrapped.first()
         && let Err(problem) = native::give(controller, &supply, &unwrapped).await
@@ -39,6 +43,9 @@ pub(crate) async fn supply(controller: &Controller, supply: Supply<'_>) -> Resul
     }
     if got.is_empty() {
         return Ok(());
+    }
+    if let Some(key) = got.iter().find(|key| id_at_server(key).is_none()) {
+        return Err(report(controller, supply.subject, not_at_a_server(supply.what, key)).await);
     }
     let mut by_provider: BTreeMap<&ProviderName, Vec<&KeyRef>> = BTreeMap::new();
     for key in got {
@@ -53,94 +60,142 @@ pub(crate) async fn supply(controller: &Controller, supply: Supply<'_>) -> Resul
                 return Err(report(controller, supply.subject, fault).await);
             }
         };
-        for key in keys {
-            match get(supply.what, &servers, key).await {
+        let fetched = match fetch(supply.what, (provider, &servers), &keys).await {
+            Ok(fetched) => fetched,
+            Err(mut fault) => {
+                fault.key = fault.key.or_else(|| keys.first().map(|key| (*key).clone()));
+                return Err(report(controller, supply.subject, *fault).await);
+            }
+        };
+        for (key, got) in keys.into_iter().zip(fetched) {
+            match got {
                 Ok(kek) => push.keys.push((key.clone(), kek)),
                 Err(fault) => return Err(report(controller, supply.subject, fault).await),
             }
         }
     }
-    give(controller, &supply, &push).await
+    let given = give(controller, supply.subject, supply.hosts, supply.must, push).await;
+    // So that it is known at once which hosts have them.
+    supply.hosts.iter().for_each(|link| link.poke.notify_one());
+    given
 }
 
-async fn get(what: &str, servers: &Replicas, key: &KeyRef) -> Result<Kek, KeyFault> {
-    let KeyLocator::Standard { key_id } = &key.key else { return Err(not_at_a_server(what, key)) };
-    let fault = |error| KeyFault::of(what, &key.provider, Some(key), &error);
-    let bytes = match servers.get_key(key_id.as_str()).await {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            // A destroyed key is refused in many words; its state says it in one.
-            if error.result_reason().is_some()
-                && let Ok(state) = servers.state(key_id.as_str()).await
-            {
-                let mut fault = fault(error);
-                if fault.problem.code == Code::KeyNotUsable || state_forbids(state) {
-                    fault = KeyFault::new(
-                        &key.provider,
-                        Some(key),
-                        Problem::new(
-                            Code::KeyNotUsable,
-                            what,
-                            format!("key {key} is {state} at its key server, which does not give it out"),
-                            "restore the key at the key server; the data that it protects opens with no other",
-                        ),
-                    );
-                }
-                return Err(fault);
-            }
-            return Err(fault(error));
+/// Gives keys to hosts, all at once. Waits for the host that must have them, and a moment for the others; what becomes of
+/// those that take longer is told when it is known.
+///
+/// # Errors
+/// Where the host does not get them that must.
+pub(crate) async fn give(
+    controller: &Shared,
+    subject: &EventSubject,
+    hosts: &[Arc<Link>],
+    must: Option<HostId>,
+    push: KeyPush,
+) -> Result<(), Problem> {
+    let keys: Vec<KeyRef> = push.keys.iter().map(|(key, _)| key.clone()).collect();
+    let mut report = Report { keys, subject: subject.clone(), given: Vec::new() };
+    let push = Arc::new(push);
+    let (told, mut answers) = mpsc::unbounded_channel();
+    for link in hosts {
+        let (link, push, told) = (Arc::clone(link), Arc::clone(&push), told.clone());
+        controller.background.spawn(async move {
+            let answer = link.push_keys(&push).await;
+            // Whoever waited may have gone at the end of the process.
+            let _ = told.send((link, answer.map(drop)));
+        });
+    }
+    drop((told, push));
+    let mut waits_for = must.filter(|must| hosts.iter().any(|link| link.id == *must));
+    let mut lost = None;
+    let mut until = waits_for.is_none().then(|| Instant::now() + MOMENT);
+    let all = loop {
+        let next = match until {
+            None => answers.recv().await,
+            Some(until) => match timeout_at(until, answers.recv()).await {
+                Ok(next) => next,
+                Err(_) => break false,
+            },
+        };
+        let Some((link, answer)) = next else { break true };
+        let problem = report.note(controller, &link, answer).await;
+        if waits_for == Some(link.id) {
+            lost = problem;
+            waits_for = None;
+            until = Some(Instant::now() + MOMENT);
         }
     };
-    let mut copy = Zeroizing::new(bytes.expose().to_vec());
-    Kek::take(&mut copy).map_err(|error| {
-        let (code, remedy) = match error {
-            ward_secret::SecretError::Length { .. } => (Code::KeyNotUsable, "name a key of AES-256"),
-            _ => (Code::Internal, "raise the limit of locked memory (RLIMIT_MEMLOCK) of the controller"),
+    report.given(controller).await;
+    if !all {
+        let controller = Arc::clone(controller);
+        controller.clone().background.spawn(async move {
+            while let Some((link, answer)) = answers.recv().await {
+                report.note(&controller, &link, answer).await;
+                report.given(&controller).await;
+            }
+        });
+    }
+    lost.map_or(Ok(()), Err)
+}
+
+/// What became of a push.
+struct Report {
+    keys: Vec<KeyRef>,
+    subject: EventSubject,
+    /// The hosts of which nobody was told yet.
+    given: Vec<String>,
+}
+
+impl Report {
+    fn about(&self) -> EventSubject {
+        let only = match self.keys.as_slice() {
+            [only] => Some(only),
+            _ => None,
         };
-        let problem = Problem::new(code, what, format!("key {key}: {error}"), remedy);
-        KeyFault::new(&key.provider, Some(key), problem)
-    })
-}
+        let provider = self.keys.first().map(|key| key.provider.clone());
+        EventSubject { key: only.cloned(), provider, ..self.subject.clone() }
+    }
 
-fn state_forbids(state: kmip::names::State) -> bool {
-    use kmip::names::State;
-    matches!(state, State::DESTROYED | State::DESTROYED_COMPROMISED)
-}
-
-async fn give(controller: &Controller, supply: &Supply<'_>, push: &KeyPush) -> Result<(), Problem> {
-    let answers = join_all(supply.hosts.iter().map(|link| async move { (link, link.push_keys(push).await) })).await;
-    let keys = supply.keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let mut given = Vec::new();
-    let mut lost = None;
-    for (link, answer) in answers {
+    async fn note(&mut self, controller: &Controller, link: &Link, answer: Result<(), CallError>) -> Option<Problem> {
         let error = match answer {
-            Ok(_) => {
-                given.push(link.name.to_string());
-                continue;
+            Ok(()) => {
+                self.given.push(link.name.to_string());
+                return None;
             }
             Err(error) => error,
         };
-        let (kind, problem) = match error {
-            CallError::Unreachable { .. } => (EventKind::KeyHostUnreachable, error.into_problem(supply.what)),
-            CallError::Refused(problem) => (EventKind::KeyHostUnfit, *problem),
-        };
-        let mut subject = supply.subject.clone();
-        subject.host = Some(link.id);
-        subject.key = supply.keys.first().cloned();
-        let message = format!(
-            "host `{}` did not get key {keys}: {}. It gets the key when it answers again. {}",
-            link.name, problem.why, problem.remedy
-        );
-        controller.record(kind, &subject, &message).await;
-        if supply.must == Some(link.id) {
-            lost = Some(problem);
+        let what = format!("host `{}` did not get {}", link.name, named(&self.keys));
+        let problem = error.into_problem(&what);
+        let remedy = format!("it gets the key when it answers again, and can; {}", problem.remedy);
+        let problem = Problem::new(problem.code, what, problem.why, remedy);
+        let subject = EventSubject { host: Some(link.id), ..self.about() };
+        controller.record_problem(event_of_push(problem.code), &subject, &problem).await;
+        Some(problem)
+    }
+
+    async fn given(&mut self, controller: &Controller) {
+        if self.given.is_empty() {
+            return;
         }
+        self.given.sort();
+        let message = format!("{} given to host {}", named(&self.keys), self.given.join(", "));
+        controller.record(EventKind::KeyPushed, &self.about(), &message).await;
+        self.given.clear();
     }
-    if !given.is_empty() {
-        let mut subject = supply.subject.clone();
-        subject.key = supply.keys.first().cloned();
-        let message = format!("key {keys} given to host {}", given.join(", "));
-        controller.record(EventKind::KeyPushed, &subject, &message).await;
+}
+
+/// The event that tells why a host did not get a key.
+const fn event_of_push(code: Code) -> EventKind {
+    match code {
+        Code::HostUnreachable => EventKind::KeyHostUnreachable,
+        _ => EventKind::KeyHostUnfit,
     }
-    lost.map_or(Ok(()), Err)
+}
+
+/// "key kms/1", "keys kms/1, kms/2".
+pub(crate) fn named(keys: &[KeyRef]) -> String {
+    let names: Vec<_> = keys.iter().map(ToString::to_string).collect();
+    match names.as_slice() {
+        [only] => format!("key {only}"),
+        several => format!("keys {}", several.join(", ")),
+    }
 }

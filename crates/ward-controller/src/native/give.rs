@@ -21,7 +21,7 @@ pub(crate) async fn bring_up_to_date(controller: &Controller, link: &Link) -> Re
     let what = format!("cannot give host `{}` the keys of native providers", link.name);
     // One after the other, each with what is so when it is its turn: the last push is the present state.
     let _turn = link.native_turn.lock().await;
-    let status = link.call(Status {}).await.map_err(|error| error.into_problem(&what))?;
+    let status = link.call(Status::default()).await.map_err(|error| error.into_problem(&what))?;
     if let Some(unfit) = status.unfit {
         return Err(Problem { what, ..unfit });
     }

@@ -5,6 +5,7 @@
 mod clone;
 mod create;
 mod crypt;
+mod destroy;
 mod key;
 mod place;
 mod policy;
@@ -17,10 +18,11 @@ mod tests;
 pub(crate) use clone::{CloneWish, clone, create_under};
 pub(crate) use create::{NewDisk, NewVm, create};
 pub(crate) use crypt::{CryptPlan, KeyChoice, PlannedAction, Selection, Verb, crypt, keys, kind, whole};
+pub(crate) use destroy::{KeyFacts, destroy, kept_until};
 pub(crate) use key::{KeyUse, judge_state};
 pub(crate) use place::{Needs, place};
 pub(crate) use policy::set_policy;
-pub(crate) use power::{remove, set_template, start, stop, unregister};
+pub(crate) use power::{reload, remove, set_template, start, stop, unregister};
 pub(crate) use tpm::{add_tpm, remove_tpm};
 
 use ward_types::{Code, HostId, Name, Power, Problem, ProviderName, TaskInfo, TaskKind, VmConfig};

@@ -1,6 +1,6 @@
 //! Starting, stopping and deleting.
 
-use ward_types::{Code, HostId, KeyRef, Name, Power, Problem, TaskKind, VmConfig};
+use ward_types::{Code, HostId, KeyRef, Name, Power, Problem, TaskInfo, TaskKind, VmConfig};
 
 use super::{HostFacts, Needs, VmFacts, cannot, free, idle, off, place, stopped};
 
@@ -47,8 +47,8 @@ pub(crate) fn stop(vm: VmFacts<'_>, runs_on: Option<HostId>) -> Result<HostId, P
 pub(crate) fn remove(vm: VmFacts<'_>, hosts: &[HostFacts]) -> Result<Vec<KeyRef>, Problem> {
     let keys = match (vm.config, vm.busy) {
         (None, None) => Vec::new(),
-        // Deleting needs no key: a VM whose key is lost must not stay for ever.
-        _ => owned_keys(off(TaskKind::VmRemove, VmFacts { locked: None, ..vm })?),
+        // One whose key is lost for good is unregistered.
+        _ => owned_keys(off(TaskKind::VmRemove, vm)?),
     };
     place(&cannot(TaskKind::VmRemove, vm.name), hosts, Needs::default())?;
     Ok(keys)
@@ -65,6 +65,22 @@ pub(crate) fn unregister(vm: VmFacts<'_>) -> Result<Vec<KeyRef>, Problem> {
     let config = free(&what, vm)?;
     stopped(&what, vm)?;
     Ok(owned_keys(config))
+}
+
+/// Whether a VM's description can be read from its home again. That of a locked one can, too.
+pub(crate) fn reload(what: &str, vm: &Name, power: Power, busy: Option<&TaskInfo>) -> Result<(), Problem> {
+    if let Some(task) = busy {
+        let why = format!("task {} ({}, asked for by `{}`) works on it", task.id, task.kind, task.user);
+        let remedy = format!("wait for it with `ward task watch {}`, then try again", task.id);
+        return Err(Problem::new(Code::Busy, what, why, remedy));
+    }
+    match power {
+        Power::Off => Ok(()),
+        Power::On => {
+            let remedy = format!("stop it with `ward vm stop {vm}`, then try again");
+            Err(Problem::new(Code::VmRunning, what, "it is running", remedy))
+        }
+    }
 }
 
 fn owned_keys(config: &VmConfig) -> Vec<KeyRef> {

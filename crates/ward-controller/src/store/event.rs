@@ -2,7 +2,7 @@
 
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
-use ward_types::{Event, EventKind, EventSubject};
+use ward_types::{Event, EventKind, EventSubject, Problem, Severity};
 
 use super::cells::{Cells, json, now, word};
 use super::{Result, Tx};
@@ -16,26 +16,55 @@ fn event(row: &AnyRow) -> Result<Event> {
         kind,
         severity: kind.severity(),
         subject: cells.json("subject")?,
+        problem: cells.json_or_null("problem")?,
         message: cells.text("message")?,
     })
 }
 
 /// Adds an event. It is told to followers when the transaction is committed.
 pub(crate) async fn record(tx: &mut Tx, kind: EventKind, subject: &EventSubject, message: &str) -> Result<()> {
+    add(tx, kind, subject, message, None).await
+}
+
+/// Adds an event that tells of a problem: with its code, its cause, and what to do about it.
+pub(crate) async fn record_problem(
+    tx: &mut Tx,
+    kind: EventKind,
+    subject: &EventSubject,
+    problem: &Problem,
+) -> Result<()> {
+    let message = format!("{}: {}. {}", problem.what, problem.why, problem.remedy);
+    add(tx, kind, subject, &message, Some(problem)).await
+}
+
+async fn add(
+    tx: &mut Tx,
+    kind: EventKind,
+    subject: &EventSubject,
+    message: &str,
+    problem: Option<&Problem>,
+) -> Result<()> {
     let row = sqlx::query("UPDATE counter SET value = value + 1 WHERE name = 'event' RETURNING value")
         .fetch_one(&mut **tx)
         .await?;
     let id: i64 = row.try_get("value")?;
-    sqlx::query("INSERT INTO event (id, time, kind, subject, message) VALUES ($1, $2, $3, $4, $5)")
+    let subject = json(subject)?;
+    sqlx::query("INSERT INTO event (id, time, kind, subject, message, problem) VALUES ($1, $2, $3, $4, $5, $6)")
         .bind(id)
         .bind(now())
         .bind(word(&kind)?)
-        .bind(json(subject)?)
+        .bind(&subject)
         .bind(message)
+        .bind(problem.map(json).transpose()?)
         .execute(&mut **tx)
         .await?;
     tx.said = true;
-    tracing::info!(event = kind.as_str(), %message, "event");
+    let code = problem.map(|problem| problem.code.as_str());
+    match kind.severity() {
+        Severity::Info => tracing::info!(event = kind.as_str(), %subject, %message, "event"),
+        Severity::Warning => tracing::warn!(event = kind.as_str(), code, %subject, %message, "event"),
+        Severity::Error => tracing::error!(event = kind.as_str(), code, %subject, %message, "event"),
+    }
     Ok(())
 }
 

@@ -2,10 +2,10 @@
 
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
-use ward_types::{ClusterId, HostId, Name, TokenId};
+use ward_types::{ClusterId, HostId, Name, Object, TokenId};
 
-use super::Result;
 use super::cells::{Cells, now};
+use super::{Result, permission};
 
 #[derive(Clone, Debug)]
 pub(crate) struct HostRow {
@@ -50,6 +50,12 @@ pub(crate) async fn find(db: &mut AnyConnection, key: &str) -> Result<Option<Hos
 
 pub(crate) async fn set_address(db: &mut AnyConnection, id: HostId, address: &str) -> Result<()> {
     sqlx::query("UPDATE host SET address = $2 WHERE id = $1").bind(id.to_string()).bind(address).execute(db).await?;
+    Ok(())
+}
+
+pub(crate) async fn remove(db: &mut AnyConnection, id: HostId) -> Result<()> {
+    permission::forget(&mut *db, &Object::Host(id)).await?;
+    sqlx::query("DELETE FROM host WHERE id = $1").bind(id.to_string()).execute(db).await?;
     Ok(())
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod policy;
 pub(crate) mod provider;
 pub(crate) mod recryption;
 pub(crate) mod request;
+pub(crate) mod server_key;
 pub(crate) mod setting;
 pub(crate) mod task;
 pub(crate) mod user;

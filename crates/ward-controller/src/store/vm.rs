@@ -1,11 +1,15 @@
 //! VMs: the index of what lies in their homes, and where they run.
 
+use std::collections::{BTreeSet, HashMap};
+
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
-use ward_types::{ClusterId, DatastoreId, HostId, KeyRef, Name, Object, Power, Problem, ProviderName, VmConfig, VmId};
+use ward_types::{
+    ClusterId, DatastoreId, HostId, KeyLocator, KeyRef, Name, Object, Power, Problem, ProviderName, VmConfig, VmId,
+};
 
 use super::cells::{Cells, json, now, word};
-use super::{Result, permission};
+use super::{Result, permission, server_key};
 
 #[derive(Clone, Debug)]
 pub(crate) struct VmRow {
@@ -83,7 +87,11 @@ pub(crate) async fn set_config(db: &mut AnyConnection, id: VmId, config: &VmConf
         .execute(&mut *db)
         .await?;
     sqlx::query("DELETE FROM vm_key WHERE vm_id = $1").bind(id.to_string()).execute(&mut *db).await?;
+    server_key::changed(&mut *db).await?;
     for key in config.keys() {
+        if matches!(key.key, KeyLocator::Standard { .. }) {
+            server_key::needed(&mut *db, key).await?;
+        }
         sqlx::query("INSERT INTO vm_key (vm_id, provider, key_ref) VALUES ($1, $2, $3)")
             .bind(id.to_string())
             .bind(key.provider.as_str())
@@ -131,6 +139,7 @@ pub(crate) async fn set_power(db: &mut AnyConnection, id: VmId, power: Power, ho
 
 pub(crate) async fn remove(db: &mut AnyConnection, id: VmId) -> Result<()> {
     permission::forget(&mut *db, &Object::Vm(id)).await?;
+    server_key::changed(&mut *db).await?;
     sqlx::query("DELETE FROM vm_key WHERE vm_id = $1").bind(id.to_string()).execute(&mut *db).await?;
     sqlx::query("DELETE FROM vm_policy WHERE vm_id = $1").bind(id.to_string()).execute(&mut *db).await?;
     sqlx::query("DELETE FROM vm WHERE id = $1").bind(id.to_string()).execute(db).await?;
@@ -147,6 +156,74 @@ pub(crate) async fn keys_of_cluster(db: &mut AnyConnection, cluster: ClusterId) 
     .fetch_all(db)
     .await?;
     rows.iter().map(|row| Cells(row).json("key_ref")).collect()
+}
+
+/// Every key that a VM needs, each once.
+pub(crate) async fn all_keys(db: &mut AnyConnection) -> Result<Vec<KeyRef>> {
+    let rows = sqlx::query("SELECT DISTINCT key_ref FROM vm_key ORDER BY key_ref").fetch_all(db).await?;
+    rows.iter().map(|row| Cells(row).json("key_ref")).collect()
+}
+
+/// Some of the keys that VMs need, each once: at most `limit`, and after which one to go on, where there are more.
+pub(crate) async fn some_keys(
+    db: &mut AnyConnection,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<(Vec<KeyRef>, Option<String>)> {
+    let query = "SELECT DISTINCT key_ref FROM vm_key WHERE key_ref > $1 ORDER BY key_ref LIMIT $2";
+    let asked = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+    let mut rows = sqlx::query(query).bind(after.unwrap_or("")).bind(asked).fetch_all(db).await?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let last = rows.last().filter(|_| more).map(|row| Cells(row).text("key_ref")).transpose()?;
+    Ok((rows.iter().map(|row| Cells(row).json("key_ref")).collect::<Result<_>>()?, last))
+}
+
+/// How many keys VMs need.
+pub(crate) async fn count_keys(db: &mut AnyConnection) -> Result<usize> {
+    let row = sqlx::query("SELECT COUNT(DISTINCT key_ref) AS keys FROM vm_key").fetch_one(db).await?;
+    Cells(&row).int("keys").map(|keys| usize::try_from(keys).unwrap_or(0))
+}
+
+/// The VMs that need a key, by name.
+pub(crate) async fn under(db: &mut AnyConnection, key: &KeyRef) -> Result<Vec<VmRow>> {
+    let query = "SELECT vm.* FROM vm JOIN vm_key ON vm.id = vm_key.vm_id WHERE vm_key.key_ref = $1 ORDER BY vm.name";
+    let rows = sqlx::query(query).bind(json(key)?).fetch_all(db).await?;
+    rows.iter().map(vm).collect()
+}
+
+/// The VMs of a cluster that are locked.
+pub(crate) async fn locked(db: &mut AnyConnection, cluster: ClusterId) -> Result<Vec<VmRow>> {
+    let query = "SELECT * FROM vm WHERE cluster_id = $1 AND locked IS NOT NULL ORDER BY name";
+    let rows = sqlx::query(query).bind(cluster.to_string()).fetch_all(db).await?;
+    rows.iter().map(vm).collect()
+}
+
+/// The VMs that ought to run on a host.
+pub(crate) async fn running_on(db: &mut AnyConnection, host: HostId) -> Result<BTreeSet<VmId>> {
+    let rows = sqlx::query("SELECT id FROM vm WHERE host_id = $1 AND power = $2")
+        .bind(host.to_string())
+        .bind(word(&Power::On)?)
+        .fetch_all(db)
+        .await?;
+    rows.iter().map(|row| Cells(row).parsed("id")).collect()
+}
+
+/// In which cluster each VM is.
+pub(crate) async fn clusters(db: &mut AnyConnection) -> Result<HashMap<VmId, ClusterId>> {
+    let rows = sqlx::query("SELECT id, cluster_id FROM vm").fetch_all(db).await?;
+    rows.iter()
+        .map(|row| {
+            let cells = Cells(row);
+            Ok((cells.parsed("id")?, cells.parsed("cluster_id")?))
+        })
+        .collect()
+}
+
+/// Forgets that VMs ran on a host, which is no more.
+pub(crate) async fn forget_host(db: &mut AnyConnection, host: HostId) -> Result<()> {
+    sqlx::query("UPDATE vm SET host_id = NULL WHERE host_id = $1").bind(host.to_string()).execute(db).await?;
+    Ok(())
 }
 
 /// Which VMs need a key of that provider, with the key.

@@ -119,6 +119,19 @@ impl Work {
         choices.iter().zip(marks)
     }
 
+    /// Every key that it needs or takes, as far as each is known.
+    pub(crate) fn all_keys(&self) -> impl Iterator<Item = &KeyRef> {
+        let there: &[KeyRef] = match self {
+            Self::Clone { keys, .. } | Self::Start { keys, .. } | Self::Remove { keys, .. } => keys,
+            _ => &[],
+        };
+        let taken = self.keys().filter_map(|(choice, mark)| match (mark, choice) {
+            (KeyMark::Made { key } | KeyMark::Ready { key }, _) | (_, KeyChoice::Existing(key)) => Some(key),
+            _ => None,
+        });
+        there.iter().chain(taken)
+    }
+
     /// How far one of its keys is, to be changed.
     pub(crate) fn mark_mut(&mut self, key: usize) -> Option<&mut KeyMark> {
         match self {

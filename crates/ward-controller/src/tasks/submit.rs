@@ -18,6 +18,7 @@ use crate::hosts;
 use crate::keys;
 use crate::native;
 use crate::plan::{self, CryptPlan, KeyChoice, NativeFacts, NewVm, ProviderFacts, Selection, Verb, VmFacts};
+use crate::register;
 use crate::store::cluster::{ClusterRow, DatastoreRow};
 use crate::store::task::TaskRow;
 use crate::store::vm::VmRow;
@@ -98,7 +99,7 @@ impl Order<'_> {
         wish: &plan::CloneWish,
     ) -> Result<TaskInfo, Problem> {
         let kind = TaskKind::VmClone;
-        let mut asked = self.ask(kind, may.vm()).await?;
+        let mut asked = self.ask(kind, may.vm(), may.caller().user()).await?;
         let place = may.place();
         let exists = vm::find(&mut asked.tx, new.as_str()).await?.is_some();
         let providers = providers(&mut asked.tx, asked.row.cluster).await?;
@@ -155,14 +156,14 @@ impl Order<'_> {
         selection: &Selection,
         verb: Verb,
     ) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(verb.kind(), may.vm()).await?;
+        let asked = self.ask(verb.kind(), may.vm(), may.caller().user()).await?;
         let request = plan::whole(asked.facts(), selection, verb)?;
         self.crypt_asked(may, asked, &request, Vec::new()).await
     }
 
     /// Does what is asked of each component of a VM.
     pub(crate) async fn crypt(&self, may: &MayCrypt, request: &CryptoRequest) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(plan::kind(request), may.vm()).await?;
+        let asked = self.ask(plan::kind(request), may.vm(), may.caller().user()).await?;
         self.crypt_asked(may, asked, request, Vec::new()).await
     }
 
@@ -193,7 +194,7 @@ impl Order<'_> {
         may: &MayCrypt,
         wanted: &SetPolicy,
     ) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on()).await?;
+        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on(), granted.user()).await?;
         let rows = policy::list(&mut asked.tx).await?;
         let (request, policies) = plan::set_policy(asked.facts(), wanted, &rows)?;
         if request == CryptoRequest::default() {
@@ -236,7 +237,7 @@ impl Order<'_> {
 
     /// Gives a VM a vTPM.
     pub(crate) async fn add_tpm(&self, granted: Granted<AddTpm>, wish: &KeyWish) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on()).await?;
+        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on(), granted.user()).await?;
         let providers = providers(&mut asked.tx, asked.row.cluster).await?;
         let plan = plan::add_tpm(asked.facts(), wish, &providers)?;
         let tpm = makes_under_tpm(&plan, &providers);
@@ -245,7 +246,7 @@ impl Order<'_> {
 
     /// Takes a VM's vTPM away.
     pub(crate) async fn remove_tpm(&self, granted: Granted<RemoveTpm>) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(TaskKind::VmReconfigure, granted.on()).await?;
+        let asked = self.ask(TaskKind::VmReconfigure, granted.on(), granted.user()).await?;
         plan::remove_tpm(asked.facts())?;
         self.change_tpm(granted.caller(), asked, TpmChange::Remove, CryptPlan::default(), false).await
     }
@@ -270,7 +271,7 @@ impl Order<'_> {
 
     /// Starts a VM.
     pub(crate) async fn start(&self, granted: Granted<StartVm>, host: Option<Name>) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask(TaskKind::VmStart, granted.on()).await?;
+        let mut asked = self.ask(TaskKind::VmStart, granted.on(), granted.user()).await?;
         let hosts = self.controller.links.facts(asked.row.cluster);
         let keys = plan::start(asked.facts(), asked.row.host, host.as_ref(), &hosts)?;
         if let Err(problem) = check_native(&mut asked.tx, TaskKind::VmStart, &asked.row, &keys).await {
@@ -282,7 +283,7 @@ impl Order<'_> {
 
     /// Stops a VM.
     pub(crate) async fn stop(&self, granted: Granted<StopVm>, force: bool, wait_ms: u32) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(TaskKind::VmStop, granted.on()).await?;
+        let asked = self.ask(TaskKind::VmStop, granted.on(), granted.user()).await?;
         let host = plan::stop(asked.facts(), asked.row.host)?;
         let work = Work::Stop { host, force, wait_ms };
         self.begin(asked.tx, granted.caller(), TaskKind::VmStop, (asked.row.id, &asked.row.name), work).await
@@ -290,7 +291,7 @@ impl Order<'_> {
 
     /// Deletes a VM with its home.
     pub(crate) async fn remove(&self, granted: Granted<RemoveVm>) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(TaskKind::VmRemove, granted.on()).await?;
+        let asked = self.ask(TaskKind::VmRemove, granted.on(), granted.user()).await?;
         let hosts = self.controller.links.facts(asked.row.cluster);
         let keys = plan::remove(asked.facts(), &hosts)?;
         let work = Work::Remove { keys, host: None };
@@ -299,7 +300,7 @@ impl Order<'_> {
 
     /// Takes a VM out of the inventory. Its home stays as it is, and its keys stay at their key servers.
     pub(crate) async fn unregister(&self, granted: Granted<UnregisterVm>) -> Result<(), Problem> {
-        let mut asked = self.ask(TaskKind::VmRemove, granted.on()).await?;
+        let mut asked = self.ask(TaskKind::VmRemove, granted.on(), granted.user()).await?;
         let keys = plan::unregister(asked.facts())?;
         let (id, name, cluster) = (asked.row.id, asked.row.name.clone(), asked.row.cluster);
         let tx = &mut asked.tx;
@@ -315,7 +316,7 @@ impl Order<'_> {
 
     /// Makes a VM a template, or a template a VM.
     pub(crate) async fn set_template(&self, granted: Granted<SetTemplate>, template: bool) -> Result<(), Problem> {
-        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on()).await?;
+        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on(), granted.user()).await?;
         plan::set_template(asked.facts())?;
         let (id, name) = (asked.row.id, asked.row.name.clone());
         vm::set_template(&mut asked.tx, id, template).await?;
@@ -325,9 +326,13 @@ impl Order<'_> {
         Ok(asked.tx.commit().await?)
     }
 
-    async fn ask(&self, kind: TaskKind, known: &VmRow) -> Result<Asked, Problem> {
+    async fn ask(&self, kind: TaskKind, known: &VmRow, user: &Name) -> Result<Asked, Problem> {
         self.controller.links.settled().await;
         hosts::refresh_power(self.controller, known).await;
+        if known.locked.is_some() {
+            // Whoever asks may have brought its key back a moment ago.
+            register::try_again(self.controller, known, user).await;
+        }
         let mut tx = self.controller.store.write().await?;
         let row = vm::get(&mut tx, known.id).await?.ok_or_else(|| {
             Problem::new(Code::NotFound, cannot(kind, &known.name), "it is gone", "`ward vm ls` lists the VMs")

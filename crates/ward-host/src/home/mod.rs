@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ward_rpc::api::host::HomeRef;
 use ward_secret::HomeKey;
-use ward_types::{Boot, Code, FileName, VmConfig};
+use ward_types::{Boot, Code, FileName, KeyLocator, KeyRef, VmConfig};
 
 use crate::fault::{Doing, Fault, Result};
 use crate::files::{self, Moments};
@@ -49,6 +49,36 @@ pub(crate) fn check_datastore(home: &HomeRef) -> Result<()> {
         )),
         Err(error) => Err(Fault::io("look at the datastore", path, &error)),
     }
+}
+
+/// The homes of datastores that need a key. One whose description makes no sense needs every key that stands in it.
+pub(crate) fn under(datastores: &[PathBuf], key: &KeyRef) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for datastore in datastores {
+        for entry in fs::read_dir(datastore).doing("list the datastore", datastore)? {
+            let path = entry.doing("list the datastore", datastore)?.path();
+            let description = path.join(VM_TOML);
+            if !path.is_dir() || !files::exists(&description)? {
+                continue;
+            }
+            let Some(content) = files::read_small(&description, MAX_DESCRIPTION)? else { continue };
+            let needs = match codec::decode(&content) {
+                Ok(described) => described.unverified().keys().contains(&key),
+                Err(_) => names(&content, key),
+            };
+            if needs {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn names(content: &[u8], key: &KeyRef) -> bool {
+    let KeyLocator::Standard { key_id } = &key.key else { return false };
+    let id = key_id.as_str().as_bytes();
+    content.windows(id.len()).any(|window| window == id)
 }
 
 impl Home {

@@ -28,8 +28,24 @@ impl HomeRef {
 }
 
 /// Asks how the host is.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Status {}
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// The keys that the asker knows the host to hold: of many keys it is not told again and again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<KeysMark>,
+    /// Without its keys, whichever they are: many are just being given to it.
+    #[serde(default)]
+    pub without_keys: bool,
+}
+
+/// The keys that a host holds at one moment. Under the same mark they are the same keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysMark {
+    /// The run of the agent.
+    pub boot: Uuid,
+    /// Grows with every change within it.
+    pub revision: u64,
+}
 
 /// How a host is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,8 +56,11 @@ pub struct HostStatus {
     pub version: String,
     /// This run of the agent; another one has another key cache.
     pub boot: Uuid,
-    /// The keys that it holds.
-    pub keys: Vec<KeyRef>,
+    /// Which keys it holds.
+    pub mark: KeysMark,
+    /// The keys that it holds; none where they are those that the asker knows, or does not want to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Vec<KeyRef>>,
     /// The VMs that it runs.
     pub vms: Vec<VmId>,
     /// The jobs that it knows, ended ones too until they are forgotten.
@@ -55,17 +74,6 @@ pub struct HostStatus {
     /// The keys of native providers.
     #[serde(default)]
     pub native: NativeStatus,
-}
-
-impl HostStatus {
-    /// Whether the host has all that it takes to use the key.
-    #[must_use]
-    pub fn has(&self, key: &KeyRef) -> bool {
-        match key.kdk() {
-            Some(kdk) => self.native.keys.contains(&kdk),
-            None => self.keys.contains(key),
-        }
-    }
 }
 
 /// What a host says of the keys of native providers.
@@ -99,6 +107,20 @@ impl Call for MakeKey {
 impl Call for Status {
     type Reply = HostStatus;
     const NAME: &'static str = "status";
+}
+
+/// Asks which VM homes of some datastores need a key: whether they are in the inventory or not.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HomesUnder {
+    /// The datastores' directories.
+    pub datastores: Vec<PathBuf>,
+    /// The key.
+    pub key: KeyRef,
+}
+
+impl Call for HomesUnder {
+    type Reply = Vec<PathBuf>;
+    const NAME: &'static str = "homes-under";
 }
 
 /// Makes the host forget keys. Those of running VMs stay in their disk processes.

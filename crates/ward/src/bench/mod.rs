@@ -1,6 +1,7 @@
 //! `ward bench`: measurements that a user can repeat, side by side with the tools that do the same.
 
 mod disk;
+mod keys;
 mod measure;
 mod native;
 mod recrypt;
@@ -19,6 +20,13 @@ pub(crate) enum Bench {
                             before its time is taken. The ratios are taken run by run, so that a machine whose speed \
                             drifts does not spoil them. Needs three times SIZE of room, and qemu-img.")]
     Disk(DiskArguments),
+    /// Many keys on many hosts: a rebooted host, a controller that is started anew, a check of every key.
+    #[command(
+        after_help = "A key server and a controller run as processes of their own, the hosts are played in this one; \
+                            all in DIR, and gone at the end. Each number of VMs is measured from the beginning, so that \
+                            the rows show how it grows."
+    )]
+    Keys(KeysArguments),
     /// New KEKs for many disks (`ward vm recrypt`), against a loop of `cryptsetup luksAddKey` and `luksRemoveKey`.
     #[command(
         after_help = "Both work on the same files, part by part in turn; cryptsetup on a sample, since its time for \
@@ -56,6 +64,20 @@ pub(crate) struct NativeArguments {
 
 /// How to measure that.
 #[derive(Args)]
+pub(crate) struct KeysArguments {
+    /// How many VMs, each with a key of its own.
+    #[arg(long, value_delimiter = ',', default_values_t = [1000, 2000, 5000, 10_000])]
+    vms: Vec<usize>,
+    /// How many hosts.
+    #[arg(long, default_value_t = 64)]
+    hosts: usize,
+    /// The directory to work in.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+}
+
+/// How to measure that.
+#[derive(Args)]
 pub(crate) struct RecryptArguments {
     /// How many disks; several sets show whether the time for one disk grows with their number.
     #[arg(long, value_delimiter = ',', default_values_t = [1000, 10_000])]
@@ -85,6 +107,7 @@ pub(crate) struct DiskArguments {
 pub(crate) fn run(bench: &Bench, output: Output) -> Result<(), Box<dyn std::error::Error>> {
     match bench {
         Bench::Disk(arguments) => disk::run(arguments, output),
+        Bench::Keys(arguments) => keys::run(arguments, output),
         Bench::Recrypt(arguments) => recrypt::run(arguments, output),
         Bench::Native(arguments) => native::run(arguments, output),
     }

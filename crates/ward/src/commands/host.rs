@@ -1,9 +1,10 @@
 //! `ward host`.
 
 use clap::Subcommand;
-use ward_controller::api::types::{AddHost, HostToken, HostView};
+use ward_controller::api::types::{AddHost, HostToken, HostView, RemoveHost};
 use ward_types::Problem;
 
+use super::done;
 use crate::client::Api;
 use crate::output::{Output, fields, print_text, table};
 use crate::process::host::{Enrol, Run, Start};
@@ -43,6 +44,14 @@ pub(crate) enum HostClient {
     },
     /// List hosts.
     Ls,
+    /// Remove a host, which loses its keys. Nothing may run there.
+    Rm {
+        /// The host's name or ID.
+        host: String,
+        /// Although it does not answer: it keeps its keys in memory until it is restarted.
+        #[arg(long)]
+        force: bool,
+    },
     /// Show a host: whether it answers, what it runs, which keys it holds.
     Show {
         /// The host's name or ID.
@@ -72,12 +81,16 @@ impl HostClient {
                             host.state.to_string(),
                             host.address.clone(),
                             host.vms.len().to_string(),
-                            host.keys.len().to_string(),
+                            host.key_count.to_string(),
                             accelerator(host).to_owned(),
                         ]
                     });
                     table(&["name", "cluster", "state", "address", "vms", "keys", "accelerator"], rows)
                 })
+            }
+            Self::Rm { host, force } => {
+                let () = api.delete_with(&format!("/hosts/{host}"), &RemoveHost { force }).await?;
+                done(output, &format!("host {host}: removed"))
             }
             Self::Show { host } => {
                 let host: HostView = api.get(&format!("/hosts/{host}")).await?;

@@ -6,6 +6,7 @@ pub(crate) mod completion;
 pub(crate) mod datastore;
 pub(crate) mod event;
 pub(crate) mod host;
+pub(crate) mod key;
 pub(crate) mod login;
 pub(crate) mod native;
 pub(crate) mod policy;
@@ -43,6 +44,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<(), Problem> {
         Command::Cluster(cluster) => client(cluster.run(output)),
         Command::Datastore(datastore) => client(datastore.run(output)),
         Command::Provider(provider) => client(provider.run(output)),
+        Command::Key(key) => client(key.run(output)),
         Command::Policy(policy) => client(policy.run(output)),
         Command::Recrypt(recrypt) => client(recrypt.run(output)),
         Command::Task(task) => client(task.run(output)),

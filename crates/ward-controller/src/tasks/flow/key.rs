@@ -7,6 +7,7 @@ use super::super::run::{Run, Step};
 use super::native;
 use crate::keys::{self, KeyFault, Made, NotMade};
 use crate::plan::KeyChoice;
+use crate::store::server_key;
 
 /// All keys that a task takes, ready for use.
 pub(super) async fn ready_keys(run: &mut Run) -> Step<Vec<KeyRef>> {
@@ -35,6 +36,12 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
     let what = run.what();
     let provider = choice.provider().clone();
     run.say(&format!("asks key provider {provider} for a key"));
+    if let KeyChoice::Existing(key) = &choice {
+        let asked = std::slice::from_ref(key);
+        if server_key::being_destroyed(&mut *run.controller.store.read().await?, asked).await?.is_some() {
+            return fault(run, KeyFault::new(&provider, Some(key), keys::going(&what, key))).await;
+        }
+    }
     let servers = match keys::connect(&run.controller, &what, &provider).await {
         Ok(servers) => servers,
         Err(problem) => return fault(run, KeyFault::new(&provider, None, problem)).await,
@@ -51,7 +58,10 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
                     if !maybe_there && let Some(mark) = run.work.mark_mut(n) {
                         *mark = KeyMark::None;
                     }
-                    return fault(run, *error).await;
+                    let problem = keys::report(&run.controller, &run.subject(), *error).await;
+                    let subject = EventSubject { provider: Some(provider), ..run.subject() };
+                    run.controller.record_problem(EventKind::KeyNotMade, &subject, &problem).await;
+                    return Err(problem.into());
                 }
             };
             crash_point::reach("task.key-made-unknown");
@@ -78,6 +88,9 @@ async fn ready(run: &mut Run, n: usize, key: KeyRef, host: Option<HostId>, new: 
     let mut tx = run.controller.store.write().await?;
     crate::store::task::set_work(&mut tx, run.info.id, "key ready", &run.work).await?;
     if new {
+        if keys::id_at_server(&key).is_some() {
+            server_key::made(&mut tx, &key).await?;
+        }
         let made = if host.is_some() { "made" } else { "made and activated" };
         let message = format!("key {key} {made} for VM `{}`", run.info.vm_name);
         run.event(&mut tx, EventKind::KeyCreated, host, Some(&key), &message).await?;

@@ -22,7 +22,7 @@ use crate::controller::Controller;
 use crate::keys::{drop_from_hosts, event_of_host, name_of};
 use crate::plan::{KeyChoice, keys as keys_by_component};
 use crate::store::vm::VmRow;
-use crate::store::{StoreError, Tx, cluster, event, policy, task, vm};
+use crate::store::{StoreError, Tx, cluster, event, policy, server_key, task, vm};
 
 /// Runs a task from the first step that is not behind it to its end.
 pub(crate) async fn run(run: &mut Run) -> Step {
@@ -65,9 +65,9 @@ pub(crate) async fn give_up(
     subject.key = unneeded.first().cloned();
     let message = format!("{}: {}. {} [{}]", problem.what, problem.why, problem.remedy, problem.code);
     if let Some(kind) = event_of_host(problem.code) {
-        event::record(&mut tx, kind, &subject, &message).await?;
+        event::record_problem(&mut tx, kind, &subject, problem).await?;
     }
-    event::record(&mut tx, EventKind::TaskFailed, &subject, &message).await?;
+    event::record_problem(&mut tx, EventKind::TaskFailed, &subject, problem).await?;
     let mut keys = unneeded.clone();
     keys.extend(vm.as_ref().map_or_else(Vec::new, VmRow::keys));
     told(&mut tx, info, AuditOutcome::Failed, keys, message).await?;
@@ -101,7 +101,7 @@ async fn tell_of_key(
             let name = name_of(info.id, n);
             let message = format!(
                 "a key of the name {name} may have been made at key provider `{provider}` for a task that failed; \
-                 nothing needs it"
+                 nothing needs it; `ward key orphans {provider}` looks for it"
             );
             (message, None)
         }
@@ -115,6 +115,8 @@ async fn tell_of_key(
                 return Ok(Vec::new());
             }
             subject.key = Some(key.clone());
+            server_key::made(tx, key).await?;
+            server_key::unneeded(tx, key, None).await?;
             let message =
                 format!("key {key} was made for a task that failed; nothing needs it; it stays at the key server");
             (message, Some(key.clone()))

@@ -10,7 +10,7 @@ use ward_types::{Code, EventKind, EventSubject, KeyRef, Power, Problem};
 use super::super::Work;
 use super::super::run::{Run, Step};
 use crate::hosts::Link;
-use crate::keys::{Supply, report_problem, supply};
+use crate::keys::{Supply, home_key, lock, report_problem, supply};
 use crate::native::needs_tpm;
 use crate::plan::{Needs, place};
 use crate::store::vm;
@@ -97,12 +97,20 @@ async fn give(run: &Run, link: &Arc<Link>, keys: &[KeyRef]) -> Step {
     run.say(&format!("gives host {} its keys", link.name));
     let hosts = run.controller.links.of_cluster(run.vm.cluster);
     let (what, subject) = (run.what(), run.subject());
-    let order = Supply { what: &what, subject: &subject, keys, hosts: &hosts, must: Some(link.id) };
-    if let Err(problem) = supply(&run.controller, order).await {
-        let subject = EventSubject { key: keys.first().cloned(), ..run.subject() };
-        let message = format!("VM `{}` is locked: {}. {}", run.info.vm_name, problem.why, problem.remedy);
-        run.controller.record(EventKind::VmLocked, &subject, &message).await;
-        return Err(problem.into());
+    let home = run.vm.config.as_ref().and_then(home_key);
+    // The home's first: without it the VM is locked.
+    let (home, disks): (Vec<_>, Vec<_>) = keys.iter().cloned().partition(|key| home == Some(key));
+    for keys in [home.as_slice(), disks.as_slice()].into_iter().filter(|keys| !keys.is_empty()) {
+        let order = Supply { what: &what, subject: &subject, keys, hosts: &hosts, must: Some(link.id) };
+        if let Err(problem) = supply(&run.controller, order).await {
+            if let Some(key) = keys.iter().find(|key| home.contains(key))
+                && problem.code != Code::HostUnreachable
+            {
+                let faults = [(key.clone(), problem.clone())].into();
+                lock(&run.controller, run.vm.cluster, &run.subject(), &faults).await?;
+            }
+            return Err(problem.into());
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! A host that is played: it speaks what an agent speaks, and does its jobs in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash as _, Hasher as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Hello};
 use ward_rpc::api::host::{
-    CancelJob, DropKeys, ForgetJob, HomeRef, HostStatus, JobOutcome, JobSpec, JobStatus, ReadHome, StartJob, StartVm,
-    Started, Status, StopVm, VmPower, WatchJob,
+    CancelJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, JobOutcome, JobSpec, JobStatus, KeysMark,
+    NativeStatus, ReadHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
 };
 use ward_rpc::{
-    Answer, CallError, Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, Peer, PushReply, Request,
-    ServerKind,
+    Answer, CallError, Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply,
+    Request, ServerKind,
 };
 use ward_types::{Code, HostId, KeyRef, Power, Problem, Progress, TaskId, VmId};
 
@@ -54,6 +55,8 @@ pub struct Inside {
     pub jobs: BTreeMap<TaskId, Job>,
     /// Jobs begin, and wait.
     pub hold: bool,
+    /// It takes no keys, and does not say so, until it is let.
+    pub slow: bool,
     /// Why it takes no keys.
     pub refuses_keys: Option<Problem>,
     /// Why it fails every job.
@@ -199,7 +202,8 @@ impl Job {
 
 fn router(agent: Agent) -> Router {
     let router = Router::new();
-    let router = ward_rpc::route(router, |agent: Agent, peer: Peer, _: Status| async move { agent.status(peer) });
+    let router =
+        ward_rpc::route(router, |agent: Agent, peer: Peer, call: Status| async move { agent.status(peer, &call) });
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: DropKeys| async move {
         agent.state.send_modify(|inside| inside.keys.retain(|key, _| !call.keys.contains(key)));
         Ok(())
@@ -234,11 +238,18 @@ fn router(agent: Agent) -> Router {
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: VmPower| async move {
         Ok(if agent.state.borrow().running.contains(&call.vm) { Power::On } else { Power::Off })
     });
+    let router =
+        ward_rpc::route(
+            router,
+            |agent: Agent, _: Peer, call: HomesUnder| async move { Ok(agent.storage.under(&call)) },
+        );
+    let router = router.route(PUSH_NATIVE_PATH, post(async || ward_rpc::answer(Ok(NativeStatus::default()))));
     router.route(PUSH_KEYS_PATH, post(push_keys)).with_state(agent)
 }
 
 async fn push_keys(State(agent): State<Agent>, Extension(peer): Extension<Peer>, body: axum::body::Bytes) -> Response {
     assert!(peer.controller().is_some(), "only the controller gives keys");
+    drop(agent.state.subscribe().wait_for(|inside| !inside.slow).await.unwrap());
     ward_rpc::answer(agent.take(&KeyPush::decode(&body).unwrap()))
 }
 
@@ -247,14 +258,19 @@ fn lacks(key: &KeyRef) -> Problem {
 }
 
 impl Agent {
-    fn status(&self, peer: Peer) -> Answer<HostStatus> {
+    fn status(&self, peer: Peer, call: &Status) -> Answer<HostStatus> {
         assert!(peer.controller().is_some());
         let inside = self.state.borrow();
+        // Whatever a test did to its keys, it is another set then.
+        let mut hasher = std::hash::DefaultHasher::new();
+        inside.keys.keys().collect::<Vec<_>>().hash(&mut hasher);
+        let mark = KeysMark { boot: inside.boot, revision: hasher.finish() };
         Ok(HostStatus {
             host: self.id,
             version: "0.0.0".into(),
             boot: inside.boot,
-            keys: inside.keys.keys().cloned().collect(),
+            mark,
+            keys: (!call.without_keys && call.seen != Some(mark)).then(|| inside.keys.keys().cloned().collect()),
             vms: inside.running.iter().copied().collect(),
             jobs: inside.jobs.values().map(|job| job.status.clone()).collect(),
             qemu: Some("7.2".into()),

@@ -3,8 +3,9 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use kmip::attribute::RevocationReason;
+use kmip::attribute::{Attribute, RevocationReason};
 use kmip::client::{Client, ClientConfig};
 use kmip::names::RevocationReasonCode;
 use rcgen::{
@@ -148,6 +149,28 @@ impl KeyServer {
         params.extended_key_usages = vec![purpose];
         fs::write(self.state("server.pem"), params.signed_by(&key, &self.issuer()).unwrap().pem()).unwrap();
         fs::write(self.state("server.key"), key.serialize_pem()).unwrap();
+    }
+
+    /// Gives it a certificate that is good for so many seconds from now on; told to those who connect from its next start.
+    pub fn certificate_for(&self, seconds: u64) {
+        let read = |file| fs::read_to_string(self.state(file)).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(&read("ca.pem"), KeyPair::from_pem(&read("ca.key")).unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(1970, 1, 1) + now + Duration::from_secs(seconds);
+        fs::write(self.state("server.pem"), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+        fs::write(self.state("server.key"), key.serialize_pem()).unwrap();
+    }
+
+    /// Makes a key of that name, with the attributes of those that Ward makes.
+    pub async fn named_key(&self, name: &str) -> String {
+        let ours = [("x-Vendor", "Ward"), ("x-Product", "Ward VM encryption")];
+        let mut attributes = vec![Attribute::name(name)];
+        attributes.extend(ours.map(|(name, value)| Attribute::custom_text(name, value)));
+        self.client().create_aes256(&attributes).await.unwrap().id
     }
 
     /// A key that is there before anybody asks for one, Pre-Active.

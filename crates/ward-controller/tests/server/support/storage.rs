@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use ward_rpc::api::host::{CreateVm, DiskSource, HomeRef, JobOutcome, JobSpec, NewFirmware, TpmChange};
+use ward_rpc::api::host::{CreateVm, DiskSource, HomeRef, HomesUnder, JobOutcome, JobSpec, NewFirmware, TpmChange};
 use ward_types::{
     Boot, Code, Component, CryptoPlan, CryptoStep, DiskConfig, DiskCrypto, DiskId, Firmware, HomeCrypto, KeyRef, Nvram,
     PlainFormat, Problem, StepAction, VirtualTpm, VmConfig, WrappedHomeKey, WrappedTpmKey,
@@ -21,6 +21,14 @@ impl Storage {
 
     pub fn homes(&self) -> usize {
         self.0.lock().unwrap().len()
+    }
+
+    /// The homes in some datastores that need a key.
+    pub fn under(&self, asked: &HomesUnder) -> Vec<PathBuf> {
+        let homes = self.0.lock().unwrap();
+        let is_one = |path: &PathBuf| asked.datastores.iter().any(|datastore| path.starts_with(datastore));
+        let needs = |config: &VmConfig| config.keys().contains(&&asked.key);
+        homes.iter().filter(|(path, config)| is_one(path) && needs(config)).map(|(path, _)| path.clone()).collect()
     }
 
     /// The keys without which a job can't be done.

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::Enrol;
-use ward_rpc::api::host::{HostStatus, NativeStatus, Status};
+use ward_rpc::api::host::{HostStatus, KeysMark, NativeStatus, Status};
 use ward_rpc::{Call as _, Client, EnrolmentToken, NativePush, PUSH_NATIVE_PATH, Request, ServerKind};
 use ward_types::{HostId, Problem};
 
@@ -76,7 +76,8 @@ async fn status(State(agent): State<Arc<Agent>>) -> Json<HostStatus> {
         host: agent.id,
         version: env!("CARGO_PKG_VERSION").into(),
         boot: agent.boot,
-        keys: Vec::new(),
+        mark: KeysMark { boot: agent.boot, revision: 0 },
+        keys: Some(Vec::new()),
         vms: Vec::new(),
         jobs: Vec::new(),
         qemu: None,

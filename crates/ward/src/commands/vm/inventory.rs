@@ -55,6 +55,11 @@ pub(super) async fn unlock(api: &Api, vm: &str, output: Output) -> Result<(), Pr
     show(&vm, "unlocked", output)
 }
 
+pub(super) async fn reload(api: &Api, vm: &str, output: Output) -> Result<(), Problem> {
+    let vm: VmView = api.post(&format!("/vms/{vm}/reload"), &()).await?;
+    show(&vm, "reloaded", output)
+}
+
 fn show(vm: &VmView, done: &str, output: Output) -> Result<(), Problem> {
     output.show(vm, || match &vm.locked {
         None => format!("VM {}: {done}", vm.name),

@@ -91,7 +91,12 @@ pub(crate) enum Vm {
         /// The VM's name or ID.
         vm: String,
     },
-    /// Try again to get the keys of a VM that is locked.
+    /// Read a VM's description from its home again, which was put back from a backup.
+    Reload {
+        /// The VM's name or ID.
+        vm: String,
+    },
+    /// Try again to get the keys of a VM that is locked, now: it is unlocked by itself some time after its key is back.
     Unlock {
         /// The VM's name or ID.
         vm: String,
@@ -277,6 +282,7 @@ impl Vm {
             Self::Clone(clone) => clone.run(&api, output).await,
             Self::Register(register) => register.run(&api, output).await,
             Self::Unregister { vm } => inventory::unregister(&api, &vm, output).await,
+            Self::Reload { vm } => inventory::reload(&api, &vm, output).await,
             Self::Unlock { vm } => inventory::unlock(&api, &vm, output).await,
             Self::Template(template) => template.run(&api, output).await,
             Self::Tpm(tpm) => tpm.run(&api, output).await,
@@ -378,7 +384,7 @@ async fn list(api: &Api, output: Output) -> Result<(), Problem> {
         let rows = vms.iter().map(|vm| {
             vec![
                 vm.name.to_string(),
-                vm.power.to_string(),
+                if vm.locked.is_some() { "locked".to_owned() } else { vm.power.to_string() },
                 vm.host.as_ref().map_or_else(String::new, ToString::to_string),
                 if vm.encrypted { "yes" } else { "no" }.to_owned(),
                 vm.keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),

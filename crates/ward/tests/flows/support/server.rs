@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use key_search::{Report, Search};
-use kmip::attribute::RevocationReason;
+use kmip::attribute::{Attribute, RevocationReason};
 use kmip::client::{Client, ClientConfig, Filter};
 use kmip::names::RevocationReasonCode;
 use rcgen::{
@@ -67,6 +67,21 @@ impl Access {
             client.activate(&id).await.unwrap();
             id
         })
+    }
+
+    /// Makes a key of that name, as Ward does: with its attributes, where the server takes any.
+    pub(crate) fn make_named(&self, name: &str) -> String {
+        self.with(async |client| {
+            let ours = [("x-Vendor", "Ward"), ("x-Product", "Ward VM encryption")];
+            let mut attributes = vec![Attribute::name(name)];
+            attributes.extend(ours.map(|(name, value)| Attribute::custom_text(name, value)));
+            client.create_aes256(&attributes).await.unwrap().id
+        })
+    }
+
+    /// Whether the server gives a key out.
+    pub(crate) fn gives(&self, id: &str) -> bool {
+        self.with(async |client| client.get_key(id).await.is_ok())
     }
 
     /// Destroys a key.
