@@ -15,6 +15,7 @@ use crate::authz::Recent;
 use crate::hosts::Links;
 use crate::store::{self, Store};
 use crate::tasks::Board;
+use crate::trusted::ServiceStates;
 
 /// What all parts of a running controller share.
 pub(crate) struct Controller {
@@ -31,6 +32,8 @@ pub(crate) struct Controller {
     pub(crate) board: Board,
     pub(crate) guard: Guard,
     pub(crate) recent: Recent,
+    /// How the services of trust authorities are.
+    pub(crate) trusted: ServiceStates,
     pub(crate) shutdown: CancellationToken,
     /// All that runs beside requests.
     pub(crate) background: TaskTracker,

@@ -9,6 +9,7 @@
 //! register       VMs taken into the inventory from their homes
 //! keys           the way of a key: made, activated, got, pushed, forgotten
 //! native         native key providers: their keys, given to hosts, backed up, restored
+//! trusted        trusted key providers: the trust authority described to hosts, and looked after
 //! hosts          enrolment, and one supervisor for each host
 //! store          SQL: one code path for SQLite and PostgreSQL
 //! ```
@@ -39,6 +40,7 @@ mod root;
 mod server;
 mod store;
 mod tasks;
+mod trusted;
 
 pub use config::{Config, RootKey};
 pub use error::Error;

@@ -17,7 +17,7 @@ use crate::controller::{Controller, Shared};
 use crate::hosts::Links;
 use crate::store::Store;
 use crate::tasks::Board;
-use crate::{Config, Error, api, files, hosts, init, native, recryption, tasks};
+use crate::{Config, Error, api, files, hosts, init, native, recryption, tasks, trusted};
 
 /// How long open requests and tasks may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -66,6 +66,7 @@ impl Server {
             board: Board::default(),
             guard: Guard::default(),
             recent: Recent::default(),
+            trusted: Default::default(),
             shutdown,
             background: TaskTracker::new(),
         });
@@ -105,6 +106,7 @@ impl Server {
         }
         controller.background.spawn(recryption::schedule(Arc::clone(&controller)));
         controller.background.spawn(native::remind(Arc::clone(&controller)));
+        controller.background.spawn(trusted::watch(Arc::clone(&controller)));
         let users = serve(api, api_tls, api::router(Arc::clone(&controller)), shutdown.clone());
         let agents = serve(hosts, hosts_tls, hosts::router(Arc::clone(&controller)), shutdown.clone());
         let both = async { tokio::join!(users, agents) };

@@ -11,6 +11,7 @@ mod native;
 mod problem;
 mod task;
 mod text;
+mod trusted;
 mod vm;
 
 pub use audit::{AuditEntry, AuditOutcome, AuditRecord};
@@ -25,4 +26,5 @@ pub use names::{FileName, Name, NameError, PolicyName, ProviderName, RoleName};
 pub use native::{BytesError, KdkRef, NativeKey, Salt, WrappedKek};
 pub use problem::{Code, Problem, ProblemDocument};
 pub use task::{Progress, ProgressUnit, TaskInfo, TaskKind, TaskState};
+pub use trusted::{TrustStatus, TrustedKey};
 pub use vm::{Boot, DiskConfig, DiskCrypto, HomeCrypto, PlainFormat, Power, VmConfig, WrappedHomeKey};

@@ -4,7 +4,8 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::Bench;
 use crate::commands::{
-    audit, cluster, completion, datastore, event, host, login, policy, provider, recrypt, role, session, task, user, vm,
+    audit, cluster, completion, datastore, event, host, login, policy, provider, recrypt, role, session, task, trust,
+    user, vm,
 };
 use crate::output::Output;
 use crate::process::{controller, keyserver};
@@ -88,6 +89,9 @@ pub(crate) enum Command {
     Logout,
     /// Start a key server, a controller and hosts on this machine.
     Up(up::Up),
+    /// The trust authority: keys for hosts that booted what they should, and for no others.
+    #[command(subcommand)]
+    Trust(trust::Trust),
     /// Run a controller.
     Controller(controller::Controller),
     /// Run a key server, or manage one.

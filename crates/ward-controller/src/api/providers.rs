@@ -6,9 +6,9 @@ use ward_types::{Code, EventKind, EventSubject, Problem, ProviderKind, ProviderN
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body, Keys, Params};
-use super::native;
 use super::page::{Listed, Page};
 use super::types::{AddProvider, Live, PageQuery, ProviderView, RemoveProvider as HowToRemove, SetRotation};
+use super::{native, trusted};
 use crate::authz::operations::{self, ReadProvider, RemoveProvider, SetDefaultProvider};
 use crate::authz::{Granted, Root, Sight, grant, grant_named};
 use crate::controller::{Controller, Shared};
@@ -25,6 +25,7 @@ pub(super) async fn view(controller: &Controller, row: &ProviderRow) -> Result<P
     let server = match row.kind {
         ProviderKind::Standard => join_server(&row.server_host, row.server_port),
         ProviderKind::Native => String::new(),
+        ProviderKind::Trusted => trusted::addresses(controller, &row.name).await?,
     };
     Ok(ProviderView {
         name: row.name.clone(),
@@ -88,7 +89,7 @@ pub(super) async fn show(
     granted: Granted<ReadProvider>,
 ) -> ApiResult<Json<ProviderView>> {
     let row = granted.on();
-    if row.kind == ProviderKind::Native {
+    if row.kind != ProviderKind::Standard {
         return Ok(Json(view(&controller, row).await?));
     }
     let what = format!("cannot reach key provider `{}`", row.name);

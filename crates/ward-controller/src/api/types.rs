@@ -3,10 +3,12 @@
 mod access;
 mod native;
 mod operations;
+mod trusted;
 
 pub use self::access::*;
 pub use self::native::*;
 pub use self::operations::*;
+pub use self::trusted::*;
 pub use super::page::PageQuery;
 
 use std::fmt;

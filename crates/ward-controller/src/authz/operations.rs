@@ -77,6 +77,8 @@ operations! {
     RemoveProvider on ProviderRow: "provider.remove", "remove", changes, [CryptoManageKeyServers];
     ExportProvider on ProviderRow: "provider.export", "back up the key of", changes, [CryptoManageKeyServers];
     ChangeProviderKey on ProviderRow: "provider.change-key", "change the key of", changes, [CryptoManageKeys];
+    DescribeProvider on ProviderRow: "provider.describe", "import the description of", changes, [CryptoManageKeyServers];
+    RemediateTrust on HostRow: "trust.remediate", "have the trust authority attest", changes, [CryptoRegisterHost];
     ReadVm on VmRow: "vm.read", "show", reads, [Read];
     CreateVm on DatastoreRow: "vm.create", "make a VM on", changes, [VmCreate];
     CreateEncryptedVm on DatastoreRow: "vm.create-encrypted", "make an encrypted VM on", changes, [CryptoEncryptNew];

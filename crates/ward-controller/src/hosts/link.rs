@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use ward_rpc::api::host::{HostStatus, NativeStatus};
 use ward_rpc::{Call, CallError, Client, KeyPush, NativePush, PushReply, Role};
-use ward_types::{ClusterId, HostId, KeyRef, Name};
+use ward_types::{ClusterId, HostId, KeyRef, Name, TrustStatus};
 
 use crate::native::HostHolds;
 use crate::plan::HostFacts;
@@ -39,6 +39,8 @@ pub(crate) struct Link {
     pub(crate) poke: Notify,
     /// Who gives the host the keys of native providers just now.
     pub(crate) native_turn: tokio::sync::Mutex<()>,
+    /// Who tells the host of trusted providers just now.
+    pub(crate) trust_turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone)]
@@ -95,6 +97,7 @@ impl Links {
             asked: self.asked.clone(),
             poke: Notify::new(),
             native_turn: tokio::sync::Mutex::default(),
+            trust_turn: tokio::sync::Mutex::default(),
         });
         lock(&self.links).insert(row.id, Arc::clone(&link));
         link
@@ -165,6 +168,10 @@ impl Link {
             unfit: status.and_then(|status| status.unfit.clone()),
             qemu: status.is_some_and(|status| status.qemu.is_some()),
             tpm: status.is_some_and(|status| status.native.tpm),
+            trust: status.map_or_else(Vec::new, |status| {
+                let now = Timestamp::now();
+                status.trust.iter().map(|trust| (trust.provider.clone(), trust.lack(now))).collect()
+            }),
             vms: status.map_or(0, |status| status.vms.len()),
         }
     }
@@ -198,6 +205,14 @@ impl Link {
         let mut state = lock(&self.state);
         if let Some(status) = &mut state.status {
             Arc::make_mut(status).native = native.clone();
+        }
+    }
+
+    /// Notes how it stands with trust authorities now.
+    pub(crate) fn note_trust(&self, trust: &[TrustStatus]) {
+        let mut state = lock(&self.state);
+        if let Some(status) = &mut state.status {
+            Arc::make_mut(status).trust = trust.to_vec();
         }
     }
 

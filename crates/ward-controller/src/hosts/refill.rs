@@ -37,8 +37,8 @@ impl Refill {
         if failure.boot != Some(status.boot) {
             *failure = Failure { boot: Some(status.boot), ..Failure::default() };
         }
-        // What is unwrapped on the host needs no giving of its own: see `native`.
-        let missing: Vec<_> = needed.iter().filter(|key| key.kdk().is_none() && !status.has(key)).cloned().collect();
+        // What is unwrapped on the host needs no giving of its own: see `native` and `trusted`.
+        let missing: Vec<_> = needed.iter().filter(|key| !key.is_wrapped() && !status.has(key)).cloned().collect();
         let waits = failure.at.is_some_and(|at| at.elapsed() < back_off(failure.times));
         (!missing.is_empty() && !waits && status.unfit.is_none()).then_some(missing)
     }

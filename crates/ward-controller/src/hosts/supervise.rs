@@ -1,17 +1,19 @@
 //! Looking after a host: whether it answers, whether it has its keys, which VMs it runs, which jobs nobody wants.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ward_rpc::api::host::{ForgetJob, HostStatus, Status, VmPower};
-use ward_types::{Code, EventKind, EventSubject, KdkRef, KeyRef, Power, Problem, VmId};
+use ward_types::{Code, EventKind, EventSubject, KdkRef, KeyRef, Power, Problem, ProviderName, VmId};
 
 use super::refill::Refill;
 use super::{Link, note_if_stopped};
 use crate::controller::Shared;
 use crate::store::native::NativeRow;
-use crate::store::{StoreError, event, native, task, vm};
+use crate::store::trusted::TrustedRow;
+use crate::store::{StoreError, event, native, task, trusted, vm};
 
 /// How often a host is asked.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -26,6 +28,7 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
     let refill = Refill::default();
     let mut native_fault = None;
     let mut trouble = None;
+    let (mut verdicts, mut untold) = (BTreeMap::new(), None);
     let refilling = Arc::new(AtomicBool::new(false));
     loop {
         let round = async {
@@ -38,6 +41,10 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
                     say_trouble(&controller, &link, &status, &mut trouble).await;
                     if before.native(&link, &status) != status.native.keys && status.unfit.is_none() {
                         give_native(&controller, &link, &mut native_fault).await;
+                    }
+                    crate::trusted::note_verdicts(&controller, &link, &status.trust, &mut verdicts).await;
+                    if before.trusted(&link) != applied(&status) {
+                        tell_trusted(&controller, &link, &mut untold).await;
                     }
                     if let Some(wanted) = refill.wanted(&before.keys, &status)
                         && !refilling.swap(true, Ordering::AcqRel)
@@ -90,6 +97,8 @@ struct Before {
     on: Vec<VmId>,
     /// The native providers.
     native: Vec<NativeRow>,
+    /// The trusted providers.
+    trusted: Vec<TrustedRow>,
 }
 
 impl Before {
@@ -99,12 +108,34 @@ impl Before {
         let rows = vm::list(&mut db).await?;
         let on = rows.iter().filter(|row| row.power == Power::On && row.host == Some(link.id)).map(|row| row.id);
         let on = on.collect();
-        Ok(Self { keys, on, native: native::list(&mut db).await? })
+        Ok(Self { keys, on, native: native::list(&mut db).await?, trusted: trusted::list(&mut db).await? })
+    }
+
+    /// The trusted providers that the host is to be told of, each with the digest of its description.
+    fn trusted(&self, link: &Link) -> BTreeMap<ProviderName, String> {
+        crate::trusted::desired(&self.trusted, link.cluster)
     }
 
     /// The keys of native providers that the host is to have.
     fn native(&self, link: &Link, status: &HostStatus) -> Vec<KdkRef> {
         crate::native::wanted(&self.native, link.cluster, status.native.tpm)
+    }
+}
+
+fn applied(status: &HostStatus) -> BTreeMap<ProviderName, String> {
+    status.trust.iter().map(|trust| (trust.provider.clone(), trust.applied.clone())).collect()
+}
+
+/// Tells a host of trusted providers. What is wrong is said once.
+async fn tell_trusted(controller: &Shared, link: &Link, said: &mut Option<Code>) {
+    match crate::trusted::bring_up_to_date(controller, link, false).await {
+        Ok(_) => *said = None,
+        Err(problem) if *said != Some(problem.code) => {
+            let message = format!("{}: {}. {}", problem.what, problem.why, problem.remedy);
+            controller.record(EventKind::HostNotAttested, &about(link), &message).await;
+            *said = Some(problem.code);
+        }
+        Err(_) => {}
     }
 }
 

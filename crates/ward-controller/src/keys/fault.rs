@@ -40,6 +40,10 @@ fn event_of(code: Code) -> EventKind {
         Code::KeyNotUsable => EventKind::KeyNotUsable,
         Code::HostUnreachable => EventKind::KeyHostUnreachable,
         Code::HostUnfit => EventKind::KeyHostUnfit,
+        Code::AttestationFailed | Code::HostNotAdmitted | Code::TokenRefused | Code::EnrolmentRefused => {
+            EventKind::HostNotAttested
+        }
+        Code::TrustUnreachable => EventKind::TrustServiceDown,
         code => super::event_of_host(code).unwrap_or(EventKind::KeyServerRefused),
     }
 }

@@ -12,7 +12,7 @@ use ward_types::{Code, EventKind, EventSubject, HostId, KeyLocator, KeyRef, Prob
 use super::{KeyFault, connect, not_at_a_server, report};
 use crate::controller::Controller;
 use crate::hosts::Link;
-use crate::native;
+use crate::{native, trusted};
 
 /// Keys on their way.
 pub(crate) struct Supply<'a> {
@@ -30,9 +30,22 @@ pub(crate) struct Supply<'a> {
 
 /// Gets keys from their servers and gives them to hosts. They are in this process's memory only while this runs.
 pub(crate) async fn supply(controller: &Controller, supply: Supply<'_>) -> Result<(), Problem> {
-    let (unwrapped, got): (Vec<_>, Vec<_>) = supply.keys.iter().partition(|key| key.kdk().is_some());
+    let (mut unwrapped, mut attested, mut got) = (Vec::new(), Vec::new(), Vec::new());
+    for key in supply.keys {
+        match key.key {
+            KeyLocator::Standard { .. } => got.push(key),
+            KeyLocator::Native(_) => unwrapped.push(key),
+            KeyLocator::Trusted { .. } => attested.push(key),
+        }
+    }
     if let Some(first) = unwrapped.first()
         && let Err(problem) = native::give(controller, &supply, &unwrapped).await
+    {
+        let fault = KeyFault::new(&first.provider, Some(first), problem);
+        return Err(report(controller, supply.subject, fault).await);
+    }
+    if let Some(first) = attested.first()
+        && let Err(problem) = trusted::obtain(controller, &supply, &attested).await
     {
         let fault = KeyFault::new(&first.provider, Some(first), problem);
         return Err(report(controller, supply.subject, fault).await);

@@ -16,6 +16,7 @@ pub(crate) mod recryption;
 pub(crate) mod request;
 pub(crate) mod setting;
 pub(crate) mod task;
+pub(crate) mod trusted;
 pub(crate) mod user;
 pub(crate) mod vm;
 

@@ -22,6 +22,7 @@ use crate::store::cluster::{ClusterRow, DatastoreRow};
 use crate::store::task::TaskRow;
 use crate::store::vm::VmRow;
 use crate::store::{self, Tx, cluster, event, policy, provider, request, task, vm};
+use crate::trusted;
 
 /// What makes tasks. Who asks, and that it may, is in the proof that each kind of task takes.
 pub(crate) struct Order<'a> {
@@ -117,7 +118,9 @@ impl Order<'_> {
         let keys = asked.row.keys();
         let encrypts = !keys.is_empty() || !plan.keys.is_empty();
         let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(self.controller, &keys).await?;
-        let needs = plan::Needs { rather: asked.row.host, keys: encrypts, tpm, ..plan::Needs::default() };
+        let trusted = trusted::needed(self.controller, &keys, trusted::makers(&plan.keys)).await?;
+        let needs =
+            plan::Needs { rather: asked.row.host, keys: encrypts, tpm, trusted: &trusted, ..plan::Needs::default() };
         plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
         let assigned = policy::assigned(&mut asked.tx, Some(asked.row.id)).await?;
         let policies = assigned.into_iter().map(|((_, component), name)| (component, name)).collect();
@@ -220,7 +223,9 @@ impl Order<'_> {
         let hosts = self.controller.links.facts(asked.row.cluster);
         let only = asked.row.host.filter(|_| asked.row.power == Power::On);
         let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(self.controller, &asked.row.keys()).await?;
-        let needs = plan::Needs { rather: asked.row.host, only, keys: true, tpm, ..plan::Needs::default() };
+        let trusted = trusted::needed(self.controller, &asked.row.keys(), trusted::makers(&plan.keys)).await?;
+        let rather = asked.row.host;
+        let needs = plan::Needs { rather, only, keys: true, tpm, trusted: &trusted, ..plan::Needs::default() };
         plan::place(&cannot(kind, &asked.row.name), &hosts, needs)?;
         let marks = vec![KeyMark::None; plan.keys.len()];
         let work = Work::Crypt { plan, marks, policies, host: None };
@@ -362,12 +367,19 @@ fn changed(what: String, of: &str) -> Problem {
 /// What planners need to know of key providers, for VMs of a cluster.
 pub(crate) async fn providers(tx: &mut Tx, cluster: ClusterId) -> Result<Vec<ProviderFacts>, Problem> {
     let natives = store::native::list(tx).await?;
+    let trusted = store::trusted::list(tx).await?;
     let facts = |row: provider::ProviderRow| {
         let native = natives.iter().find(|native| native.name == row.name).map(|native| NativeFacts {
             backed_up: native.backed_up.is_some(),
             serves: native.serves(cluster),
             tpm_required: native.tpm_required,
         });
+        let trusted = trusted.iter().find(|trusted| trusted.name == row.name).map(|trusted| NativeFacts {
+            backed_up: true,
+            serves: trusted.serves(cluster),
+            tpm_required: true,
+        });
+        let native = native.or(trusted);
         ProviderFacts { name: row.name, is_default: row.is_default, native }
     };
     Ok(provider::list(tx).await?.into_iter().map(facts).collect())

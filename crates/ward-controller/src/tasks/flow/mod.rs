@@ -7,6 +7,7 @@ mod make;
 mod native;
 mod power;
 mod remove;
+mod trusted;
 
 use tokio::sync::watch;
 use ward_rpc::api::host::{AbandonJob, HomeRef};
@@ -105,7 +106,7 @@ async fn tell_of_key(
         }
         (KeyChoice::New(_), KeyMark::Made { key } | KeyMark::Ready { key }) => {
             // One that is wrapped was in the reference only, and is gone with it.
-            if key.kdk().is_some() {
+            if key.is_wrapped() {
                 return Ok(Vec::new());
             }
             // The host was past the point at which it is undone.

@@ -251,6 +251,7 @@ impl Agent {
         assert!(peer.controller().is_some());
         let inside = self.state.borrow();
         Ok(HostStatus {
+            trust: Vec::new(),
             host: self.id,
             version: "0.0.0".into(),
             boot: inside.boot,
