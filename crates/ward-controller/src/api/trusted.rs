@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use ward_types::{ClusterId, Code, EventKind, EventSubject, Problem, ProviderKind, ProviderName};
 
 use super::auth::Caller;
-use super::edge::{ApiResult, Body, Keys, not_found};
+use super::edge::{ApiResult, Body, Keys};
 use super::page::{Listed, Page};
 use super::providers::exists;
 use super::types::{
@@ -222,7 +222,10 @@ pub(super) async fn remediate(
     granted: Granted<RemediateTrust>,
 ) -> ApiResult<Json<Vec<TrustedHostView>>> {
     let row = granted.on();
-    let link = controller.links.get(row.id).ok_or_else(|| not_found("host", row.name.as_str()))?;
+    let link = controller.links.get(row.id).ok_or_else(|| {
+        let what = format!("cannot have host `{}` attested", row.name);
+        Problem::new(Code::HostUnreachable, what, "the host does not answer", "check that its agent runs")
+    })?;
     trusted::bring_up_to_date(&controller, &link, true).await?;
     let rows = store::list(&mut *controller.store.read().await?).await?;
     Ok(Json(of_host(&rows, &link)))

@@ -145,7 +145,7 @@ impl Run {
     /// The trusted providers whose keys the work needs or makes.
     pub(crate) async fn trusted(&self) -> Result<Vec<ProviderName>, StoreError> {
         let makers = trusted::makers(self.work.keys().map(|(choice, _)| choice));
-        trusted::needed(&self.controller, &self.vm.keys(), makers).await
+        trusted::needed(&mut *self.controller.store.read().await?, &self.vm.keys(), makers).await
     }
 
     pub(crate) fn link(&self, id: HostId) -> Result<Arc<Link>, Problem> {

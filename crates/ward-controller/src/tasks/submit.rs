@@ -118,7 +118,7 @@ impl Order<'_> {
         let keys = asked.row.keys();
         let encrypts = !keys.is_empty() || !plan.keys.is_empty();
         let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(self.controller, &keys).await?;
-        let trusted = trusted::needed(self.controller, &keys, trusted::makers(&plan.keys)).await?;
+        let trusted = trusted::needed(&mut asked.tx, &keys, trusted::makers(&plan.keys)).await?;
         let needs =
             plan::Needs { rather: asked.row.host, keys: encrypts, tpm, trusted: &trusted, ..plan::Needs::default() };
         plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
@@ -223,7 +223,7 @@ impl Order<'_> {
         let hosts = self.controller.links.facts(asked.row.cluster);
         let only = asked.row.host.filter(|_| asked.row.power == Power::On);
         let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(self.controller, &asked.row.keys()).await?;
-        let trusted = trusted::needed(self.controller, &asked.row.keys(), trusted::makers(&plan.keys)).await?;
+        let trusted = trusted::needed(&mut asked.tx, &asked.row.keys(), trusted::makers(&plan.keys)).await?;
         let rather = asked.row.host;
         let needs = plan::Needs { rather, only, keys: true, tpm, trusted: &trusted, ..plan::Needs::default() };
         plan::place(&cannot(kind, &asked.row.name), &hosts, needs)?;

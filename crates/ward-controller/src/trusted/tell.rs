@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use sqlx::AnyConnection;
 use ward_rpc::api::host::{DescribedProvider, ObtainKeys, TakeTrust};
 use ward_trust::signed::Signed;
 use ward_types::{ClusterId, Code, EventKind, EventSubject, KeyRef, Problem, ProviderName, TrustStatus};
@@ -44,13 +45,13 @@ pub(crate) async fn bring_up_to_date(
 
 /// The trusted providers among those of keys that a task needs, and among those that make keys for it.
 pub(crate) async fn needed(
-    controller: &Controller,
+    db: &mut AnyConnection,
     keys: &[KeyRef],
     makers: Vec<ProviderName>,
 ) -> Result<Vec<ProviderName>, StoreError> {
     let mut names = plan::trusted(keys);
     if !makers.is_empty() {
-        let rows = trusted::list(&mut *controller.store.read().await?).await?;
+        let rows = trusted::list(db).await?;
         names.extend(makers.into_iter().filter(|name| rows.iter().any(|row| row.name == *name)));
     }
     names.sort();
