@@ -3,27 +3,68 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-/// Where the root key comes from, under which the controller seals what it keeps. Chosen at the first start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum RootKey {
-    /// `root.key` in the state directory, which only its owner may read; made where there is none.
+/// How the root key is kept, under which the controller seals what it stores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RootKeyWay {
+    /// As it is in a file that only its owner may read.
     #[default]
     File,
-    /// The credential `ward-root-key` (32 bytes) of the service manager, in `$CREDENTIALS_DIRECTORY`.
+    /// Sealed to the machine's TPM 2.0.
+    Tpm,
+    /// Under the credential `ward-root-key` (32 bytes) of the service manager, in `$CREDENTIALS_DIRECTORY`.
     Credential,
-    /// A random key that lies in `root.sealed` in the state directory, under a passphrase (argon2id) that is read from
-    /// this file at each start.
-    Passphrase(PathBuf),
+    /// Under a passphrase (argon2id) that is given at each start.
+    Passphrase,
 }
 
-impl fmt::Display for RootKey {
+impl RootKeyWay {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Tpm => "tpm",
+            Self::Credential => "credential",
+            Self::Passphrase => "passphrase",
+        }
+    }
+}
+
+impl fmt::Display for RootKeyWay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::File => "`root.key` in the controller's state directory",
-            Self::Credential => "a credential of the service manager",
-            Self::Passphrase(_) => "a passphrase given at start",
+            Self::File => "in a file of mode 0600",
+            Self::Tpm => "sealed to the controller's TPM",
+            Self::Credential => "under a credential of the service manager",
+            Self::Passphrase => "under a passphrase given at start",
         })
+    }
+}
+
+/// What the controller needs to get at its root key. The key's file, `root.key` in the state directory, says how it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootKey {
+    /// How it is kept from the first start on; later, how it must be. None means a file, and later whatever it is.
+    pub way: Option<RootKeyWay>,
+    /// The TPM, as a TCTI: `device:/dev/tpmrm0`, or `swtpm:host=HOST,port=PORT`.
+    pub tcti: String,
+    /// The PCRs of its SHA-256 bank to which the key is sealed; opened it is by those it was sealed to.
+    pub pcrs: Vec<u8>,
+    /// Where the passphrase is read from: a file, or a descriptor as `/dev/fd/N`. None means that it is asked for on the
+    /// terminal.
+    pub passphrase_file: Option<PathBuf>,
+}
+
+impl RootKey {
+    /// The usual TPM.
+    pub const TCTI: &str = "device:/dev/tpmrm0";
+}
+
+impl Default for RootKey {
+    fn default() -> Self {
+        Self { way: None, tcti: Self::TCTI.to_owned(), pcrs: vec![7], passphrase_file: None }
     }
 }
 
@@ -45,8 +86,10 @@ pub struct Config {
     /// A file with the first user's password; none means one is made up and written to `admin-password` in the state
     /// directory.
     pub admin_password_file: Option<PathBuf>,
-    /// Where the root key comes from.
+    /// How to get at the root key.
     pub root_key: RootKey,
+    /// How long until key providers are looked at again.
+    pub watch_period: Duration,
 }
 
 impl Config {
@@ -61,10 +104,13 @@ impl Config {
             advertise_hosts: None,
             public_names: Vec::new(),
             admin_password_file: None,
-            root_key: RootKey::File,
+            root_key: RootKey::default(),
+            watch_period: Self::WATCH_PERIOD,
         }
     }
 
+    /// How long until key providers are looked at again, unless set.
+    pub const WATCH_PERIOD: Duration = Duration::from_secs(60);
     /// The port for users.
     pub const API_PORT: u16 = 8443;
     /// The port for hosts.

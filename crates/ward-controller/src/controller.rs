@@ -1,6 +1,7 @@
 //! What all parts of a running controller share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -9,10 +10,11 @@ use ward_rpc::Authority;
 use ward_secret::SealKey;
 use ward_types::{EventKind, EventSubject};
 
-use crate::RootKey;
+use crate::RootKeyWay;
 use crate::api::auth::Guard;
 use crate::authz::Recent;
 use crate::hosts::Links;
+use crate::keys::{Health, Pool};
 use crate::store::{self, Store};
 use crate::tasks::Board;
 use crate::trusted::ServiceStates;
@@ -23,12 +25,16 @@ pub(crate) struct Controller {
     pub(crate) store: Store,
     /// Opens the sealed columns of the store.
     pub(crate) seal: SealKey,
-    /// Where that key comes from.
-    pub(crate) root_key: RootKey,
+    /// How that key is kept.
+    pub(crate) root_key: RootKeyWay,
     pub(crate) authority: Authority,
     /// Where hosts reach the controller, `HOST:PORT`.
     pub(crate) advertise_hosts: String,
     pub(crate) links: Links,
+    pub(crate) key_servers: Pool,
+    pub(crate) health: Health,
+    /// How long until providers are looked at again.
+    pub(crate) watch_period: Duration,
     pub(crate) board: Board,
     pub(crate) guard: Guard,
     pub(crate) recent: Recent,

@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::Error;
 
@@ -14,9 +14,14 @@ pub(crate) fn private_dir(path: &Path) -> Result<(), Error> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)
 }
 
+/// The name under which [`write_private`] prepares a file.
+pub(crate) fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
 /// Writes a file of mode 0600, whole or not at all.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), Error> {
-    let temporary = path.with_extension("new");
+    let temporary = temporary(path);
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;

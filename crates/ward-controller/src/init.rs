@@ -1,6 +1,8 @@
 //! The first start: who the controller is, its certificates, its first user. Every step is done once, whenever the
 //! process was killed in between.
 
+use std::path::Path;
+
 use uuid::Uuid;
 use ward_rpc::{Authority, Credentials, Role};
 use ward_secret::{SealKey, Zeroizing};
@@ -8,7 +10,7 @@ use ward_types::{Name, Object};
 
 use crate::store::permission::{self, SubjectId};
 use crate::store::{Store, StoreError, cluster, setting, user};
-use crate::{Config, Error, RootKey, files, password, root};
+use crate::{Config, Error, RootKeyWay, files, password, root};
 
 /// The name of the file in the state directory with the first user's password.
 pub const ADMIN_PASSWORD_FILE: &str = "admin-password";
@@ -30,18 +32,23 @@ pub(crate) struct Identity {
 }
 
 /// Sets up what is not set up yet, and loads the rest.
-pub(crate) async fn init(config: &Config, store: &Store) -> Result<(Identity, SealKey), Error> {
+pub(crate) async fn init(config: &Config, store: &Store) -> Result<(Identity, SealKey, RootKeyWay), Error> {
     let state_dir = &config.state_dir;
     let known = setting::get(&mut *store.read().await?, "authority-certificate").await?;
     // With something sealed already, a missing root key is a loss and not a first start.
-    let seal = root::load(state_dir, &config.root_key, known.is_none())?;
+    let (at, source, may_make) = (state_dir.clone(), config.root_key.clone(), known.is_none());
+    // A TPM, or somebody at the terminal, takes its time.
+    let loading = tokio::task::spawn_blocking(move || root::load(&at, &source, may_make));
+    let (seal, way) = loading
+        .await
+        .map_err(|panic| Error::RootKeySource { from: state_dir.display().to_string(), why: panic.to_string() })??;
     let id = controller_id(store).await?;
-    let authority = authority(&config.root_key, store, &seal, known).await?;
+    let authority = authority(state_dir, store, &seal, known).await?;
     files::write_private(&state_dir.join(CA_FILE), authority.certificate().as_bytes())?;
     let credentials = issue(config, id, &authority)?;
     default_cluster(store).await?;
     first_user(config, store).await?;
-    Ok((Identity { id, authority, credentials }, seal))
+    Ok((Identity { id, authority, credentials }, seal, way))
 }
 
 async fn controller_id(store: &Store) -> Result<Uuid, Error> {
@@ -59,7 +66,7 @@ async fn controller_id(store: &Store) -> Result<Uuid, Error> {
 }
 
 async fn authority(
-    root_key: &RootKey,
+    state_dir: &Path,
     store: &Store,
     seal: &SealKey,
     certificate: Option<String>,
@@ -67,7 +74,7 @@ async fn authority(
     const PURPOSE: &str = "authority-key";
     if let Some(certificate) = certificate {
         let sealed = setting::get(&mut *store.read().await?, "authority-key").await?.unwrap_or_default();
-        let wrong_key = |source| Error::RootKey { from: root_key.to_string(), source };
+        let wrong_key = |source| Error::RootKey { from: root::file_of(state_dir).display().to_string(), source };
         let key = root::open(seal, PURPOSE, &sealed).map_err(wrong_key)?;
         let key = std::str::from_utf8(&key).map_err(|_| wrong_key(ward_secret::SecretError::Unwrap))?;
         return Ok(Authority::load(Credentials::new(certificate, Zeroizing::new(key.to_owned()))));

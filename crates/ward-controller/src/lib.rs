@@ -10,13 +10,14 @@
 //! keys           the way of a key: made, activated, got, pushed, forgotten
 //! native         native key providers: their keys, given to hosts, backed up, restored
 //! trusted        trusted key providers: the trust authority described to hosts, and looked after
+//! root           the root key, under which secrets are sealed: how it is kept
 //! hosts          enrolment, and one supervisor for each host
 //! store          SQL: one code path for SQLite and PostgreSQL
 //! ```
 //!
 //! No KEK and no DEK is ever stored here; a KEK is in memory for the time of one push. The secrets that must be kept
 //! (the CA's key, the private keys with which the controller speaks to key servers, the keys of native providers) lie in
-//! the database sealed under a root key, which comes from where the operator chose.
+//! the database sealed under a root key, which is kept as the operator chose.
 
 #![forbid(unsafe_code)]
 
@@ -42,9 +43,10 @@ mod store;
 mod tasks;
 mod trusted;
 
-pub use config::{Config, RootKey};
+pub use config::{Config, RootKey, RootKeyWay};
 pub use error::Error;
 pub use init::{ADMIN_PASSWORD_FILE, CA_FILE};
+pub use root::{RootKeyChange, change_root_key, root_key_way};
 pub use server::Server;
 pub use store::StoreError;
 

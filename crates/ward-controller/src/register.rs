@@ -9,11 +9,12 @@ use crate::authz::operations::{RegisterEncryptedVm, RegisterVm, UnlockVm};
 use crate::authz::{Granted, Note, grant};
 use crate::controller::Shared;
 use crate::hosts::Link;
-use crate::keys::{Supply, supply};
+use crate::keys::{KeyFault, Supply, report, supply};
+use crate::native;
 use crate::plan::{Needs, place};
 use crate::store::cluster::{self, DatastoreRow};
 use crate::store::vm::{self, VmRow};
-use crate::store::{Tx, event, policy};
+use crate::store::{self, Tx, event, policy};
 
 /// The proof for having a VM's keys given to hosts.
 struct MayUnlock;
@@ -64,6 +65,24 @@ impl Place {
         Err(Problem { what: self.what.clone(), ..problem })
     }
 
+    /// Refuses a VM of a native provider that the cluster has not: its hosts could never open it.
+    async fn check_providers(
+        &self,
+        controller: &Shared,
+        datastore: &DatastoreRow,
+        config: &VmConfig,
+    ) -> Result<(), Problem> {
+        let rows = store::native::list(&mut *controller.store.read().await?).await?;
+        for key in config.keys() {
+            let Some(kdk) = key.kdk() else { continue };
+            if let Err(problem) = native::check(&self.what, &rows, &kdk, datastore.cluster) {
+                let fault = KeyFault::new(&key.provider, Some(key), problem);
+                return Err(report(controller, &self.subject, fault).await);
+            }
+        }
+        Ok(())
+    }
+
     /// Gets the VM's keys to the hosts and has the home's code checked under them: the description as Ward wrote it, or
     /// why the VM is locked. A home that something else wrote is refused.
     async fn unlock(
@@ -108,6 +127,7 @@ pub(crate) async fn register(
     } else {
         let note = Note { detail: format!("VM `{}` in directory `{directory}`", config.name), keys };
         let may: Granted<RegisterEncryptedVm> = grant(controller, granted.caller(), datastore.clone(), note).await?;
+        place.check_providers(controller, datastore, &config).await?;
         place.unlock(controller, may.into(), config).await?
     };
     let mut tx = controller.store.write().await?;

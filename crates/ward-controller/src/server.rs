@@ -15,6 +15,7 @@ use crate::api::auth::Guard;
 use crate::authz::Recent;
 use crate::controller::{Controller, Shared};
 use crate::hosts::Links;
+use crate::keys::{self, Health, Pool};
 use crate::store::Store;
 use crate::tasks::Board;
 use crate::{Config, Error, api, files, hosts, init, native, recryption, tasks, trusted};
@@ -47,7 +48,7 @@ impl Server {
             Some(url) => Store::open(url).await?,
             None => Store::open_file(&config.state_dir.join("controller.db")).await?,
         };
-        let (identity, seal) = init::init(&config, &store).await?;
+        let (identity, seal, root_key) = init::init(&config, &store).await?;
         let (api, api_address) = listen(config.listen_api).await?;
         let (hosts, hosts_address) = listen(config.listen_hosts).await?;
         let ca = identity.authority.certificate();
@@ -59,10 +60,13 @@ impl Server {
             id: identity.id,
             store,
             seal,
-            root_key: config.root_key,
+            root_key,
             authority: identity.authority,
             advertise_hosts: config.advertise_hosts.unwrap_or_else(|| hosts_address.to_string()),
             links: Links::new(host_tls),
+            key_servers: Pool::default(),
+            health: Health::default(),
+            watch_period: config.watch_period,
             board: Board::default(),
             guard: Guard::default(),
             recent: Recent::default(),
@@ -94,7 +98,7 @@ impl Server {
     /// Serves until the shutdown that it was started with; then lets requests end. Tasks go on at the next start.
     pub async fn serve(self) {
         let Self { controller, api, hosts, api_tls, hosts_tls, api_address, hosts_address, _lock } = self;
-        tracing::info!(%api_address, %hosts_address, "the controller answers");
+        tracing::info!(%api_address, %hosts_address, root_key = %controller.root_key, "the controller answers");
         let shutdown = controller.shutdown.clone();
         for started in [hosts::start(&controller).await, tasks::resume_all(&controller).await] {
             if let Err(error) = started {
@@ -106,6 +110,7 @@ impl Server {
         }
         controller.background.spawn(recryption::schedule(Arc::clone(&controller)));
         controller.background.spawn(native::remind(Arc::clone(&controller)));
+        controller.background.spawn(keys::watch(Arc::clone(&controller)));
         controller.background.spawn(trusted::watch(Arc::clone(&controller)));
         let users = serve(api, api_tls, api::router(Arc::clone(&controller)), shutdown.clone());
         let agents = serve(hosts, hosts_tls, hosts::router(Arc::clone(&controller)), shutdown.clone());
@@ -130,7 +135,7 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error>
 }
 
 /// Keeps a second controller off the state directory.
-fn lock(state_dir: &Path) -> Result<File, Error> {
+pub(crate) fn lock(state_dir: &Path) -> Result<File, Error> {
     let path = state_dir.join("lock");
     let file = File::create(&path).map_err(|source| Error::File { path: path.clone(), source })?;
     match file.try_lock() {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use common::*;
 use tempfile::TempDir;
+use ward_disk::lock::Access;
 use ward_disk::{ConvertOrder, DiskErrorKind, DiskProcess, ImageFormat, Order, Report, SectorSize};
 
 disk_process!();
@@ -300,6 +301,28 @@ fn an_image_in_use_by_qemu_is_refused_on_either_side() {
         ward_disk::lock::check_unused(&room.path(name)).unwrap();
     }
     convert(order(), vec![dek(1)]).result.unwrap();
+}
+
+#[test]
+fn readers_share_an_image_with_qemu_too_and_keep_writers_out() {
+    let room = Room::new();
+    let image = room.path("plain");
+    sparse_disk(&image, 2 * MIB);
+    let open = || ward_disk::lock::open_to_read(&image);
+    let readers = (open().unwrap(), open().unwrap());
+    let qemu_io = |options: &[&str], command: &str| {
+        let arguments = [&["-f", "raw"], options, &["-c", command, text(&image)]].concat();
+        std::process::Command::new("qemu-io").args(arguments).output().unwrap().status.success()
+    };
+    assert!(qemu_io(&["-r"], "read 0 64k"));
+    assert!(!qemu_io(&[], "write 0 64k"));
+    let writer = OpenOptions::new().read(true).write(true).open(&image).unwrap();
+    let lock = |access| ward_disk::lock::lock(&writer, &image, access);
+    assert_eq!(lock(Access::Exclusive).unwrap_err().kind, DiskErrorKind::ImageLocked);
+    drop(readers);
+    lock(Access::Exclusive).unwrap();
+    assert_eq!(open().unwrap_err().kind, DiskErrorKind::ImageLocked);
+    assert!(!qemu_io(&["-r"], "read 0 64k"));
 }
 
 /// A small file system of its own, unmounted at the end.

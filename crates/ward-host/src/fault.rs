@@ -6,6 +6,7 @@ use std::path::Path;
 
 use ward_disk::{DiskError, DiskErrorKind};
 use ward_secret::SecretError;
+use ward_tpm::TpmError;
 use ward_types::{Code, KeyRef, Problem};
 
 /// A problem of which it is not yet said what failed for it.
@@ -76,6 +77,27 @@ impl From<SecretError> for Fault {
         match error {
             SecretError::Memory(_) => Self::unfit(error.to_string(), "raise the limit of locked memory of the agent"),
             _ => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl From<TpmError> for Fault {
+    fn from(error: TpmError) -> Self {
+        let why = error.to_string();
+        match error {
+            TpmError::Tcti(_) | TpmError::Pcrs(_) => Self::invalid(why),
+            // Nothing is lost but time.
+            TpmError::Changed(_) | TpmError::NotOurs => Self::new(
+                Code::KeyNotOnHost,
+                why,
+                "the host waits for the controller, which hands the keys over when it is reached; if nobody changed the \
+                 machine, find out who did",
+            ),
+            TpmError::Secret(error) => error.into(),
+            _ => Self::unfit(
+                why,
+                "check the TPM (`--tpm`), and that the agent's user may use it; the system's log may say more",
+            ),
         }
     }
 }

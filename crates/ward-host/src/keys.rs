@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ward_secret::Kek;
-use ward_types::{Code, KeyLocator, KeyRef, ProviderName};
+use ward_types::{Code, KeyLocator, KeyRef, ProviderName, VmId};
 
 use crate::fault::Fault;
 use ring::KeyRing;
@@ -54,6 +54,11 @@ impl ResolvedKeks {
     /// One of them.
     pub(crate) fn get(&self, key: &KeyRef) -> Result<&ResolvedKek, Fault> {
         self.0.get(key).ok_or_else(|| Fault::internal(format!("the key {key} was not asked for beforehand")))
+    }
+
+    /// One more.
+    pub(crate) fn add(&mut self, key: ResolvedKek) {
+        self.0.insert(key.reference.clone(), key);
     }
 }
 
@@ -126,6 +131,18 @@ impl KeyCache {
             KeyLocator::Native(native) => Arc::new(self.ring.unwrap(&key.provider, native)?),
         };
         Ok(ResolvedKek { reference: key.clone(), kek })
+    }
+
+    /// A key of one VM, for another: a key that any VM may use is the same, one that is bound to its VM has another
+    /// reference.
+    pub(crate) fn rebind(&self, key: &KeyRef, vm: VmId) -> Result<ResolvedKek, Fault> {
+        match &key.key {
+            KeyLocator::Native(native) if native.vm != vm => {
+                let (reference, kek) = self.ring.rebind(&key.provider, native, vm)?;
+                Ok(ResolvedKek::new(reference, kek))
+            }
+            _ => self.resolve(key),
+        }
     }
 
     /// All of these keys, or which of them are missing.

@@ -26,7 +26,6 @@ mod jobs;
 mod keys;
 mod local;
 pub mod measure;
-mod tpm;
 mod trusted;
 mod vault;
 mod vmm;

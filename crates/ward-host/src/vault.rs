@@ -8,12 +8,12 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use ward_rpc::NativePush;
 use ward_secret::{SealKey, Sealed};
+use ward_tpm::{SealedKey, Tpm};
 use ward_types::Problem;
 
 use crate::config::TpmConfig;
 use crate::fault::{Fault, Result};
 use crate::files::{self, Moments};
-use crate::tpm::{SealedKey, Tpm};
 
 const FILE: &str = "native.sealed";
 const PURPOSE: &str = "native-keys";
@@ -45,9 +45,9 @@ impl Vault {
     /// The vault in a state directory, and what is in it.
     pub(crate) fn open(state_dir: &std::path::Path, config: Option<&TpmConfig>) -> (Self, NativePush) {
         let mut vault = Self { path: state_dir.join(FILE), tpm: None, sealed: false, trouble: None };
-        match config.map(Tpm::open).transpose() {
+        match config.map(|config| Tpm::open(&config.tcti, &config.pcrs)).transpose() {
             Ok(tpm) => vault.tpm = tpm,
-            Err(fault) => vault.complain("cannot use this host's TPM", fault),
+            Err(error) => vault.complain("cannot use this host's TPM", error.into()),
         }
         let kept = match vault.load() {
             Ok(Some(push)) => {
@@ -83,7 +83,7 @@ impl Vault {
 
     fn complain(&mut self, what: &str, fault: Fault) {
         let problem = fault.problem(what);
-        tracing::warn!(%problem, "native providers");
+        tracing::warn!(%problem, remedy = problem.remedy, "native providers");
         self.trouble = Some(problem);
     }
 

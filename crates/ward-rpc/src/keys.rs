@@ -2,19 +2,17 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use ward_secret::{KEK_LEN, Kek, SecretError, Zeroizing};
+use ward_secret::{Kek, SecretError};
 use ward_types::{Code, KeyRef, Problem};
+
+use crate::framing;
 
 /// The path under which keys are posted.
 pub const PUSH_KEYS_PATH: &str = "/v1/push-keys";
 
-/// The longest key reference that is accepted, in bytes.
-const MAX_REF: usize = 16 * 1024;
-
 /// Keys on their way to a host.
 ///
-/// On the wire, for each key: the length of its reference (4 bytes, big-endian), the reference (JSON), the KEK (32
-/// bytes).
+/// On the wire, for each key: the length of its reference (4 bytes, big-endian), the reference (JSON), the KEK (32 bytes).
 #[derive(Default)]
 pub struct KeyPush {
     /// The keys.
@@ -58,39 +56,15 @@ impl KeyPush {
     /// # Errors
     /// Where a reference can't be written as JSON, which does not happen.
     pub fn encode(&self) -> Result<Bytes, PushError> {
-        let references: Vec<Vec<u8>> =
-            self.keys.iter().map(|(reference, _)| serde_json::to_vec(reference)).collect::<Result<_, _>>()?;
-        let length = references.iter().map(|reference| 4 + reference.len() + KEK_LEN).sum();
-        // Of the right size from the start: growing would leave copies behind.
-        let mut body = Zeroizing::new(Vec::with_capacity(length));
-        for (reference, (_, kek)) in references.iter().zip(&self.keys) {
-            let length = u32::try_from(reference.len()).map_err(|_| PushError::Framing)?;
-            body.extend_from_slice(&length.to_be_bytes());
-            body.extend_from_slice(reference);
-            body.extend_from_slice(kek.expose());
-        }
-        Ok(Bytes::from_owner(body))
+        framing::encode(&self.keys, Kek::expose)
     }
 
     /// Reads a body. The caller wipes it afterwards.
     ///
     /// # Errors
     /// [`PushError`].
-    pub fn decode(mut body: &[u8]) -> Result<Self, PushError> {
-        let mut keys = Vec::new();
-        while !body.is_empty() {
-            let (length, rest) = body.split_first_chunk::<4>().ok_or(PushError::Framing)?;
-            let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| PushError::Framing)?;
-            if length > MAX_REF {
-                return Err(PushError::Framing);
-            }
-            let (reference, rest) = rest.split_at_checked(length).ok_or(PushError::Framing)?;
-            let (kek, rest) = rest.split_first_chunk::<KEK_LEN>().ok_or(PushError::Framing)?;
-            let kek = Kek::take(&mut Zeroizing::new(*kek)[..])?;
-            keys.push((serde_json::from_slice(reference)?, kek));
-            body = rest;
-        }
-        Ok(Self { keys })
+    pub fn decode(body: &[u8]) -> Result<Self, PushError> {
+        Ok(Self { keys: framing::decode(body, Kek::take)? })
     }
 }
 

@@ -9,6 +9,7 @@
 pub mod api;
 mod call;
 mod enrol;
+mod framing;
 mod keys;
 mod native;
 mod pki;

@@ -5,16 +5,13 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use ward_secret::{KDK_LEN, Kdk, Zeroizing};
+use ward_secret::Kdk;
 use ward_types::KdkRef;
 
-use crate::PushError;
+use crate::{PushError, framing};
 
 /// The path under which they are posted.
 pub const PUSH_NATIVE_PATH: &str = "/v1/push-native-keys";
-
-/// The longest name of a key that is accepted, in bytes.
-const MAX_ENTRY: usize = 16 * 1024;
 
 /// A native provider's key, by name, and who may have it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,39 +38,15 @@ impl NativePush {
     /// # Errors
     /// Where an entry can't be written as JSON, which does not happen.
     pub fn encode(&self) -> Result<Bytes, PushError> {
-        let entries: Vec<Vec<u8>> =
-            self.keys.iter().map(|(entry, _)| serde_json::to_vec(entry)).collect::<Result<_, _>>()?;
-        let length = entries.iter().map(|entry| 4 + entry.len() + KDK_LEN).sum();
-        // Of the right size from the start: growing would leave copies behind.
-        let mut body = Zeroizing::new(Vec::with_capacity(length));
-        for (entry, (_, kdk)) in entries.iter().zip(&self.keys) {
-            let length = u32::try_from(entry.len()).map_err(|_| PushError::Framing)?;
-            body.extend_from_slice(&length.to_be_bytes());
-            body.extend_from_slice(entry);
-            body.extend_from_slice(kdk.expose());
-        }
-        Ok(Bytes::from_owner(body))
+        framing::encode(&self.keys, Kdk::expose)
     }
 
     /// Reads a body. The caller wipes it afterwards.
     ///
     /// # Errors
     /// [`PushError`].
-    pub fn decode(mut body: &[u8]) -> Result<Self, PushError> {
-        let mut keys = Vec::new();
-        while !body.is_empty() {
-            let (length, rest) = body.split_first_chunk::<4>().ok_or(PushError::Framing)?;
-            let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| PushError::Framing)?;
-            if length > MAX_ENTRY {
-                return Err(PushError::Framing);
-            }
-            let (entry, rest) = rest.split_at_checked(length).ok_or(PushError::Framing)?;
-            let (kdk, rest) = rest.split_first_chunk::<KDK_LEN>().ok_or(PushError::Framing)?;
-            let kdk = Kdk::take(&mut Zeroizing::new(*kdk)[..])?;
-            keys.push((serde_json::from_slice(entry)?, kdk));
-            body = rest;
-        }
-        Ok(Self { keys })
+    pub fn decode(body: &[u8]) -> Result<Self, PushError> {
+        Ok(Self { keys: framing::decode(body, Kdk::take)? })
     }
 }
 

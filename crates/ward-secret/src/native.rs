@@ -57,9 +57,21 @@ impl Kdk {
         &self,
         context: &KekContext<'_>,
     ) -> Result<([u8; SALT_LEN], [u8; WRAPPED_KEK_LEN]), SecretError> {
+        self.wrap_kek_anew(context, &Kek::generate()?)
+    }
+
+    /// Wraps a KEK with a new salt: gives both.
+    ///
+    /// # Errors
+    /// [`SecretError::Random`], [`SecretError::Wrap`], [`SecretError::Memory`].
+    pub fn wrap_kek_anew(
+        &self,
+        context: &KekContext<'_>,
+        kek: &Kek,
+    ) -> Result<([u8; SALT_LEN], [u8; WRAPPED_KEK_LEN]), SecretError> {
         let mut salt = [0; SALT_LEN];
         aws_lc_rs::rand::fill(&mut salt).map_err(|_| SecretError::Random)?;
-        let wrapped = self.wrap_kek(context, &salt, &Kek::generate()?)?;
+        let wrapped = self.wrap_kek(context, &salt, kek)?;
         Ok((salt, wrapped))
     }
 

@@ -24,6 +24,7 @@ pub mod configuration;
 mod error;
 mod home;
 pub mod key_provider;
+pub mod measure;
 mod pending;
 mod serve;
 pub mod services;

@@ -184,6 +184,26 @@ kinds! {
     ProviderRestored = "provider.restored", Info;
     /// A native provider was deleted although VMs need it.
     ProviderRemovedInUse = "provider.removed-in-use", Warning;
+    /// All is well with a key provider again.
+    ProviderGreen = "provider.green", Info;
+    /// A key provider works, and something about it wants attention.
+    ProviderYellow = "provider.yellow", Warning;
+    /// A key provider does not work.
+    ProviderRed = "provider.red", Error;
+    /// All is well with a key server again.
+    KeyServerGreen = "provider.server-green", Info;
+    /// A key server works, and something about it wants attention.
+    KeyServerYellow = "provider.server-yellow", Warning;
+    /// A key server can't be used.
+    KeyServerRed = "provider.server-red", Error;
+    /// A key provider got or lost a key server.
+    ProviderServers = "provider.servers", Info;
+    /// What a key provider's servers or the controller is known by has changed.
+    ProviderTrust = "provider.trust", Info;
+    /// A certificate is about to expire.
+    CertificateExpiring = "certificate.expiring", Warning;
+    /// A certificate has expired.
+    CertificateExpired = "certificate.expired", Error;
 }
 
 impl PartialSchema for EventKind {

@@ -43,6 +43,12 @@ macro_rules! codes {
                 match self { $(Self::$variant => $status,)* Self::Unknown => 500 }
             }
 
+            /// Whether a key or a key server is at fault.
+            #[must_use]
+            pub const fn is_about_keys(self) -> bool {
+                self.exit_code() == 6
+            }
+
             /// The exit code of a command that failed with it: 2 asked wrongly, 3 not allowed, 4 not found, 5 refused as
             /// things stand, 6 a key or key server is at fault, 7 a host is at fault, 8 storage is at fault, 1 all else.
             #[must_use]

@@ -93,7 +93,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Trust(trust::Trust),
     /// Run a controller.
-    Controller(controller::Controller),
+    Controller(Box<controller::Controller>),
     /// Run a key server, or manage one.
     #[command(subcommand)]
     Keyserver(keyserver::Keyserver),

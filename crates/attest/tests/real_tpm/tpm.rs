@@ -77,6 +77,14 @@ impl Ca {
     }
 }
 
+/// Whether somebody listens there, as the kernel says: to try it would take the one connection that a TPM serves.
+fn listens(port: u16) -> bool {
+    let (local, listening) = (format!(":{port:04X}"), "0A");
+    let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    fields.any(|fields| fields[1].ends_with(&local) && fields[3] == listening)
+}
+
 pub(crate) struct Tpm {
     dir: TempDir,
     process: Child,
@@ -137,8 +145,7 @@ impl Tpm {
             .spawn()
             .expect("swtpm can't be started: run ./test, which installs what tests need");
         let deadline = Instant::now() + Duration::from_secs(20);
-        // Only the control channel is tried: the other one serves one connection.
-        while TcpStream::connect(("127.0.0.1", port + 1)).is_err() {
+        while !(listens(port) && listens(port + 1)) {
             if process.try_wait().unwrap().is_some() {
                 return None;
             }

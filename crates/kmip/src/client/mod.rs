@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 
 pub use config::{ClientConfig, ConfigError, DEFAULT_PORT};
 pub use error::{ClientError, Phase};
-pub use fetch::{ShownCertificate, fetch_server_certificates, show_server_certificates};
+pub use fetch::{CheckedServer, ShownCertificate, check_server, fetch_server_certificates, show_server_certificates};
 pub use identity::{ClientIdentity, IdentityError, PendingIdentity, Subject};
 pub use replicas::{Located, Replicas, ReplicasError, ServerStatus};
 pub use roster::BackOff;

@@ -33,6 +33,14 @@ pub(super) struct NotPinned {
 }
 
 impl ServerTrust {
+    /// Whether a server can be known by it at all.
+    ///
+    /// # Errors
+    /// If the authorities' certificates can't be read, or there are none.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.verifier(&Arc::new(rustls::crypto::aws_lc_rs::default_provider())).map(drop)
+    }
+
     pub(super) fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, ConfigError> {
         match self {
             Self::Authorities(pem) => {

@@ -10,7 +10,9 @@ pub(crate) mod hosts;
 mod native;
 mod page;
 mod policies;
-mod providers;
+mod provider_servers;
+mod provider_trust;
+pub(crate) mod providers;
 mod recryptions;
 mod reform;
 pub(crate) mod repeat;
@@ -91,6 +93,13 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(providers::list, providers::add))
         .routes(routes!(providers::show, providers::remove))
         .routes(routes!(providers::make_default))
+        .routes(routes!(providers::set_cluster_default))
+        .routes(routes!(provider_servers::add))
+        .routes(routes!(provider_servers::remove))
+        .routes(routes!(provider_trust::certificates))
+        .routes(routes!(provider_trust::trust))
+        .routes(routes!(provider_trust::identify))
+        .routes(routes!(provider_trust::try_identity))
         .routes(routes!(vms::list, vms::add))
         .routes(routes!(vms::show, vms::remove))
         .routes(routes!(vms::start))

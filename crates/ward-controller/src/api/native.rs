@@ -5,7 +5,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use ward_secret::Zeroizing;
-use ward_types::{ClusterId, Code, EventKind, EventSubject, KdkId, KeyRef, Name, Problem, ProviderKind, ProviderName};
+use ward_types::{
+    ClusterId, Code, EventKind, EventSubject, KdkId, KdkRef, KeyRef, Name, Problem, ProviderKind, ProviderName,
+};
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body, Keys, not_found};
@@ -45,7 +47,7 @@ pub(super) async fn view(
     let versions = row.versions.iter().map(|version| NativeVersion {
         version: version.version,
         created: time(version.created),
-        vms: needing(users, version.version).len(),
+        vms: needing(users, row.key_id, version.version).len(),
     });
     Ok(Some(NativeView {
         key_id: row.key_id,
@@ -59,21 +61,24 @@ pub(super) async fn view(
     }))
 }
 
-/// The VMs that need a version of a key, each once.
-fn needing(users: &[(Name, KeyRef)], version: u32) -> Vec<&Name> {
-    let of_version = users.iter().filter(|(_, key)| key.kdk().is_some_and(|kdk| kdk.version == version));
-    let mut names: Vec<_> = of_version.map(|(vm, _)| vm).collect();
-    names.dedup();
-    names
+/// The VMs that need a version of a key, each once. A VM under another key of the same provider's name needs none of it.
+fn needing(users: &[(Name, KeyRef)], key_id: KdkId, version: u32) -> Vec<&Name> {
+    under(users, |kdk| (kdk.key_id, kdk.version) == (key_id, version))
+}
+
+fn under(users: &[(Name, KeyRef)], is: impl Fn(&KdkRef) -> bool) -> Vec<&Name> {
+    let mut names: Vec<_> = users.iter().filter(|(_, key)| key.kdk().is_some_and(|kdk| is(&kdk))).collect();
+    names.sort_by_key(|(vm, _)| vm);
+    names.dedup_by_key(|(vm, _)| vm);
+    names.into_iter().map(|(vm, _)| vm).collect()
 }
 
 fn about(user: &Name, name: &ProviderName) -> EventSubject {
     EventSubject { provider: Some(name.clone()), user: Some(user.clone()), ..EventSubject::default() }
 }
 
-async fn load_native(controller: &Controller, what: &str, row: &ProviderRow) -> Result<NativeRow, Problem> {
-    let native = store::get(&mut *controller.store.read().await?, &row.name).await?;
-    native.ok_or_else(|| {
+async fn load_native(db: &mut sqlx::AnyConnection, what: &str, row: &ProviderRow) -> Result<NativeRow, Problem> {
+    store::get(db, &row.name).await?.ok_or_else(|| {
         let why = format!("key provider `{}` is a {} one", row.name, row.kind);
         Problem::new(Code::RequestInvalid, what, why, "name a native provider; `ward provider ls` tells the kinds")
     })
@@ -95,16 +100,8 @@ async fn put(
     (kind, message): (EventKind, &str),
 ) -> Result<(), Problem> {
     let first = provider::list(tx).await?.is_empty();
-    let provider = ProviderRow {
-        name: row.name.clone(),
-        kind: ProviderKind::Native,
-        server_host: String::new(),
-        server_port: 0,
-        ca: String::new(),
-        certificate: String::new(),
-        sealed_key: String::new(),
-        is_default: default || first,
-    };
+    let is_default = default || first;
+    let provider = ProviderRow { is_default, ..ProviderRow::new(row.name.clone(), ProviderKind::Native) };
     match provider::add(tx, &provider).await {
         Err(error) if error.is_conflict() => return Err(exists(what.to_owned())),
         added => added?,
@@ -178,7 +175,7 @@ pub(super) async fn export(
         let remedy = "give a password; or say that an empty one is meant, if the file is to protect nothing";
         return Err(Problem::new(Code::RequestInvalid, what, "the password is empty", remedy).into());
     }
-    let row = load_native(&controller, &what, granted.on()).await?;
+    let row = load_native(&mut *controller.store.read().await?, &what, granted.on()).await?;
     let backup = native::backup_of(&controller.seal, &row)?;
     let writing = move || backup.write(&password, Timestamp::now().to_string());
     let file = tokio::task::spawn_blocking(writing).await.map_err(|panic| Problem::internal(what, panic))??;
@@ -205,10 +202,9 @@ pub(super) async fn keep(
     let granted: Granted<ExportProvider> = grant_named(&controller, &caller, keys.first(), note).await?;
     let name = granted.on().name.clone();
     let what = format!("cannot take note of the backup of key provider `{name}`");
-    let row = load_native(&controller, &what, granted.on()).await?;
     let mut tx = controller.store.write().await?;
-    let current = store::get(&mut tx, &row.name).await?.map(|row| row.current());
-    if current != Some(kept.version) {
+    let row = load_native(&mut tx, &what, granted.on()).await?;
+    if row.current() != kept.version {
         let why = format!("it holds the key up to version {}, and there is a later one", kept.version);
         let remedy = format!("back it up again with `ward provider export {name} --out FILE`");
         return Err(Problem::new(Code::BackupOther, what, why, remedy).into());
@@ -269,9 +265,13 @@ pub(super) async fn import(
     let subject = about(granted.user(), &name);
     let numbers = added.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let message = format!("native key provider `{name}` restored, with key {}, version {numbers}", backup.key_id);
-    if there.is_some() {
+    if let Some(row) = &there {
         for version in &versions {
             store::add_version(&mut tx, &name, version).await?;
+        }
+        let has = |version: u32| backup.versions.iter().any(|(number, _)| *number == version);
+        if row.versions.iter().all(|version| has(version.version)) {
+            store::set_backed_up(&mut tx, &name, Some(now())).await?;
         }
         event::record(&mut tx, EventKind::ProviderRestored, &subject, &message).await?;
     } else {
@@ -348,9 +348,8 @@ pub(super) async fn update_key(
 ) -> ApiResult<Json<ProviderView>> {
     let name = granted.on().name.clone();
     let what = format!("cannot update the key of key provider `{name}`");
-    let found = load_native(&controller, &what, granted.on()).await?;
     let mut tx = controller.store.write().await?;
-    let row = store::get(&mut tx, &found.name).await?.unwrap_or(found);
+    let row = load_native(&mut tx, &what, granted.on()).await?;
     let next = row.current().checked_add(1).ok_or_else(|| Problem::internal(&what, "there are no more versions"))?;
     let version = native::make_version(&controller.seal, &row.name, row.key_id, next)
         .map_err(|error| Problem::internal(&what, error))?;
@@ -380,9 +379,8 @@ pub(super) async fn delete_version(
     let name = granted.on().name.clone();
     let version: u32 = keys.last().parse().map_err(|_| not_found("version", keys.last()))?;
     let what = format!("cannot delete version {version} of the key of key provider `{name}`");
-    let found = load_native(&controller, &what, granted.on()).await?;
     let mut tx = controller.store.write().await?;
-    let row = store::get(&mut tx, &found.name).await?.unwrap_or(found);
+    let row = load_native(&mut tx, &what, granted.on()).await?;
     if !row.versions.iter().any(|known| known.version == version) {
         let remedy = format!("`ward provider show {name}` lists them");
         return Err(Problem::new(Code::NotFound, what, "there is no such version", remedy).into());
@@ -392,7 +390,7 @@ pub(super) async fn delete_version(
         return Err(Problem::new(Code::InUse, what, "new keys are made under it", remedy).into());
     }
     let users = vm::users_of_provider(&mut tx, &row.name).await?;
-    refuse_needed(&what, name.as_str(), &needing(&users, version))?;
+    refuse_needed(&what, &name, &needing(&users, row.key_id, version), &format!("ward recrypt run --provider {name}"))?;
     refuse_open_tasks(&mut tx, &what, &row.name).await?;
     store::remove_version(&mut tx, &row.name, version).await?;
     let subject = about(granted.user(), &row.name);
@@ -403,7 +401,8 @@ pub(super) async fn delete_version(
     show(&controller, &row.name).await
 }
 
-fn refuse_needed(what: &str, provider: &str, vms: &[&Name]) -> Result<(), Problem> {
+/// Refuses while VMs need it: names them, and the command that moves them all.
+fn refuse_needed(what: &str, provider: &ProviderName, vms: &[&Name], moves: &str) -> Result<(), Problem> {
     if vms.is_empty() {
         return Ok(());
     }
@@ -414,8 +413,8 @@ fn refuse_needed(what: &str, provider: &str, vms: &[&Name]) -> Result<(), Proble
         what,
         format!("{count} it: {names}"),
         format!(
-            "move them with `ward recrypt run --provider PROVIDER --to OTHER` (each with `ward vm recrypt VM`), or decrypt them; then \
-             try again. `ward provider show {provider}` counts them"
+            "move them with `{moves}` (one by one: `ward vm recrypt VM`), or decrypt them; then try again. `ward provider \
+             show {provider}` counts them"
         ),
     ))
 }
@@ -438,9 +437,9 @@ pub(super) async fn remove(
     let what = format!("cannot remove key provider `{name}`");
     let mut tx = controller.store.write().await?;
     let native = store::get(&mut tx, name).await?;
-    let mut users: Vec<_> = vm::users_of_provider(&mut tx, name).await?.into_iter().map(|(vm, _)| vm).collect();
-    users.dedup();
-    let needed = refuse_needed(&what, name.as_str(), &users.iter().collect::<Vec<_>>());
+    let users = vm::users_of_provider(&mut tx, name).await?;
+    let needing = under(&users, |kdk| native.as_ref().is_none_or(|row| row.key_id == kdk.key_id));
+    let needed = refuse_needed(&what, name, &needing, &format!("ward recrypt run --provider {name} --to OTHER"));
     let forced = match (needed, force) {
         (Ok(()), _) => false,
         (Err(_), Some(again)) if again == name.as_str() => true,
@@ -459,7 +458,7 @@ pub(super) async fn remove(
         store::note_removed(&mut tx, name, native.key_id).await?;
         let message = format!(
             "native key provider `{name}` removed although {} VMs need it; only its backup brings them back",
-            users.len()
+            needing.len()
         );
         event::record(&mut tx, EventKind::ProviderRemovedInUse, &subject, &message).await?;
     } else {

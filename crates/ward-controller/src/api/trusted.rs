@@ -9,7 +9,7 @@ use super::edge::{ApiResult, Body, Keys};
 use super::page::{Listed, Page};
 use super::providers::exists;
 use super::types::{
-    AddTrusted, DescribeTrusted, PageQuery, ProviderView, TrustServiceView, TrustState, TrustedHostView,
+    AddTrusted, DescribeTrusted, Light, PageQuery, ProviderView, TrustServiceView, TrustState, TrustedHostView,
 };
 use crate::authz::operations::{AddProvider, DescribeProvider, RemediateTrust};
 use crate::authz::{Granted, Root, Sight, grant, grant_named};
@@ -22,13 +22,22 @@ use crate::store::trusted::{self as store, TrustedRow};
 use crate::tasks::submit::cluster_named;
 use crate::trusted::{self, ServiceKind, ServiceState};
 
-/// Where a trusted provider's keys come from; empty where it is of another kind.
-pub(super) async fn addresses(controller: &Controller, name: &ProviderName) -> Result<String, Problem> {
-    let row = store::get(&mut *controller.store.read().await?, name).await?;
-    let Some((_, services)) = row.and_then(|row| trusted::open("", name, &row.description).ok()) else {
-        return Ok(String::new());
+/// How a trusted provider stands: whether instances of both services answer.
+pub(super) fn light(controller: &Controller, name: &ProviderName) -> Light {
+    let states = controller.trusted.all();
+    let of = |kind| {
+        let states: Vec<_> = states.iter().filter(|state| state.provider == *name && state.kind == kind).collect();
+        match states.iter().filter(|state| state.trouble.is_none()).count() {
+            _ if states.is_empty() => Light::Unknown,
+            0 => Light::Red,
+            up if up < states.len() => Light::Yellow,
+            _ => Light::Green,
+        }
     };
-    Ok(services.key_providers.into_iter().map(|service| service.address).collect::<Vec<_>>().join(", "))
+    match (of(ServiceKind::Attestation), of(ServiceKind::KeyProvider)) {
+        (Light::Unknown, _) | (_, Light::Unknown) => Light::Unknown,
+        (one, other) => one.max(other),
+    }
 }
 
 /// Adds a trusted key provider, from the signed description of its trust authority's services. The hosts of its clusters
@@ -54,16 +63,8 @@ pub(super) async fn add(
     let subject = EventSubject { provider: Some(new.name.clone()), user, ..EventSubject::default() };
     let mut tx = controller.store.write().await?;
     let first = provider::list(&mut tx).await?.is_empty();
-    let row = ProviderRow {
-        name: new.name.clone(),
-        kind: ProviderKind::Trusted,
-        server_host: String::new(),
-        server_port: 0,
-        ca: String::new(),
-        certificate: String::new(),
-        sealed_key: String::new(),
-        is_default: new.default || first,
-    };
+    let is_default = new.default || first;
+    let row = ProviderRow { is_default, ..ProviderRow::new(new.name.clone(), ProviderKind::Trusted) };
     match provider::add(&mut tx, &row).await {
         Err(error) if error.is_conflict() => return Err(exists(what).into()),
         added => added?,
@@ -216,7 +217,7 @@ fn of_service(state: &ServiceState, all: &[ServiceState]) -> TrustServiceView {
 /// Tells a host anew what it is to go by, and has it attested at once, whatever it holds.
 #[utoipa::path(post, path = "/hosts/{host}/remediate", tag = "trust",
     params(("host" = String, Path, description = "name or ID")),
-    responses((status = 200, body = [TrustedHostView]), (status = "4XX", body = Problem)))]
+    responses((status = 200, body = [TrustedHostView]), (status = "4XX", body = Problem), (status = "5XX", body = Problem)))]
 pub(super) async fn remediate(
     State(controller): State<Shared>,
     granted: Granted<RemediateTrust>,

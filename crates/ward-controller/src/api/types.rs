@@ -3,11 +3,13 @@
 mod access;
 mod native;
 mod operations;
+mod provider;
 mod trusted;
 
 pub use self::access::*;
 pub use self::native::*;
 pub use self::operations::*;
+pub use self::provider::*;
 pub use self::trusted::*;
 pub use super::page::PageQuery;
 
@@ -18,8 +20,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use ward_types::{
-    ClusterId, DatastoreId, HostId, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, ProviderKind, ProviderName,
-    TaskId, TaskInfo, VmConfig, VmId,
+    ClusterId, DatastoreId, HostId, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, TaskId, TaskInfo, VmConfig, VmId,
 };
 
 /// Who wants to log in.
@@ -197,74 +198,6 @@ pub struct HostView {
     /// What is wrong with its TPM, or with what it has sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm_trouble: Option<Problem>,
-}
-
-/// A key provider.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct ProviderView {
-    /// Its name, which is its identity.
-    pub name: ProviderName,
-    /// Its kind.
-    pub kind: ProviderKind,
-    /// Its server; empty where its kind has none.
-    pub server: String,
-    /// Whether keys come from it unless said otherwise.
-    pub default: bool,
-    /// The VMs that need one of its keys.
-    pub vms: Vec<Name>,
-    /// After how many days its keys are replaced, if they are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rotate_days: Option<u32>,
-    /// What is particular to a native one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub native: Option<NativeView>,
-    /// How its server answers; only where one provider is shown.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub live: Option<Live>,
-}
-
-/// A provider's server, as it answers just now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "state", rename_all = "kebab-case")]
-pub enum Live {
-    /// It answers.
-    Up {
-        /// The KMIP version that was agreed on.
-        version: String,
-        /// Who made the server, as it says itself.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        vendor: Option<String>,
-    },
-    /// It can't be used.
-    Down {
-        /// Why.
-        problem: Problem,
-    },
-}
-
-/// A key provider that is to be known.
-#[derive(Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AddProvider {
-    /// Its name, which is its identity.
-    pub name: ProviderName,
-    /// Its server, `HOST:PORT` or `HOST` (then port 5696).
-    pub server: String,
-    /// The certificates by which to know the server, PEM.
-    pub ca: String,
-    /// The controller's certificate at the server, PEM.
-    pub certificate: String,
-    /// The private key that belongs to it, PEM. Kept sealed; no call ever gives it back.
-    pub key: String,
-    /// Whether keys come from it unless said otherwise. The first provider is the default one anyway.
-    #[serde(default)]
-    pub default: bool,
-}
-
-impl fmt::Debug for AddProvider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AddProvider").field("name", &self.name).field("server", &self.server).finish_non_exhaustive()
-    }
 }
 
 /// A VM.

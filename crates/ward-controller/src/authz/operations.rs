@@ -73,6 +73,10 @@ operations! {
     ReadProvider on ProviderRow: "provider.read", "show", reads, [CryptoReadKeyServers];
     AddProvider on Root: "provider.add", "add a key provider", changes, [CryptoManageKeyServers];
     SetDefaultProvider on ProviderRow: "provider.default", "make default", changes, [CryptoManageKeyServers];
+    SetClusterDefault on ClusterRow: "cluster.provider", "set the default key provider of", changes,
+        [CryptoManageKeyServers];
+    ChangeServers on ProviderRow: "provider.servers", "change the key servers of", changes, [CryptoManageKeyServers];
+    ChangeTrust on ProviderRow: "provider.trust", "change who trusts whom at", changes, [CryptoManageKeyServers];
     SetRotation on ProviderRow: "provider.rotation", "set the rotation of", changes, [CryptoManageKeys];
     RemoveProvider on ProviderRow: "provider.remove", "remove", changes, [CryptoManageKeyServers];
     ExportProvider on ProviderRow: "provider.export", "back up the key of", changes, [CryptoManageKeyServers];

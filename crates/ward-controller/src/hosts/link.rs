@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 use ward_rpc::api::host::{HostStatus, NativeStatus};
 use ward_rpc::{Call, CallError, Client, KeyPush, NativePush, PushReply, Role};
@@ -19,12 +19,18 @@ use crate::store::host::HostRow;
 /// How long to wait for the first answer of a host, or for none. Longer than two tries take.
 const FIRST_ANSWER: Duration = Duration::from_secs(15);
 
+/// To how many hosts at once the keys of native providers are given: for each, they are in locked memory meanwhile, of which
+/// there is little.
+const NATIVE_PUSHES: usize = 64;
+
 /// All links.
 pub(crate) struct Links {
     links: Mutex<HashMap<HostId, Arc<Link>>>,
     tls: Arc<rustls::ClientConfig>,
     /// Told whenever a host was asked for the first time.
     asked: watch::Sender<()>,
+    /// Bounds how many hosts are given the keys of native providers at once.
+    pub(crate) native_pushes: Semaphore,
 }
 
 /// The link to one host.
@@ -78,7 +84,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Links {
     /// No links yet; hosts will be spoken to with `tls`.
     pub(crate) fn new(tls: Arc<rustls::ClientConfig>) -> Self {
-        Self { links: Mutex::default(), tls, asked: watch::Sender::new(()) }
+        let native_pushes = Semaphore::new(NATIVE_PUSHES);
+        Self { links: Mutex::default(), tls, asked: watch::Sender::new(()), native_pushes }
     }
 
     pub(crate) fn add(&self, row: &HostRow) -> Arc<Link> {

@@ -1,6 +1,6 @@
 //! What a key server's failure means: which code, which event, what to do about it.
 
-use kmip::client::{ClientError, TlsFault};
+use kmip::client::{ClientError, ReplicasError, TlsFault};
 use kmip::names::ResultReason;
 use ward_types::{Code, EventKind, KeyRef, Problem, ProviderName};
 
@@ -14,15 +14,27 @@ pub(crate) struct KeyFault {
 }
 
 impl KeyFault {
-    /// What `error` means for `what`, which was about `key` if it was about one.
-    pub(crate) fn of(what: &str, provider: &ProviderName, key: Option<&KeyRef>, error: &ClientError) -> Self {
-        let (code, remedy) = meaning(provider, key, error);
-        Self {
-            kind: event_of(code),
-            provider: provider.clone(),
-            key: key.cloned(),
-            problem: Box::new(Problem::new(code, what, format!("key provider `{provider}`: {error}"), remedy)),
+    /// What it means for `what`, which was about `key` if it was about one, that no server of the provider did it.
+    pub(crate) fn of(what: &str, provider: &ProviderName, key: Option<&KeyRef>, error: &ReplicasError) -> Self {
+        let Some(decisive) = error.decisive() else {
+            return Self::new(provider, key, Problem::internal(what, error));
+        };
+        let mut fault = Self::of_one(what, provider, key, decisive);
+        if error.failures().count() > 1 {
+            fault.problem.why = format!("key provider `{provider}`: {error}");
         }
+        fault
+    }
+
+    /// What the failure of one server means.
+    pub(crate) fn of_one(what: &str, provider: &ProviderName, key: Option<&KeyRef>, error: &ClientError) -> Self {
+        let (code, remedy) = meaning(provider, key, error);
+        let field = match error {
+            ClientError::Tls { fault, .. } => fault.field(),
+            _ => None,
+        };
+        let field = field.map_or_else(String::new, |field| format!(" (its field {field})"));
+        Self::new(provider, key, Problem::new(code, what, format!("key provider `{provider}`: {error}{field}"), remedy))
     }
 
     /// A fault that is known by its problem.
@@ -32,14 +44,16 @@ impl KeyFault {
 }
 
 /// The event that tells of a key problem.
-fn event_of(code: Code) -> EventKind {
+pub(super) fn event_of(code: Code) -> EventKind {
     match code {
         Code::KeyServerUnreachable => EventKind::KeyServerUnreachable,
         Code::KeyServerTrust => EventKind::KeyServerTrust,
         Code::KeyMissing => EventKind::KeyMissingAtServer,
         Code::KeyNotUsable => EventKind::KeyNotUsable,
         Code::HostUnreachable => EventKind::KeyHostUnreachable,
-        Code::HostUnfit => EventKind::KeyHostUnfit,
+        // No host can have it.
+        Code::ProviderNone => EventKind::KeyNotOnHost,
+        Code::HostUnfit | Code::HostNone => EventKind::KeyHostUnfit,
         Code::AttestationFailed | Code::HostNotAdmitted | Code::TokenRefused | Code::EnrolmentRefused => {
             EventKind::HostNotAttested
         }
@@ -112,32 +126,38 @@ fn refusal(provider: &ProviderName, key: Option<&KeyRef>, reason: ResultReason) 
 }
 
 fn trust_remedy(provider: &ProviderName, fault: &TlsFault) -> String {
-    let again = format!("then remove key provider `{provider}` and add it again with the new files");
+    let look = format!("`ward provider trust {provider}`");
     match fault {
-        TlsFault::ServerCertificateExpired { .. } => "renew the key server's certificate".to_owned(),
+        TlsFault::ServerCertificateExpired { .. } => {
+            format!("renew the key server's certificate, then accept the new one: {look} shows it")
+        }
         TlsFault::ServerCertificateNotYetValid { .. } => {
             "check the clocks of the controller and the key server".to_owned()
         }
-        TlsFault::ServerCertificateName { .. } => {
-            "use the host name that the key server's certificate is made out to, or issue it a certificate for this one"
-                .to_owned()
-        }
-        TlsFault::ServerCertificateUnknownIssuer => {
-            format!("get the certificate of the CA that issued the key server's certificate; {again} (`--ca`)")
-        }
-        TlsFault::ServerCertificatePurpose { .. } => {
-            "issue the key server a certificate with extended key usage serverAuth".to_owned()
-        }
+        TlsFault::ServerCertificateName { .. } => format!(
+            "use the host name that the key server's certificate is made out to (`ward provider server add` and `rm`), \
+             issue it a certificate for this one, or accept this certificate by its fingerprint: {look} shows it"
+        ),
+        TlsFault::ServerCertificateUnknownIssuer => format!(
+            "give the certificate of the CA that issued the key server's certificate, `ward provider trust {provider} \
+             --ca FILE`, or accept the server's certificate by its fingerprint: {look} shows it"
+        ),
+        TlsFault::ServerCertificateNotPinned { .. } => format!(
+            "find out at the key server whether its certificate was renewed; if so, accept the new one: {look} shows it"
+        ),
+        TlsFault::ServerCertificatePurpose { .. } => format!(
+            "issue the key server a certificate with extended key usage serverAuth, or accept this certificate by its \
+             fingerprint: {look} shows it"
+        ),
         fault if fault.is_about_server_certificate() => "give the key server a certificate that can be used".to_owned(),
-        TlsFault::ClientCertificateExpired => {
-            format!("issue a new client certificate for the controller; {again} (`--cert`, `--key`)")
-        }
-        fault if fault.is_about_client_certificate() => {
-            format!(
-                "let the key server trust the client certificate, or issue one that it trusts (with extended key \
-                 usage clientAuth); {again} (`--cert`, `--key`)"
-            )
-        }
+        TlsFault::ClientCertificateExpired => format!(
+            "give the controller a new certificate: `ward provider trust {provider} --csr` makes a request for one"
+        ),
+        fault if fault.is_about_client_certificate() => format!(
+            "at the key server, trust the controller's certificate (`ward provider trust {provider} --out FILE` writes \
+             it), or give the controller one that the key server trusts, with extended key usage clientAuth: `ward \
+             provider trust {provider} --csr` makes a request for one"
+        ),
         TlsFault::NotTls => "check the port: KMIP over TLS is usually on 5696".to_owned(),
         _ => "see the key server's log, and compare the TLS versions and cipher suites of both sides".to_owned(),
     }
@@ -189,7 +209,7 @@ mod tests {
             (server(ResultReason::GENERAL_FAILURE), Code::KeyServerRefused),
         ];
         for (error, code) in table {
-            let fault = KeyFault::of("cannot x", &provider, Some(&key), &error);
+            let fault = KeyFault::of_one("cannot x", &provider, Some(&key), &error);
             assert_eq!(fault.problem.code, code, "{error}");
             assert!(fault.kind.as_str().starts_with("key.error."), "{error}: {}", fault.kind);
             assert!(fault.problem.why.contains("`kms`"), "{}", fault.problem.why);
@@ -202,14 +222,14 @@ mod tests {
     fn a_trust_problem_names_the_field() {
         let provider: ProviderName = "kms".parse().unwrap();
         let fault = TlsFault::ServerCertificateName { expected: "a".into(), presented: vec!["b".into()] };
-        let problem = KeyFault::of("cannot x", &provider, None, &tls(fault)).problem;
+        let problem = KeyFault::of_one("cannot x", &provider, None, &tls(fault)).problem;
         assert!(problem.why.contains("\"a\"") && problem.why.contains('b'), "{}", problem.why);
     }
 
     #[test]
     fn without_a_key_nothing_is_said_to_be_missing() {
         let provider: ProviderName = "kms".parse().unwrap();
-        let fault = KeyFault::of("cannot x", &provider, None, &server(ResultReason::ITEM_NOT_FOUND));
+        let fault = KeyFault::of_one("cannot x", &provider, None, &server(ResultReason::ITEM_NOT_FOUND));
         assert_eq!(fault.problem.code, Code::KeyServerRefused);
     }
 }

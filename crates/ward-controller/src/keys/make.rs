@@ -1,7 +1,7 @@
 //! Making a KEK: asked for once, found again where the answer got lost.
 
 use kmip::attribute::{Attribute, AttributeName};
-use kmip::client::{Client, Filter};
+use kmip::client::{Filter, Replicas};
 use kmip::names::State;
 use ward_types::{
     EventKind, EventSubject, KeyId, KeyLocator, KeyRef, KeyState, Name, Problem, ProviderName, TaskId, VmId,
@@ -26,6 +26,22 @@ pub(crate) fn name_of(task: TaskId, n: usize) -> String {
 pub(crate) struct Made {
     pub(crate) key: KeyRef,
     pub(crate) refused: Vec<AttributeName>,
+    /// Where there may be a second one of the same name, which nothing needs.
+    pub(crate) twin: Option<Twin>,
+}
+
+/// A key that may be at a server which failed when it was to make one, and could not be asked since.
+pub(crate) struct Twin {
+    pub(crate) name: String,
+    /// `HOST:PORT`, of each server where it may be.
+    pub(crate) servers: String,
+}
+
+impl Made {
+    /// One that is there as it should be.
+    pub(crate) const fn known(key: KeyRef) -> Self {
+        Self { key, refused: Vec::new(), twin: None }
+    }
 }
 
 /// Why there is no key that is known, and whether there may be one all the same.
@@ -37,7 +53,7 @@ pub(crate) struct NotMade {
 /// The key of that name: found, where an earlier request for it may have been answered to nobody, else made.
 pub(crate) async fn locate_or_make(
     what: &str,
-    client: &Client,
+    servers: &Replicas,
     provider: &ProviderName,
     name: &str,
     maybe_there: bool,
@@ -45,9 +61,15 @@ pub(crate) async fn locate_or_make(
     let failed =
         |error, maybe_there| NotMade { fault: Box::new(KeyFault::of(what, provider, None, &error)), maybe_there };
     let lost = |error| failed(error, true);
-    let found = |id| key_ref(what, provider, id).map(|key| Made { key, refused: Vec::new() });
-    if maybe_there && let Some(id) = client.locate(Filter::by_name(name)).await.map_err(lost)?.into_iter().next() {
-        return found(id);
+    let by_name = Filter::by_name(name);
+    let twin = |servers: String| Some(Twin { name: name.to_owned(), servers });
+    let mut not_asked = Vec::new();
+    if maybe_there {
+        let located = servers.locate(&by_name).await.map_err(lost)?;
+        if let Some(id) = located.ids.into_iter().next() {
+            return key_ref(what, provider, id).map(Made::known);
+        }
+        not_asked = located.not_asked;
     }
     let attributes = [
         Attribute::name(name),
@@ -55,12 +77,17 @@ pub(crate) async fn locate_or_make(
         Attribute::custom_text("x-Product", PRODUCT),
         Attribute::custom_text("x-Product_Version", env!("CARGO_PKG_VERSION")),
     ];
-    match client.create_aes256(&attributes).await {
-        Ok(created) => Ok(Made { key: key_ref(what, provider, created.id)?, refused: created.refused_attributes }),
+    match servers.create_aes256(&attributes).await {
+        Ok(created) => {
+            not_asked.extend(created.maybe_also_at);
+            not_asked.dedup();
+            let twin = if not_asked.is_empty() { None } else { twin(not_asked.join(", ")) };
+            Ok(Made { key: key_ref(what, provider, created.id)?, refused: created.refused_attributes, twin })
+        }
         // The key may be there all the same: look for it before anybody asks for another.
         Err(error) if error.may_have_taken_effect() => {
-            match client.locate(Filter::by_name(name)).await.map_err(lost)?.into_iter().next() {
-                Some(id) => found(id),
+            match servers.locate(&by_name).await.map_err(lost)?.ids.into_iter().next() {
+                Some(id) => key_ref(what, provider, id).map(Made::known),
                 // It may still be on its way to being made.
                 None => Err(lost(error)),
             }
@@ -78,10 +105,10 @@ fn key_ref(what: &str, provider: &ProviderName, id: String) -> Result<KeyRef, No
 }
 
 /// Takes a key that exists into use for encrypting: checks its state, activates it where that is to be done.
-pub(crate) async fn adopt(what: &str, client: &Client, key: &KeyRef) -> Result<(), KeyFault> {
+pub(crate) async fn adopt(what: &str, servers: &Replicas, key: &KeyRef) -> Result<(), KeyFault> {
     let KeyLocator::Standard { key_id } = &key.key else { return Err(not_at_a_server(what, key)) };
     let fault = |error| KeyFault::of(what, &key.provider, Some(key), &error);
-    let state = client.state(key_id.as_str()).await.map_err(fault)?;
+    let state = servers.state(key_id.as_str()).await.map_err(fault)?;
     let judged = match state_of(state) {
         Some(state) => judge_state(what, key, state),
         None => Err(Problem::new(
@@ -93,7 +120,7 @@ pub(crate) async fn adopt(what: &str, client: &Client, key: &KeyRef) -> Result<(
     };
     match judged.map_err(|problem| KeyFault::new(&key.provider, Some(key), problem))? {
         KeyUse::Ready => Ok(()),
-        KeyUse::Activate => client.activate(key_id.as_str()).await.map_err(fault),
+        KeyUse::Activate => servers.activate(key_id.as_str()).await.map_err(fault),
     }
 }
 
@@ -113,7 +140,7 @@ fn state_of(state: State) -> Option<KeyState> {
 pub(crate) async fn make_ready(
     controller: &Controller,
     subject: &EventSubject,
-    client: &Client,
+    servers: &Replicas,
     made: Made,
     (vm, vm_name): (VmId, &Name),
 ) -> Result<(), Problem> {
@@ -121,6 +148,15 @@ pub(crate) async fn make_ready(
     let KeyLocator::Standard { key_id } = &made.key.key else {
         return Err(*not_at_a_server(&what, &made.key).problem);
     };
+    if let Some(Twin { name, servers }) = made.twin {
+        let subject = EventSubject { provider: Some(made.key.provider.clone()), ..subject.clone() };
+        let message = format!(
+            "a second key of the name {name} may have been made at {servers}, which failed before it answered; the key in \
+             use is {}, nothing needs the other",
+            made.key
+        );
+        controller.record(EventKind::KeyUnneeded, &subject, &message).await;
+    }
     let mut refused = made.refused;
     let marks = [
         ("x-Component", "Virtual Machine".to_owned()),
@@ -132,7 +168,7 @@ pub(crate) async fn make_ready(
             refused.push(AttributeName::from(name));
             continue;
         }
-        match client.add_attribute(key_id.as_str(), Attribute::custom_text(name, &value)).await {
+        match servers.add_attribute(key_id.as_str(), &Attribute::custom_text(name, &value)).await {
             Ok(_) => {}
             Err(error) if error.result_reason().is_some() => refused.push(AttributeName::from(name)),
             Err(error) => {

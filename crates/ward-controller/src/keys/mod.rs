@@ -4,16 +4,23 @@
 //! becomes an event, and a problem for whoever waits for it.
 
 mod fault;
+mod health;
+pub(crate) mod identity;
+mod look;
 mod make;
 mod retire;
 mod server;
 mod supply;
+mod watch;
 
 pub(crate) use fault::KeyFault;
+pub(crate) use health::Health;
+pub(crate) use look::{Look, look, look_at};
 pub(crate) use make::{Made, NotMade, adopt, locate_or_make, make_ready, name_of};
 pub(crate) use retire::{drop_from_hosts, retire};
-pub(crate) use server::{client, client_of, connect, probe, seal_purpose};
+pub(crate) use server::{Identity, Pool, connect, seal_purpose};
 pub(crate) use supply::{Supply, supply};
+pub(crate) use watch::{light_of, look_again, summary, watch};
 
 use ward_types::{Code, EventKind, EventSubject, KeyRef, Problem};
 
@@ -42,7 +49,15 @@ pub(crate) async fn report(controller: &Controller, subject: &EventSubject, faul
     let mut subject = subject.clone();
     subject.provider = Some(fault.provider);
     subject.key = fault.key.or(subject.key);
-    let problem = *fault.problem;
-    controller.record(fault.kind, &subject, &format!("{}: {}. {}", problem.what, problem.why, problem.remedy)).await;
+    tell(controller, fault.kind, &subject, *fault.problem).await
+}
+
+/// Records a problem with a key that no fault tells of. The subject names what it is about.
+pub(crate) async fn report_problem(controller: &Controller, subject: &EventSubject, problem: Problem) -> Problem {
+    tell(controller, fault::event_of(problem.code), subject, problem).await
+}
+
+async fn tell(controller: &Controller, kind: EventKind, subject: &EventSubject, problem: Problem) -> Problem {
+    controller.record(kind, subject, &format!("{}: {}. {}", problem.what, problem.why, problem.remedy)).await;
     problem
 }

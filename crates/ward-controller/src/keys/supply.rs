@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use kmip::client::Client;
+use kmip::client::Replicas;
 use ward_rpc::{CallError, KeyPush};
 use ward_secret::{Kek, Zeroizing};
 use ward_types::{Code, EventKind, EventSubject, HostId, KeyLocator, KeyRef, Problem, ProviderName};
@@ -59,15 +59,15 @@ pub(crate) async fn supply(controller: &Controller, supply: Supply<'_>) -> Resul
     }
     let mut push = KeyPush::default();
     for (provider, keys) in by_provider {
-        let client = match connect(controller, supply.what, provider).await {
-            Ok(client) => client,
+        let servers = match connect(controller, supply.what, provider).await {
+            Ok(servers) => servers,
             Err(problem) => {
                 let fault = KeyFault::new(provider, keys.first().copied(), problem);
                 return Err(report(controller, supply.subject, fault).await);
             }
         };
         for key in keys {
-            match get(supply.what, &client, key).await {
+            match get(supply.what, &servers, key).await {
                 Ok(kek) => push.keys.push((key.clone(), kek)),
                 Err(fault) => return Err(report(controller, supply.subject, fault).await),
             }
@@ -76,15 +76,15 @@ pub(crate) async fn supply(controller: &Controller, supply: Supply<'_>) -> Resul
     give(controller, &supply, &push).await
 }
 
-async fn get(what: &str, client: &Client, key: &KeyRef) -> Result<Kek, KeyFault> {
+async fn get(what: &str, servers: &Replicas, key: &KeyRef) -> Result<Kek, KeyFault> {
     let KeyLocator::Standard { key_id } = &key.key else { return Err(not_at_a_server(what, key)) };
     let fault = |error| KeyFault::of(what, &key.provider, Some(key), &error);
-    let bytes = match client.get_key(key_id.as_str()).await {
+    let bytes = match servers.get_key(key_id.as_str()).await {
         Ok(bytes) => bytes,
         Err(error) => {
             // A destroyed key is refused in many words; its state says it in one.
             if error.result_reason().is_some()
-                && let Ok(state) = client.state(key_id.as_str()).await
+                && let Ok(state) = servers.state(key_id.as_str()).await
             {
                 let mut fault = fault(error);
                 if fault.problem.code == Code::KeyNotUsable || state_forbids(state) {

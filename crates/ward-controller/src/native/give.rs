@@ -28,6 +28,7 @@ pub(crate) async fn bring_up_to_date(controller: &Controller, link: &Link) -> Re
     if wanted(&rows, link.cluster, status.native.tpm) == status.native.keys {
         return Ok(status.native);
     }
+    let _few = controller.links.native_pushes.acquire().await.map_err(|closed| Problem::internal(&what, closed))?;
     let push = push(controller, &rows, link.cluster, status.native.tpm)?;
     let has = link.push_native_keys(&push).await.map_err(|error| error.into_problem(&what))?;
     link.note_native(&has);

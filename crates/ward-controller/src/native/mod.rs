@@ -19,4 +19,4 @@ mod state;
 pub(crate) use give::{bring_up_to_date, check, give, give_all, needs_tpm};
 pub(crate) use kdk::{backup_of, make_version, seal_version};
 pub(crate) use remind::remind;
-pub(crate) use state::{HostHolds, Standing, standing, wanted};
+pub(crate) use state::{HostHolds, Standing, not_backed_up, standing, wanted};

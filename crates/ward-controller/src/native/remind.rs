@@ -49,7 +49,8 @@ async fn round(controller: &Shared, now: i64) -> Result<(), StoreError> {
         }
     }
     for row in native::removed(&mut tx).await? {
-        let users = vm::users_of_provider(&mut tx, &row.name).await?;
+        let mut users = vm::users_of_provider(&mut tx, &row.name).await?;
+        users.retain(|(_, key)| key.kdk().is_some_and(|kdk| kdk.key_id == row.key_id));
         if users.is_empty() {
             native::forget_removed(&mut tx, &row.name).await?;
         } else if is_due(Some(row.reminded), now) {

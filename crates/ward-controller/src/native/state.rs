@@ -1,7 +1,7 @@
 //! What hosts are to have of native providers, and how far that is. Pure.
 
 use ward_rpc::api::host::NativeStatus;
-use ward_types::{ClusterId, KdkRef, Name};
+use ward_types::{ClusterId, Code, KdkRef, Name, Problem, ProviderName};
 
 use crate::store::native::NativeRow;
 
@@ -22,6 +22,16 @@ pub(crate) enum Standing {
     Warning(Vec<(Name, String)>),
     /// All that are to have it have it.
     Active,
+}
+
+/// Why a provider encrypts nothing whose key is not backed up.
+pub(crate) fn not_backed_up(what: String, provider: &ProviderName) -> Problem {
+    Problem::new(
+        Code::ProviderNotBackedUp,
+        what,
+        format!("the key of native provider `{provider}` is not backed up: were it lost, so would the VM be"),
+        format!("back it up with `ward provider export {provider} --out FILE`, then try again"),
+    )
 }
 
 /// The keys that a host of a cluster is to have, in order.

@@ -42,10 +42,6 @@ pub(crate) fn clone(
         let why = "it has no vTPM that could be copied or replaced".to_owned();
         return refuse(Code::TpmNone, why, "leave `--tpm` out");
     }
-    if wish.keys == CloneKeys::Same && config.keys().into_iter().any(|key| key.bound_to().is_some()) {
-        let why = "its key is bound to it, as all keys of native providers are: a clone can't have the same".to_owned();
-        return refuse(Code::Composition, why, "give the clone a key of its own, with `--new-kek`");
-    }
     let spec = match wish.keys {
         CloneKeys::Same => CryptoSpec::NoOp,
         CloneKeys::NewKek => CryptoSpec::ShallowRecrypt(wish.key.clone()),

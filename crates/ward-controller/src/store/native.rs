@@ -86,8 +86,12 @@ pub(crate) async fn add(db: &mut AnyConnection, row: &NativeRow) -> Result<()> {
     for version in &row.versions {
         add_version(db, &row.name, version).await?;
     }
-    // It is back.
-    sqlx::query("DELETE FROM native_removed WHERE name = $1").bind(row.name.as_str()).execute(db).await?;
+    // It is back; another key under its name is not it.
+    sqlx::query("DELETE FROM native_removed WHERE name = $1 AND key_id = $2")
+        .bind(row.name.as_str())
+        .bind(row.key_id.to_string())
+        .execute(db)
+        .await?;
     Ok(())
 }
 

@@ -166,6 +166,27 @@ pub(crate) async fn users_of_provider(db: &mut AnyConnection, provider: &Provide
         .collect()
 }
 
+/// How many keys of that provider VMs need that are locked since a key is not to be had.
+pub(crate) async fn lost_keys(db: &mut AnyConnection, provider: &ProviderName) -> Result<usize> {
+    let rows = sqlx::query(
+        "SELECT DISTINCT vm_key.key_ref, vm.locked FROM vm_key JOIN vm ON vm.id = vm_key.vm_id \
+         WHERE vm_key.provider = $1 AND vm.locked IS NOT NULL ORDER BY vm_key.key_ref",
+    )
+    .bind(provider.as_str())
+    .fetch_all(db)
+    .await?;
+    let mut lost = Vec::new();
+    for row in &rows {
+        let cells = Cells(row);
+        let problem: Problem = cells.json("locked")?;
+        if problem.code.is_about_keys() {
+            lost.push(cells.text("key_ref")?);
+        }
+    }
+    lost.dedup();
+    Ok(lost.len())
+}
+
 /// Of `keys`, those that no VM needs.
 pub(crate) async fn unneeded(db: &mut AnyConnection, keys: Vec<KeyRef>) -> Result<Vec<KeyRef>> {
     let mut unneeded = Vec::new();

@@ -226,7 +226,13 @@ impl Order<'_> {
         let trusted = trusted::needed(&mut asked.tx, &asked.row.keys(), trusted::makers(&plan.keys)).await?;
         let rather = asked.row.host;
         let needs = plan::Needs { rather, only, keys: true, tpm, trusted: &trusted, ..plan::Needs::default() };
-        plan::place(&cannot(kind, &asked.row.name), &hosts, needs)?;
+        if let Err(problem) = plan::place(&cannot(kind, &asked.row.name), &hosts, needs) {
+            if !tpm {
+                return Err(problem);
+            }
+            let keys = asked.row.keys();
+            return Err(self.no_key(asked.tx, &asked.row, may.caller().user(), keys.first(), problem).await);
+        }
         let marks = vec![KeyMark::None; plan.keys.len()];
         let work = Work::Crypt { plan, marks, policies, host: None };
         self.begin(asked.tx, may.caller(), kind, (asked.row.id, &asked.row.name), work).await
@@ -237,7 +243,9 @@ impl Order<'_> {
         let asked = self.ask(TaskKind::VmStart, granted.on()).await?;
         let hosts = self.controller.links.facts(asked.row.cluster);
         let keys = plan::start(asked.facts(), asked.row.host, host.as_ref(), &hosts)?;
-        self.check_native(TaskKind::VmStart, &asked.row, &keys).await?;
+        if let Err(problem) = self.check_native(TaskKind::VmStart, &asked.row, &keys).await {
+            return Err(self.no_key(asked.tx, &asked.row, granted.user(), keys.first(), problem).await);
+        }
         let work = Work::Start { asked: host, keys, host: None };
         self.begin(asked.tx, granted.caller(), TaskKind::VmStart, (asked.row.id, &asked.row.name), work).await
     }
@@ -306,6 +314,15 @@ impl Order<'_> {
         keys.iter().filter_map(KeyRef::kdk).try_for_each(|kdk| native::check(&what, &rows, &kdk, row.cluster))
     }
 
+    /// Tells what is wrong with a key where that shows before a task begins.
+    async fn no_key(&self, tx: Tx, row: &VmRow, user: &Name, key: Option<&KeyRef>, problem: Problem) -> Problem {
+        // Events are written in a transaction of their own.
+        drop(tx);
+        let provider = key.map(|key| key.provider.clone());
+        let subject = EventSubject { vm: Some(row.id), user: Some(user.clone()), provider, ..EventSubject::default() };
+        keys::report_problem(self.controller, &EventSubject { key: key.cloned(), ..subject }, problem).await
+    }
+
     async fn begin(
         &self,
         mut tx: Tx,
@@ -368,6 +385,7 @@ fn changed(what: String, of: &str) -> Problem {
 pub(crate) async fn providers(tx: &mut Tx, cluster: ClusterId) -> Result<Vec<ProviderFacts>, Problem> {
     let natives = store::native::list(tx).await?;
     let trusted = store::trusted::list(tx).await?;
+    let own_default = provider::default_of(tx, cluster).await?;
     let facts = |row: provider::ProviderRow| {
         let native = natives.iter().find(|native| native.name == row.name).map(|native| NativeFacts {
             backed_up: native.backed_up.is_some(),
@@ -380,7 +398,8 @@ pub(crate) async fn providers(tx: &mut Tx, cluster: ClusterId) -> Result<Vec<Pro
             tpm_required: true,
         });
         let native = native.or(trusted);
-        ProviderFacts { name: row.name, is_default: row.is_default, native }
+        let is_default = own_default.as_ref().map_or(row.is_default, |own| *own == row.name);
+        ProviderFacts { name: row.name, is_default, native }
     };
     Ok(provider::list(tx).await?.into_iter().map(facts).collect())
 }

@@ -91,7 +91,7 @@ async fn scene(death: Death) -> Scene {
 
     let ward = Ward::start().await;
     let mut provider = files.provider("kms");
-    provider["server"] = address.into();
+    provider["servers"] = json!([address]);
     ward.api.post::<Value>("/providers", provider).await.unwrap();
     ward.datastore().await;
     let host = ward.host("h").await;

@@ -49,7 +49,7 @@ pub(crate) struct Extent {
 impl Source {
     pub(crate) fn open(side: &ConvertSide, size: u64) -> Result<Self> {
         let path = &side.path;
-        let file = lock::open_exclusively_to_read(path)?;
+        let file = lock::open_to_read(path)?;
         let metadata = file.metadata().doing("look at the source image", path)?;
         let wrong_size = |has: u64| {
             let why = format!("its disk has {has} bytes, not the {size} that were ordered");

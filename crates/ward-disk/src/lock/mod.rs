@@ -1,15 +1,25 @@
 //! Who may use an image: one writer, or readers.
 //!
-//! The lock is an open-file-description lock over the whole file. QEMU locks single bytes of its images in the same
-//! way, so a lock of ours refuses a QEMU that has the image open, and the other way round. It goes with the open file:
-//! a process that is killed leaves none behind.
+//! Locks belong to the open file: a process that is killed leaves none behind. A writer locks all of the file. Readers
+//! speak QEMU's language, in which each byte stands for something that a user of the image does, or does not suffer from
+//! others. So a lock of ours refuses a QEMU that has the image open otherwise, and the other way round.
 
 mod ofd;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::Path;
 
 use crate::error::{DiskError, DiskErrorKind, Doing, Result};
+use ofd::Range;
+
+/// Locked by who reads an image, writes to it, changes its size.
+const READS: Range = Range::Byte(100);
+const WRITES: Range = Range::Byte(101);
+const RESIZES: Range = Range::Byte(103);
+/// Locked by who suffers nobody that does.
+const NO_READERS: Range = Range::Byte(200);
+const NO_WRITERS: Range = Range::Byte(201);
+const NO_RESIZERS: Range = Range::Byte(203);
 
 /// What a lock keeps others from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +35,30 @@ pub enum Access {
 /// # Errors
 /// [`DiskErrorKind::ImageLocked`] where somebody else uses the image.
 pub fn lock(file: &File, path: &Path, access: Access) -> Result<()> {
-    match ofd::try_lock(file, access == Access::Exclusive) {
+    let locked = match access {
+        Access::Exclusive => ofd::try_lock(file, Range::Whole, true),
+        Access::Shared => lock_shared(file),
+    };
+    match locked {
         Ok(true) => Ok(()),
-        Ok(false) => Err(locked(path)),
+        Ok(false) => Err(in_use(path)),
         Err(source) => Err(DiskError::io("lock the image", &source).at_path(path)),
     }
+}
+
+/// First says what it does, then looks what others do: of two who do so at once, at least one sees the other.
+fn lock_shared(file: &File) -> std::io::Result<bool> {
+    for byte in [READS, NO_WRITERS, NO_RESIZERS] {
+        if !ofd::try_lock(file, byte, false)? {
+            return Ok(false);
+        }
+    }
+    for byte in [NO_READERS, WRITES, RESIZES] {
+        if ofd::is_locked(file, byte)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Says whether anybody uses the image, without keeping a lock. What it says may be outdated at once; it serves to
@@ -39,33 +68,24 @@ pub fn lock(file: &File, path: &Path, access: Access) -> Result<()> {
 /// [`DiskErrorKind::ImageLocked`] where somebody does, and what opening the file says.
 pub fn check_unused(path: &Path) -> Result<()> {
     let file = File::open(path).doing("open the image", path)?;
-    match ofd::is_locked(&file) {
+    match ofd::is_locked(&file, Range::Whole) {
         Ok(false) => Ok(()),
-        Ok(true) => Err(locked(path)),
+        Ok(true) => Err(in_use(path)),
         Err(source) => Err(DiskError::io("look at the locks of the image", &source).at_path(path)),
     }
 }
 
-/// Opens an image for reading, locked against all other use.
+/// Opens an image for reading, locked against all who would change it.
 ///
-/// It is opened for writing as well, since the kernel grants an exclusive lock on nothing less; on storage that can
-/// only be read, nobody can write, and a shared lock serves.
-pub(crate) fn open_exclusively_to_read(path: &Path) -> Result<File> {
-    match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(file) => {
-            lock(&file, path, Access::Exclusive)?;
-            Ok(file)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
-            let file = File::open(path).doing("open the image", path)?;
-            lock(&file, path, Access::Shared)?;
-            Ok(file)
-        }
-        Err(error) => Err(DiskError::io("open the image", &error).at_path(path)),
-    }
+/// # Errors
+/// [`DiskErrorKind::ImageLocked`] where somebody has it open to change it, and what opening the file says.
+pub fn open_to_read(path: &Path) -> Result<File> {
+    let file = File::open(path).doing("open the image", path)?;
+    lock(&file, path, Access::Shared)?;
+    Ok(file)
 }
 
-fn locked(path: &Path) -> DiskError {
+fn in_use(path: &Path) -> DiskError {
     let why = "another process uses it; stop the virtual machine or job that has it open";
     DiskError::new(DiskErrorKind::ImageLocked, "lock the image", why).at_path(path)
 }

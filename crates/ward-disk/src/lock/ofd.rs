@@ -5,9 +5,18 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+/// What of a file a lock is about.
+#[derive(Clone, Copy)]
+pub(super) enum Range {
+    /// All of it, however it grows.
+    Whole,
+    /// One byte, which need not be there.
+    Byte(u8),
+}
+
 /// `false` where another open file holds a conflicting lock.
-pub(super) fn try_lock(file: &File, exclusive: bool) -> io::Result<bool> {
-    let mut request = whole_file(if exclusive { libc::F_WRLCK } else { libc::F_RDLCK });
+pub(super) fn try_lock(file: &File, range: Range, exclusive: bool) -> io::Result<bool> {
+    let mut request = request(range, if exclusive { libc::F_WRLCK } else { libc::F_RDLCK });
     // SAFETY: the descriptor is open as long as `file` is borrowed; the kernel reads one `flock` from the pointer.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw mut request) } == 0 {
         return Ok(true);
@@ -19,9 +28,9 @@ pub(super) fn try_lock(file: &File, exclusive: bool) -> io::Result<bool> {
     }
 }
 
-/// Whether another open file holds any lock at all.
-pub(super) fn is_locked(file: &File) -> io::Result<bool> {
-    let mut request = whole_file(libc::F_WRLCK);
+/// Whether another open file holds any lock there.
+pub(super) fn is_locked(file: &File, range: Range) -> io::Result<bool> {
+    let mut request = request(range, libc::F_WRLCK);
     // SAFETY: as above; the kernel also writes one `flock` back.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut request) } != 0 {
         return Err(io::Error::last_os_error());
@@ -29,14 +38,17 @@ pub(super) fn is_locked(file: &File) -> io::Result<bool> {
     Ok(i32::from(request.l_type) != libc::F_UNLCK)
 }
 
-fn whole_file(kind: i32) -> libc::flock {
+fn request(range: Range, kind: i32) -> libc::flock {
+    let (start, length) = match range {
+        Range::Whole => (0, 0),
+        Range::Byte(at) => (at.into(), 1),
+    };
     libc::flock {
         // The constants are small numbers that libc types as int.
         l_type: i16::try_from(kind).unwrap_or_default(),
         l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
-        l_start: 0,
-        // To the end of the file, however it grows.
-        l_len: 0,
+        l_start: start,
+        l_len: length,
         // The kernel demands zero.
         l_pid: 0,
     }

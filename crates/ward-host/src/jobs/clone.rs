@@ -2,6 +2,8 @@
 //!
 //! The rules are those of a change to the VM itself ([`super::plan`]); only that it is made to the copy.
 
+use std::collections::BTreeMap;
+
 use ward_disk::image::{self, ImageKind};
 use ward_disk::lock;
 use ward_rpc::api::host::{CloneVm, HomeRef};
@@ -35,10 +37,17 @@ pub(crate) fn prepare(environment: &Environment, job: TaskId, at: &HomeRef, clon
     let now = described.unverified().keys().into_iter().cloned();
     let new = clone.plan.steps().iter().filter_map(|step| step.action.key().cloned());
     let keys: Vec<KeyRef> = now.chain(new).collect();
-    let keys = environment.keys.lock().resolve_all(&keys)?;
+    let mut keys = environment.keys.lock().resolve_all(&keys)?;
     let verified = described.verify(|key| keys.get(key))?;
     home.check_files(verified.config())?;
-    let cloning = Cloning { home: &home, verified: &verified, keys: &keys, clone: &clone };
+    let mut kept = BTreeMap::new();
+    for key in verified.config().keys() {
+        // The same KEK, which the clone knows by its own reference where it was bound to the other VM.
+        let own = environment.keys.lock().rebind(key, clone.id)?;
+        kept.insert(key.clone(), own.reference().clone());
+        keys.add(own);
+    }
+    let cloning = Cloning { home: &home, verified: &verified, keys: &keys, kept: &kept, clone: &clone };
     let (config, home_key, parts) = cloning.content()?;
     make::prepare(environment, job, at, Content { config, home_key, parts, keys, _source: Some(lock) })
 }
@@ -58,6 +67,8 @@ struct Cloning<'a> {
     home: &'a Home,
     verified: &'a VerifiedHome,
     keys: &'a ResolvedKeks,
+    /// By which references the clone knows the keys of the other VM.
+    kept: &'a BTreeMap<KeyRef, KeyRef>,
     clone: &'a CloneVm,
 }
 
@@ -87,12 +98,16 @@ impl Cloning<'_> {
         self.clone.plan.steps().iter().find(|step| step.component == component).map(|step| &step.action)
     }
 
+    fn kept<'k>(&'k self, key: &'k KeyRef) -> &'k KeyRef {
+        self.kept.get(key).unwrap_or(key)
+    }
+
     /// The clone's home, and its key: the same one unless the data are encrypted anew.
     fn new_home(&self) -> Result<(HomeCrypto, Option<HomeKey>)> {
         let now = home_key(self.verified.config());
         let (key, same) = match (self.action(Component::Home), now) {
             (None, None) | (Some(StepAction::Decrypt), _) => return Ok((HomeCrypto::Plain, None)),
-            (None, Some(key)) => (key, true),
+            (None, Some(key)) => (self.kept(key), true),
             (Some(StepAction::ShallowRecrypt { key }), _) => (key, true),
             (Some(StepAction::Encrypt { key } | StepAction::DeepRecrypt { key }), _) => (key, false),
         };
@@ -119,7 +134,7 @@ impl Cloning<'_> {
         let new = |key: &KeyRef| label(key, self.clone.id, disk);
         let action = self.action(Component::Disk(disk.id));
         let (name, key) = match action.map(StepAction::key) {
-            None => (disk.file.to_string(), disk.key()),
+            None => (disk.file.to_string(), disk.key().map(|key| self.kept(key))),
             Some(Some(key)) => (format!("{}.luks", disk.id), Some(key)),
             Some(None) => (format!("{}.{}", disk.id, disk.plain_format), None),
         };

@@ -4,13 +4,12 @@
 //! is the moment. What an interrupted attempt left is thrown away and made anew.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, SeekFrom, renameat_with, seek};
 use ward_disk::image::{self, ImageKind};
-use ward_disk::lock::{self, Access};
+use ward_disk::lock;
 use ward_disk::{DiskError, ImageFormat};
 use ward_rpc::api::host::{HomeRef, JobOutcome};
 use ward_secret::HomeKey;
@@ -424,7 +423,7 @@ impl Source {
     }
 }
 
-/// Opens an image that nobody else uses, and keeps it so; tells how much of it is no hole.
+/// Opens an image that nobody else changes, and keeps it so; tells how much of it is no hole.
 fn open_locked(path: &Path) -> Result<(File, u64)> {
     // Before it is opened: opening a device may do something, and a pipe waits.
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
@@ -434,16 +433,7 @@ fn open_locked(path: &Path) -> Result<(File, u64)> {
             "a VM's disk is a file of its own: copy the device into an image with `qemu-img convert`",
         ));
     }
-    lock::check_unused(path)?;
-    let (file, access) = match OpenOptions::new().read(true).write(true).open(path) {
-        Ok(file) => (file, Access::Exclusive),
-        // Who may only read can only keep others from writing.
-        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
-            (File::open(path).doing("open", path)?, Access::Shared)
-        }
-        Err(error) => return Err(DiskError::io("open the image", &error).at_path(path).into()),
-    };
-    lock::lock(&file, path, access)?;
+    let file = lock::open_to_read(path)?;
     let metadata = file.metadata().doing("look at", path)?;
     let data = std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
     Ok((file, data))

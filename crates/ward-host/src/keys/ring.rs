@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use ward_rpc::NativeEntry;
-use ward_secret::{Kdk, Kek, KekContext, SecretError};
+use ward_secret::{Kdk, Kek, KekContext, SALT_LEN, SecretError, WRAPPED_KEK_LEN};
 use ward_types::{Code, KdkRef, KeyRef, NativeKey, ProviderName, Salt, VmId, WrappedKek};
 
 use crate::fault::{Fault, Result};
@@ -48,10 +48,16 @@ impl KeyRing {
     /// Makes a KEK for a VM. It exists in the reference only, wrapped.
     pub(crate) fn make(&self, kdk: &KdkRef, vm: VmId) -> Result<KeyRef> {
         let (_, found) = self.kdks.get(kdk).ok_or_else(|| self.lacks(kdk))?;
-        let (salt, wrapped) = found.wrap_new_kek(&context(kdk, &vm))?;
-        let key =
-            NativeKey { key_id: kdk.key_id, version: kdk.version, salt: Salt(salt), wrapped: WrappedKek(wrapped), vm };
-        Ok(KeyRef::native(kdk.provider.clone(), key))
+        Ok(reference(kdk, vm, found.wrap_new_kek(&context(kdk, &vm))?))
+    }
+
+    /// Wraps a KEK once more, under the same KDK, for another VM.
+    pub(crate) fn rebind(&self, provider: &ProviderName, key: &NativeKey, vm: VmId) -> Result<(KeyRef, Kek)> {
+        let kek = self.unwrap(provider, key)?;
+        let kdk = KdkRef { provider: provider.clone(), key_id: key.key_id, version: key.version };
+        let (_, found) = self.kdks.get(&kdk).ok_or_else(|| self.lacks(&kdk))?;
+        let wrapped = found.wrap_kek_anew(&context(&kdk, &vm), &kek)?;
+        Ok((reference(&kdk, vm, wrapped), kek))
     }
 
     /// Why a KDK can't be had: nothing of the provider is here, or something else of it.
@@ -91,6 +97,12 @@ impl KeyRing {
             format!("restore the backup of the `{provider}` that the VM was encrypted with, under that name"),
         )
     }
+}
+
+fn reference(kdk: &KdkRef, vm: VmId, (salt, wrapped): ([u8; SALT_LEN], [u8; WRAPPED_KEK_LEN])) -> KeyRef {
+    let key =
+        NativeKey { key_id: kdk.key_id, version: kdk.version, salt: Salt(salt), wrapped: WrappedKek(wrapped), vm };
+    KeyRef::native(kdk.provider.clone(), key)
 }
 
 fn context<'a>(kdk: &'a KdkRef, vm: &'a VmId) -> KekContext<'a> {
@@ -140,6 +152,22 @@ mod tests {
         assert!(ring(&[first]).unwrap(&key.provider, native(&key)).unwrap().same(&kek));
         let again = other.make(&second, vm).unwrap();
         assert!(!other.unwrap(&again.provider, native(&again)).unwrap().same(&kek));
+    }
+
+    #[test]
+    fn a_key_can_be_bound_to_another_vm() {
+        let kdk = kdk("n1", KdkId::new(), 1);
+        let ring = ring(std::slice::from_ref(&kdk));
+        let (vm, clone) = (VmId::new(), VmId::new());
+        let key = ring.make(&kdk, vm).unwrap();
+        let (again, kek) = ring.rebind(&key.provider, native(&key), clone).unwrap();
+        assert_eq!((native(&again).vm, again.kdk()), (clone, key.kdk()));
+        assert!(native(&again).salt != native(&key).salt && native(&again).wrapped != native(&key).wrapped);
+        for key in [&key, &again] {
+            assert!(ring.unwrap(&key.provider, native(key)).unwrap().same(&kek));
+        }
+        let taken = NativeKey { vm: clone, ..native(&key).clone() };
+        assert_eq!(ring.rebind(&key.provider, &taken, vm).err().unwrap().code, Code::KeyTampered);
     }
 
     #[test]

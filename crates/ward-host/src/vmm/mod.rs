@@ -53,6 +53,18 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(300);
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 const TRIM_LOGS_EVERY: Duration = Duration::from_secs(60);
 
+/// All of a start that comes before the VM's processes; what it opened is closed again.
+pub(crate) fn prepare_only(
+    host: HostId,
+    keys: &SharedKeys,
+    run_dir: &std::path::Path,
+    vm: VmId,
+    at: &HomeRef,
+) -> Result<()> {
+    let dir = RunDir::create(run_dir, vm)?;
+    prepare::prepare(host, keys, &dir, vm, at).map(drop)
+}
+
 /// What running VMs needs of the agent.
 pub(crate) struct Settings {
     pub(crate) host: HostId,

@@ -2,7 +2,9 @@
 
 mod disk;
 mod measure;
+mod native;
 mod recrypt;
+mod trust;
 
 use std::path::PathBuf;
 
@@ -24,6 +26,55 @@ pub(crate) enum Bench {
                             one disk is all that is asked. Needs about 1 MiB of room for each disk, and cryptsetup."
     )]
     Recrypt(RecryptArguments),
+    /// A native key provider: KEKs unwrapped, VMs made ready to start, and an update of its key given to many hosts.
+    #[command(
+        after_help = "Unwraps and starts are on one core, one after the other. A start is all that a host does before it \
+                            starts the VM's processes: it locks the home, unwraps the KEK, checks the home's code, opens \
+                            the disk's keyslot and checks its token. The hosts of the update are simulated in this process, \
+                            each with its own certificate and listener; the controller is a real one, in a process of its \
+                            own, with SQLite, and asks each host every two seconds besides. The time is that of `ward \
+                            provider update-key`, which ends when all hosts have the new version."
+    )]
+    Native(NativeArguments),
+    /// A trust authority: attestations and unwraps per second, and many hosts that come up at once.
+    #[command(
+        after_help = "Both services, the key server and the hosts are in this process, over TLS on loopback, with SQLite. The \
+                            hosts are simulated: their attestation keys are in this process and not in TPMs, which would be \
+                            what is measured; all that they send is verified as ever. A host that comes up is attested, has a \
+                            KEK made, and has it unwrapped. The rates are those of 16 clients that ask again and again."
+    )]
+    Trust(TrustArguments),
+}
+
+/// How to measure that.
+#[derive(Args)]
+pub(crate) struct TrustArguments {
+    /// How many hosts come up at once.
+    #[arg(long, default_value_t = 1000)]
+    hosts: usize,
+    /// The event log of the boot that they claim.
+    #[arg(long, value_name = "FILE", default_value = ward_host::TpmConfig::EVENT_LOG)]
+    event_log: PathBuf,
+    /// The directory to work in: on the storage that is to be measured.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+}
+
+/// How to measure that.
+#[derive(Args)]
+pub(crate) struct NativeArguments {
+    /// How many VMs to make ready.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    vms: u32,
+    /// How many hosts get the update; several numbers, rising, show the curve.
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 1000])]
+    hosts: Vec<usize>,
+    /// How many updates for each number of hosts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+    /// The directory to work in: on the storage that is to be measured.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
 }
 
 /// How to measure that.
@@ -58,5 +109,7 @@ pub(crate) fn run(bench: &Bench, output: Output) -> Result<(), Box<dyn std::erro
     match bench {
         Bench::Disk(arguments) => disk::run(arguments, output),
         Bench::Recrypt(arguments) => recrypt::run(arguments, output),
+        Bench::Native(arguments) => native::run(arguments, output),
+        Bench::Trust(arguments) => trust::run(arguments, output),
     }
 }

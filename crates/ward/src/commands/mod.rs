@@ -10,6 +10,8 @@ pub(crate) mod login;
 pub(crate) mod native;
 pub(crate) mod policy;
 pub(crate) mod provider;
+mod provider_server;
+mod provider_trust;
 pub(crate) mod recrypt;
 pub(crate) mod role;
 pub(crate) mod session;
@@ -63,7 +65,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<(), Problem> {
             }
         }
         Command::Up(up) => server(up::run(up, output)),
-        Command::Controller(arguments) => server(process::controller::run(arguments)),
+        Command::Controller(arguments) => server(process::controller::run(*arguments, output)),
         Command::Keyserver(keyserver) => server(keyserver.run(output)),
         Command::Disk => Err(Problem::internal("cannot start a disk process", "it was asked for too late")),
         Command::Bench(bench) => crate::bench::run(&bench, output).map_err(|error| {

@@ -2,15 +2,18 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::Args;
-use ward_controller::{Config, RootKey};
+use clap::{Args, Subcommand};
+use ward_controller::{Config, RootKey, RootKeyChange, RootKeyWay, change_root_key, root_key_way};
 use ward_types::{Code, Problem};
 
 use super::shutdown;
+use crate::output::Output;
 
 /// Run a controller.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "The first start sets everything up. It makes the user `admin`, whose password it writes to \
                         `admin-password` in the\nstate directory, and the CA whose certificate is `ca.pem` there:\n  ward \
                         controller --state /var/lib/ward/controller\n  ward login https://localhost:8443 --ca \
@@ -37,27 +40,136 @@ pub(crate) struct Controller {
     /// A file with the password for the user `admin`, for the first start; one is made up unless given.
     #[arg(long, value_name = "FILE")]
     admin_password_file: Option<PathBuf>,
-    /// Where the root key comes from, under which it seals what it keeps. Chosen at the first start.
-    #[arg(long, value_enum, default_value_t)]
-    root_key: RootKeyFrom,
-    /// A file from which the passphrase is read at each start, for `--root-key passphrase`; `/dev/stdin` works too.
-    #[arg(long, value_name = "FILE", required_if_eq("root_key", "passphrase"))]
+    /// How the root key is kept, under which it seals what it stores: from the first start on, in a file unless said
+    /// otherwise. `ward controller root-key` changes it.
+    #[arg(long, value_enum)]
+    root_key: Option<Way>,
+    /// How many seconds until it looks at the key providers again.
+    #[arg(long, value_name = "SECONDS", default_value_t = Config::WATCH_PERIOD.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..))]
+    watch_period: u64,
+    #[command(flatten)]
+    root: Root,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What the root key's way may need.
+#[derive(Args)]
+struct Root {
+    /// The TPM that seals the root key.
+    #[arg(long, value_name = "TCTI", default_value = RootKey::TCTI)]
+    root_tpm: String,
+    /// The PCRs that must be as they were for the TPM to give the root key out, where it is sealed now.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "7")]
+    root_tpm_pcrs: Vec<u8>,
+    /// A file with the passphrase of the root key, or a descriptor: `/dev/fd/3`. It is asked for on the terminal unless
+    /// given.
+    #[arg(long, value_name = "FILE")]
     root_passphrase_file: Option<PathBuf>,
 }
 
-/// Where a root key comes from.
-#[derive(Clone, Copy, Default, clap::ValueEnum)]
-enum RootKeyFrom {
-    /// A file of mode 0600 in the state directory.
-    #[default]
+impl Root {
+    fn of(self, way: Option<Way>) -> RootKey {
+        let Self { root_tpm: tcti, root_tpm_pcrs: pcrs, root_passphrase_file: passphrase_file } = self;
+        RootKey { way: way.map(Into::into), tcti, pcrs, passphrase_file }
+    }
+}
+
+/// Ways of keeping a root key.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Way {
+    /// In a file of mode 0600 in the state directory.
     File,
-    /// The service manager's credential `ward-root-key`: 32 bytes.
+    /// Sealed to the machine's TPM 2.0.
+    Tpm,
+    /// Under the service manager's credential `ward-root-key`: 32 bytes.
     Credential,
-    /// A random key, kept under a passphrase.
+    /// Under a passphrase.
     Passphrase,
 }
 
-pub(crate) async fn run(arguments: Controller) -> Result<(), Problem> {
+impl From<Way> for RootKeyWay {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::File => Self::File,
+            Way::Tpm => Self::Tpm,
+            Way::Credential => Self::Credential,
+            Way::Passphrase => Self::Passphrase,
+        }
+    }
+}
+
+/// What can be done with a controller that does not run.
+#[derive(Subcommand)]
+enum Command {
+    /// Show how the root key is kept, or change that.
+    #[command(
+        after_help = "The key stays the same, only how it is kept changes; whoever has an old copy of its file still has \
+                      the key. The\ncontroller must not run meanwhile.\n\nExamples:\n  ward controller root-key\n  ward \
+                      controller root-key --to tpm --new-tpm-pcrs 7,11\n  ward controller root-key --to passphrase \
+                      --copy /safe/root.key    before a TPM is trusted alone\nUnder a credential of systemd:\n  head -c \
+                      32 /dev/urandom | systemd-creds encrypt --name=ward-root-key - /etc/ward/root-key.cred\n  \
+                      systemd-run --pipe -p LoadCredentialEncrypted=ward-root-key:/etc/ward/root-key.cred ward controller \
+                      root-key --to credential"
+    )]
+    RootKey(ChangeRootKey),
+}
+
+/// `ward controller root-key`.
+#[derive(Args)]
+struct ChangeRootKey {
+    /// Where the controller keeps its state.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/ward/controller")]
+    state: PathBuf,
+    /// How it is to be kept.
+    #[arg(long, value_enum)]
+    to: Option<Way>,
+    #[command(flatten)]
+    now: Root,
+    /// The TPM that is to seal it.
+    #[arg(long, value_name = "TCTI", default_value = RootKey::TCTI)]
+    new_tpm: String,
+    /// The PCRs to which it is to be bound.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "7")]
+    new_tpm_pcrs: Vec<u8>,
+    /// A file with the new passphrase, or a descriptor. It is asked for on the terminal unless given.
+    #[arg(long, value_name = "FILE")]
+    new_passphrase_file: Option<PathBuf>,
+    /// Write it to this file instead, which must not exist, and leave it as it is: a copy for the day on which the TPM, say,
+    /// is gone.
+    #[arg(long, value_name = "FILE", requires = "to")]
+    copy: Option<PathBuf>,
+}
+
+impl ChangeRootKey {
+    fn run(self, output: Output) -> Result<(), Problem> {
+        let what = "cannot tell how the root key is kept";
+        let Some(to) = self.to else {
+            let way = root_key_way(&self.state).map_err(|error| problem(what, &error))?;
+            return output.show(&way.as_str(), || format!("the root key is kept {way}"));
+        };
+        let (tcti, pcrs, passphrase_file) = (self.new_tpm, self.new_tpm_pcrs, self.new_passphrase_file);
+        let way = RootKeyWay::from(to);
+        let to = RootKey { way: Some(way), tcti, pcrs, passphrase_file };
+        let change = RootKeyChange { now: self.now.of(None), to, copy: self.copy };
+        let before = change_root_key(&self.state, &change)
+            .map_err(|error| problem("cannot change how the root key is kept", &error))?;
+        output.show(&way.as_str(), || match change.copy {
+            Some(copy) => format!("{} has the root key, kept {way}; it is still kept {before} itself", copy.display()),
+            None => format!("the root key was kept {before}, and is kept {way} now"),
+        })
+    }
+}
+
+fn problem(what: &str, error: &ward_controller::Error) -> Problem {
+    Problem::new(Code::RequestInvalid, what, chain(error), "mend that and try again")
+}
+
+pub(crate) async fn run(arguments: Controller, output: Output) -> Result<(), Problem> {
+    if let Some(Command::RootKey(change)) = arguments.command {
+        return change.run(output);
+    }
     let what = "cannot run a controller";
     // In a file, since the URL holds the database's password.
     let database = arguments.database_file.as_deref().map(|path| crate::commands::read_file(what, path)).transpose()?;
@@ -69,11 +181,8 @@ pub(crate) async fn run(arguments: Controller) -> Result<(), Problem> {
         advertise_hosts: arguments.advertise_hosts,
         public_names: arguments.names,
         admin_password_file: arguments.admin_password_file,
-        root_key: match (arguments.root_key, arguments.root_passphrase_file) {
-            (RootKeyFrom::File, _) => RootKey::File,
-            (RootKeyFrom::Credential, _) => RootKey::Credential,
-            (RootKeyFrom::Passphrase, file) => RootKey::Passphrase(file.unwrap_or_default()),
-        },
+        root_key: arguments.root.of(arguments.root_key),
+        watch_period: Duration::from_secs(arguments.watch_period),
     };
     ward_controller::run(config, shutdown()?)
         .await

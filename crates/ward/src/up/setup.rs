@@ -109,7 +109,19 @@ pub(super) async fn inventory(layout: &Layout, chosen: &Chosen, start: &Start, a
     };
     let [ca, certificate, key] = files.map(|path| read_file(WHAT, &path));
     let name = "kms".parse().map_err(|error| Problem::internal(WHAT, error))?;
-    let body = AddProvider { name, server, ca: ca?, certificate: certificate?, key: key?, default: true };
+    let server = server.parse().map_err(|error: ward_types::NoServer| {
+        let remedy = "start again with --with-key-server HOST:PORT";
+        Problem::new(Code::RequestInvalid, "cannot add a key provider", error.to_string(), remedy)
+    })?;
+    let body = AddProvider {
+        name,
+        servers: vec![server],
+        timeout_s: None,
+        ca: Some(ca?),
+        certificate: Some(certificate?),
+        key: Some(key?),
+        default: true,
+    };
     add_provider(api, &body).await
 }
 

@@ -6,6 +6,7 @@
 //! storage   what can be wrong with images, disks and datastores
 //! vms       a VM that is not in the state that was asked for
 //! renewal   keys that are replaced, a VM that leaves the inventory and comes back
+//! moves     a VM that moves between a key server and a native key provider
 //! kills     the controller or an agent killed at any step
 //! access    users, roles, the audit log
 //! cli       exit codes, JSON, help, completion
@@ -16,6 +17,7 @@ mod access;
 mod cli;
 mod keys;
 mod kills;
+mod moves;
 mod renewal;
 mod storage;
 mod story;

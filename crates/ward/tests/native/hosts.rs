@@ -1,6 +1,6 @@
 //! Hosts that come and go while the key changes.
 
-use ward_controller::api::types::{HostState, HostView, NativeState};
+use ward_controller::api::types::{HostState, HostView, NativeState, RecryptionView};
 use ward_types::{Code, EventKind};
 
 use crate::support::{System, eventually, text};
@@ -42,8 +42,15 @@ fn hosts_that_were_away_get_the_present_state() {
     assert!(problem.why.contains("1 VM needs it") && problem.why.contains("web-1"), "{problem:?}");
     system.refused(Code::InUse, &["provider", "delete-key", "n1", "2"]);
     system.refused(Code::NotFound, &["provider", "delete-key", "n1", "3"]);
-    system.ward(&["vm", "decrypt", "web-1"]);
+    assert!(problem.remedy.contains("`ward recrypt run --provider n1`"), "{problem:?}");
+    system.ward(&["vm", "start", "web-1", "--host", "h1"]);
+    let run: RecryptionView = system.json(&["recrypt", "run", "--provider", "n1"]);
+    assert_eq!((run.total, run.done, run.failed), (2, 2, 0), "{run:?}");
+    let needed: Vec<_> = system.native("n1").versions.iter().map(|version| (version.version, version.vms)).collect();
+    assert_eq!(needed, [(1, 0), (2, 2)]);
+    system.ward(&["vm", "stop", "web-1", "--force"]);
     system.ward(&["provider", "delete-key", "n1", "1"]);
+    system.ward(&["vm", "decrypt", "web-1"]);
     assert_eq!(system.native("n1").versions.len(), 1);
     system.wait_for_state("n1", NativeState::Active);
 
@@ -56,6 +63,7 @@ fn hosts_that_were_away_get_the_present_state() {
     system.ward(&["provider", "rm", "n1", "--force", "n1"]);
     assert!(system.has_event(EventKind::ProviderRemovedInUse));
     let problem = system.refused(Code::ProviderNone, &["vm", "start", "web-2"]);
+    assert!(system.has_event(EventKind::KeyNotOnHost));
     assert!(problem.remedy.contains("ward provider import n1"), "{problem:?}");
     // Even past the controller no host has it: neither one that was told, nor one that was away.
     system.start_agent(2, &[]);
@@ -88,4 +96,5 @@ fn without_a_tpm_there_is_no_key_that_requires_one() {
     system.plain_vm("web-1");
     let problem = system.refused(Code::HostUnfit, &["vm", "encrypt", "web-1"]);
     assert!(problem.why.contains("TPM"), "{problem:?}");
+    assert!(system.has_event(EventKind::KeyHostUnfit));
 }

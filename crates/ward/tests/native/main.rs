@@ -2,9 +2,12 @@
 //! and OpenSSL, cryptsetup and Python as strangers.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod clones;
+mod clusters;
 mod faults;
 mod hosts;
 mod restore;
+mod root;
 mod story;
 mod support;
 mod tpm;

@@ -59,6 +59,8 @@ pub(crate) struct System {
     hosts_port: u16,
     controller: Option<Child>,
     hosts: Vec<Host>,
+    /// What the controller and commands find in their environment besides.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 struct Host {
@@ -141,13 +143,14 @@ impl System {
             hosts_port: port(),
             controller: None,
             hosts: Vec::new(),
+            environment: Vec::new(),
         };
         fs::create_dir(system.path("store")).unwrap();
         system.start_controller(arguments);
         system.log_in();
         system.ward(&["datastore", "add", "default", text(&system.path("store"))]);
         for _ in 0..hosts {
-            system.add_host();
+            system.add_host("default");
         }
         system
     }
@@ -175,6 +178,7 @@ impl System {
             .args(["--listen-api", &format!("127.0.0.1:{}", self.api_port)])
             .args(["--listen-hosts", &format!("127.0.0.1:{}", self.hosts_port)])
             .args(arguments)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stderr(self.log("controller"))
             .spawn()
@@ -192,6 +196,15 @@ impl System {
         });
     }
 
+    /// Waits until a controller that can't start has ended; gives what it said last.
+    pub(crate) fn controller_ends(&mut self) -> String {
+        let mut controller = self.controller.take().unwrap();
+        let status = eventually("the controller ends", || controller.try_wait().unwrap());
+        assert!(!status.success());
+        let log = fs::read_to_string(self.path("controller.log")).unwrap();
+        log.lines().rev().take(5).collect::<Vec<_>>().join("\n")
+    }
+
     /// Kills the controller, as a power cut would.
     pub(crate) fn kill_controller(&mut self) {
         let mut controller = self.controller.take().unwrap();
@@ -199,11 +212,12 @@ impl System {
         controller.wait().unwrap();
     }
 
-    fn add_host(&mut self) {
+    /// One more host, in a cluster.
+    pub(crate) fn add_host(&mut self, cluster: &str) {
         let number = self.hosts.len();
         self.hosts.push(Host { port: port(), agent: None });
         let token = self.path("token");
-        fs::write(&token, self.ward(&["host", "add"])).unwrap();
+        fs::write(&token, self.ward(&["host", "add", "--cluster", cluster])).unwrap();
         let address = format!("127.0.0.1:{}", self.hosts[number].port);
         let name = format!("h{number}");
         let state = self.host_state(number);
@@ -259,6 +273,7 @@ impl System {
         Command::new(env!("CARGO_BIN_EXE_ward"))
             .args(args)
             .env("WARD_CONFIG", self.path("client.json"))
+            .envs(self.environment.iter().cloned())
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .output()

@@ -6,15 +6,15 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 use ward_controller::api::types::{HostView, NativeState};
-use ward_types::Code;
+use ward_types::{Code, Event, EventKind};
 
 use crate::support::{System, eventually, found_below, keys_in, text};
 
 /// A swtpm in a directory of its own.
-struct Tpm {
+pub(crate) struct Tpm {
     _dir: TempDir,
     process: Child,
-    tcti: String,
+    pub(crate) tcti: String,
 }
 
 impl Drop for Tpm {
@@ -25,7 +25,7 @@ impl Drop for Tpm {
 }
 
 impl Tpm {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         // The tools take the control channel to be at the port above.
         let port = (0..50)
@@ -46,7 +46,7 @@ impl Tpm {
     }
 
     /// What the machine measures when it boots something else.
-    fn extend(&self, pcr: u8) {
+    pub(crate) fn extend(&self, pcr: u8) {
         let digest = "5a".repeat(32);
         let done = Command::new("tpm2_pcrextend")
             .arg(format!("{pcr}:sha256={digest}"))
@@ -74,6 +74,7 @@ fn a_host_with_a_tpm_needs_nobody_after_a_restart() {
     assert_eq!(without.native_keys, []);
     let problem = system.refused(Code::HostUnfit, &["vm", "start", "web-1", "--host", "h1"]);
     assert!(problem.why.contains("TPM"), "{problem:?}");
+    assert!(system.has_event(EventKind::KeyHostUnfit));
     let with: HostView = system.json(&["host", "show", "h0"]);
     assert_eq!(with.native_keys.len(), 1);
     // What it keeps is sealed.
@@ -103,12 +104,16 @@ fn a_host_with_a_tpm_needs_nobody_after_a_restart() {
     });
     assert_eq!(problem.code, Code::KeyNotOnHost, "{problem:?}");
     let log = fs::read_to_string(system.path("h0.log")).unwrap();
-    assert!(log.contains("PCR 7, 11 has changed"), "{log}");
+    assert!(log.contains("PCR 7, 11 has changed") && log.contains("waits for the controller"), "{log}");
 
     // The controller hands the key over again, and it is sealed for the machine as it is now.
     system.start_controller(&[]);
     system.host_answers(0);
     system.wait_for_state("n1", NativeState::Active);
+    // The controller tells why the host waited.
+    let events: Vec<Event> = system.json(&["event", "ls"]);
+    let told = |event: &Event| event.kind == EventKind::KeyNotOnHost && event.message.contains("PCR 7, 11 has changed");
+    assert!(events.iter().any(told), "{events:#?}");
     system.kill_controller();
     system.kill_agent(0);
     fs::remove_file(state.join("agent.sock")).unwrap();

@@ -60,6 +60,8 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
             "{vm}" => "web-1",
             "{host}" => "default-host",
             "{provider}" => "kms",
+            "{server}" => "127.0.0.1:1",
+            "{cluster}" => "default",
             "{task}" => &ids.task,
             "{user}" => "someone",
             "{group}" => "ops",
@@ -90,8 +92,12 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
         ("post", "/datastores") => json!({ "name": "new", "directory": "/new", "cluster": "default" }),
         ("post", "/hosts") => json!({ "cluster": "default" }),
         ("post", "/providers") => {
-            json!({ "name": "new", "server": "127.0.0.1:1", "ca": "", "certificate": "", "key": "" })
+            json!({ "name": "new", "servers": ["127.0.0.1:1"] })
         }
+        ("post", "/providers/{provider}/servers") => json!({ "server": "127.0.0.1:2" }),
+        ("put", "/providers/{provider}/trust") => json!({ "by": "fingerprint", "fingerprint": "ab".repeat(32) }),
+        ("post", "/providers/{provider}/identity") => json!({ "method": "self-signed" }),
+        ("put", "/clusters/{cluster}/provider") => json!({ "provider": "kms" }),
         ("post", "/vms") => json!({
             "name": "new", "datastore": "default-store",
             "disks": [{ "source": "blank", "size": 4096, "format": "raw" }],

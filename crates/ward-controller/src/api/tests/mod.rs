@@ -30,7 +30,7 @@ use crate::controller::Shared;
 use crate::store::host::HostRow;
 use crate::store::permission::SubjectId;
 use crate::store::policy::PolicyRow;
-use crate::store::provider::ProviderRow;
+use crate::store::provider::{ProviderRow, SealedIdentity, ServerRow};
 use crate::store::recryption::RecryptionRow;
 use crate::store::vm::VmRow;
 use crate::store::{audit, cluster, host, permission, policy, provider, recryption, task, user, vm};
@@ -236,16 +236,10 @@ impl House {
     pub(super) async fn add_provider(&self, named: &str) {
         let provider_name = named.parse().unwrap();
         let sealed_key = root::seal(&self.controller.seal, &keys::seal_purpose(&provider_name), b"no key").unwrap();
-        let row = ProviderRow {
-            name: provider_name,
-            kind: ProviderKind::Standard,
-            server_host: "127.0.0.1".to_owned(),
-            server_port: 1,
-            ca: String::new(),
-            certificate: String::new(),
-            sealed_key,
-            is_default: true,
-        };
+        let mut row = ProviderRow::new(provider_name, ProviderKind::Standard);
+        row.is_default = true;
+        row.access.servers = vec![ServerRow { address: "127.0.0.1:1".parse().unwrap(), pinned: None }];
+        row.access.identity = Some(SealedIdentity { certificate: "no certificate".to_owned(), sealed_key });
         let mut tx = self.controller.store.write().await.unwrap();
         provider::add(&mut tx, &row).await.unwrap();
         tx.commit().await.unwrap();

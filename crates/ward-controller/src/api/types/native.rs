@@ -4,7 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use ward_types::{KdkId, Name, ProviderName};
 
 /// What is particular to a native key provider.
@@ -152,16 +152,6 @@ pub struct Restored {
     pub exported: String,
     /// Whether it was only looked at.
     pub dry_run: bool,
-}
-
-/// How to remove a key provider.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub struct RemoveProvider {
-    /// The provider's name again: remove a native one although VMs need it.
-    #[serde(default)]
-    pub force: Option<String>,
 }
 
 impl fmt::Debug for ExportNative {

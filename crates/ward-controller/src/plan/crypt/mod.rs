@@ -16,6 +16,7 @@ use ward_types::{
 };
 
 use super::{ProviderFacts, VmFacts, cannot, idle, off};
+use crate::native::not_backed_up;
 
 pub(crate) use whole::{Selection, Verb, whole};
 
@@ -270,11 +271,7 @@ impl Planner<'_> {
             ));
         }
         if !native.backed_up {
-            return Err(self.refuse(
-                Code::ProviderNotBackedUp,
-                format!("the key of native provider `{provider}` is not backed up: were it lost, so would the VM be"),
-                format!("back it up with `ward provider export {provider} --out FILE`, then try again"),
-            ));
+            return Err(not_backed_up(cannot(self.kind, self.vm), provider));
         }
         Ok(())
     }

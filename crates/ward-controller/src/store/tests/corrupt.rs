@@ -3,7 +3,7 @@
 use ward_types::{EventKind, EventSubject, Power, ProviderKind, TaskKind};
 
 use super::super::cells::now;
-use super::super::provider::{self, ProviderRow};
+use super::super::provider::{self, ProviderRow, ServerRow};
 use super::super::{StoreError, Tx, cluster, event, host, task, user, vm};
 use super::{Db, config, key, name, on_both};
 use crate::tasks::Work;
@@ -37,8 +37,11 @@ const CELLS: &[(&str, &str, &str)] = &[
     ("vm_key", "key_ref", NONSENSE),
     ("provider", "name", NONSENSE),
     ("provider", "kind", "'other'"),
-    ("provider", "server_port", "65536"),
-    ("provider", "server_port", "-1"),
+    ("provider", "timeout_ms", "-1"),
+    ("key_server", "host", "'two words'"),
+    ("key_server", "port", "65536"),
+    ("key_server", "port", "-1"),
+    ("key_server", "pinned", NONSENSE),
     ("task", "id", NONSENSE),
     ("task", "kind", "'vm-dance'"),
     ("task", "vm_id", NONSENSE),
@@ -67,16 +70,8 @@ async fn fill(db: &Db) {
     vm::add(&mut tx, &row).await.unwrap();
     vm::set_config(&mut tx, row.id, &config(&row, Some(&key("kms", "1")), None)).await.unwrap();
     vm::set_power(&mut tx, row.id, Power::On, Some(place.host)).await.unwrap();
-    let provider = ProviderRow {
-        name: "kms".parse().unwrap(),
-        kind: ProviderKind::Standard,
-        server_host: "h".into(),
-        server_port: 5696,
-        ca: String::new(),
-        certificate: String::new(),
-        sealed_key: String::new(),
-        is_default: true,
-    };
+    let mut provider = ProviderRow::new("kms".parse().unwrap(), ProviderKind::Standard);
+    provider.access.servers = vec![ServerRow { address: "h:5696".parse().unwrap(), pinned: None }];
     provider::add(&mut tx, &provider).await.unwrap();
     let work = Work::Remove { keys: vec![], host: None };
     task::add(&mut tx, TaskKind::VmRemove, (row.id, &row.name), &name("ann"), &work).await.unwrap();
@@ -139,7 +134,7 @@ async fn a_cell_of_another_type_is_told() {
         ("task", "created", "'noon'"),
         ("task", "problem", "x'ff00'"),
         ("provider", "is_default", "'maybe'"),
-        ("provider", "server_port", "1.5"),
+        ("key_server", "port", "1.5"),
         ("cluster", "name", "x'ff00'"),
     ];
     for (table, column, value) in cells {

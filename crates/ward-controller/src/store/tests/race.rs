@@ -64,16 +64,7 @@ async fn who_reads_then_writes_sees_nobody_elses_half(db: Db) {
 }
 
 async fn writers_in_any_order_wait_and_do_not_fail(db: Db) {
-    let row = ProviderRow {
-        name: "a".parse().unwrap(),
-        kind: ward_types::ProviderKind::Standard,
-        server_host: "h".into(),
-        server_port: 1,
-        ca: String::new(),
-        certificate: String::new(),
-        sealed_key: String::new(),
-        is_default: false,
-    };
+    let row = ProviderRow::new("a".parse().unwrap(), ward_types::ProviderKind::Standard);
     let mut tx = db.store.write().await.unwrap();
     provider::add(&mut tx, &row).await.unwrap();
     tx.commit().await.unwrap();

@@ -33,23 +33,23 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
             made => made,
         };
         if let Some((key, host)) = made {
-            return made_on_host(run, n, key, host).await;
+            return ready(run, n, key, Some(host), true).await;
         }
     }
     let what = run.what();
     let provider = choice.provider().clone();
     run.say(&format!("asks key provider {provider} for a key"));
-    let client = match keys::connect(&run.controller, &what, &provider).await {
-        Ok(client) => client,
+    let servers = match keys::connect(&run.controller, &what, &provider).await {
+        Ok(servers) => servers,
         Err(problem) => return fault(run, KeyFault::new(&provider, None, problem)).await,
     };
     let made = match (choice, mark) {
-        (KeyChoice::Existing(key), _) | (_, KeyMark::Made { key }) => Made { key, refused: Vec::new() },
+        (KeyChoice::Existing(key), _) | (_, KeyMark::Made { key }) => Made::known(key),
         (KeyChoice::New(_), mark) => {
             let maybe_there = mark == KeyMark::Wanted;
             set_mark(run, n, KeyMark::Wanted, "task.key-wanted", "asks the key server for a new key").await?;
             let name = keys::name_of(run.info.id, n);
-            let made = match keys::locate_or_make(&what, &client, &provider, &name, maybe_there).await {
+            let made = match keys::locate_or_make(&what, &servers, &provider, &name, maybe_there).await {
                 Ok(made) => made,
                 Err(NotMade { fault: error, maybe_there }) => {
                     if !maybe_there && let Some(mark) = run.work.mark_mut(n) {
@@ -64,36 +64,28 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
             made
         }
     };
-    if let Err(error) = keys::adopt(&what, &client, &made.key).await {
+    if let Err(error) = keys::adopt(&what, &servers, &made.key).await {
         return fault(run, error).await;
     }
     crash_point::reach("task.key-active");
     let key = made.key.clone();
     let subject = EventSubject { key: Some(key.clone()), ..run.subject() };
-    keys::make_ready(&run.controller, &subject, &client, made, (run.info.vm, &run.info.vm_name)).await?;
+    keys::make_ready(&run.controller, &subject, &servers, made, (run.info.vm, &run.info.vm_name)).await?;
+    ready(run, n, key, None, new).await
+}
+
+/// Writes down that a key can be used; a new one was made at a key server, or by a host.
+async fn ready(run: &mut Run, n: usize, key: KeyRef, host: Option<HostId>, new: bool) -> Step<KeyRef> {
     if let Some(mark) = run.work.mark_mut(n) {
         *mark = KeyMark::Ready { key: key.clone() };
     }
     let mut tx = run.controller.store.write().await?;
     crate::store::task::set_work(&mut tx, run.info.id, "key ready", &run.work).await?;
     if new {
-        let message = format!("key {key} made and activated for VM `{}`", run.info.vm_name);
-        run.event(&mut tx, EventKind::KeyCreated, None, Some(&key), &message).await?;
+        let made = if host.is_some() { "made" } else { "made and activated" };
+        let message = format!("key {key} {made} for VM `{}`", run.info.vm_name);
+        run.event(&mut tx, EventKind::KeyCreated, host, Some(&key), &message).await?;
     }
-    tx.commit().await?;
-    crash_point::reach("task.key-ready");
-    Ok(key)
-}
-
-/// Writes down the key that a host has made.
-async fn made_on_host(run: &mut Run, n: usize, key: KeyRef, host: HostId) -> Step<KeyRef> {
-    if let Some(mark) = run.work.mark_mut(n) {
-        *mark = KeyMark::Ready { key: key.clone() };
-    }
-    let mut tx = run.controller.store.write().await?;
-    crate::store::task::set_work(&mut tx, run.info.id, "key ready", &run.work).await?;
-    let message = format!("key {key} made for VM `{}`", run.info.vm_name);
-    run.event(&mut tx, EventKind::KeyCreated, Some(host), Some(&key), &message).await?;
     tx.commit().await?;
     crash_point::reach("task.key-ready");
     Ok(key)

@@ -7,7 +7,7 @@ use ward_types::{HostId, KdkRef, KeyRef, ProviderName};
 use super::super::job::placed;
 use super::super::run::{Run, Step};
 use crate::keys::{self, KeyFault};
-use crate::native::bring_up_to_date;
+use crate::native::{bring_up_to_date, not_backed_up};
 use crate::store::native;
 
 /// A new key for the task's VM, and the host that made it; none where the provider is no native one. It exists in its
@@ -15,6 +15,10 @@ use crate::store::native;
 pub(super) async fn new_key(run: &mut Run, provider: &ProviderName) -> Step<Option<(KeyRef, HostId)>> {
     let row = native::get(&mut *run.controller.store.read().await?, provider).await?;
     let Some(row) = row else { return Ok(None) };
+    // An update of the key may have come since the task was accepted.
+    if row.backed_up.is_none() {
+        return Err(not_backed_up(run.what(), provider).into());
+    }
     let kdk = KdkRef { provider: row.name.clone(), key_id: row.key_id, version: row.current() };
     let link = placed(run, true, row.tpm_required).await?;
     run.say(&format!("has host {} make a key", link.name));

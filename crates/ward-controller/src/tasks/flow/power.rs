@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use ward_rpc::CallError;
 use ward_rpc::api::host::{StartVm, StopVm, VmPower};
-use ward_types::{Code, EventKind, KeyRef, Power, Problem};
+use ward_types::{Code, EventKind, EventSubject, KeyRef, Power, Problem};
 
 use super::super::Work;
 use super::super::run::{Run, Step};
 use crate::hosts::Link;
-use crate::keys::{Supply, supply};
+use crate::keys::{Supply, report_problem, supply};
 use crate::native::needs_tpm;
 use crate::plan::{self, Needs, place};
 use crate::store::vm;
@@ -41,7 +41,13 @@ pub(super) async fn start(run: &mut Run) -> Step {
                 trusted: &trusted,
                 ..Needs::default()
             };
-            let host = place(&run.what(), &hosts, needs)?;
+            let host = match place(&run.what(), &hosts, needs) {
+                Err(problem) if needs.tpm => {
+                    let subject = EventSubject { key: keys.first().cloned(), ..run.subject() };
+                    return Err(report_problem(&run.controller, &subject, problem).await.into());
+                }
+                placed => placed?,
+            };
             let link = run.link(host)?;
             run.work.set_host(host);
             run.mark("task.placed", &format!("starts it on host {}", link.name)).await?;
@@ -95,7 +101,7 @@ async fn give(run: &Run, link: &Arc<Link>, keys: &[KeyRef]) -> Step {
     let (what, subject) = (run.what(), run.subject());
     let order = Supply { what: &what, subject: &subject, keys, hosts: &hosts, must: Some(link.id) };
     if let Err(problem) = supply(&run.controller, order).await {
-        let subject = ward_types::EventSubject { key: keys.first().cloned(), ..run.subject() };
+        let subject = EventSubject { key: keys.first().cloned(), ..run.subject() };
         let message = format!("VM `{}` is locked: {}. {}", run.info.vm_name, problem.why, problem.remedy);
         run.controller.record(EventKind::VmLocked, &subject, &message).await;
         return Err(problem.into());

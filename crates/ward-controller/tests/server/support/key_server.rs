@@ -77,7 +77,7 @@ impl KeyServer {
         let read = |path: &Path| fs::read_to_string(path).unwrap();
         json!({
             "name": name,
-            "server": self.address.to_string(),
+            "servers": [self.address.to_string()],
             "ca": read(&files.ca),
             "certificate": read(&files.certificate),
             "key": read(&files.key),

@@ -1,4 +1,7 @@
-//! What `ward bench` measures: the steps of a job that replaces a KEK, on a disk that stands by itself.
+//! What `ward bench` measures: the steps of a job that replaces a KEK, on a disk that stands by itself; and what a host does
+//! with a native provider's key.
+
+mod native;
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -9,6 +12,8 @@ use ward_types::{DiskId, KeyRef, Problem, VmId};
 use crate::fault::{Doing, Fault, Result};
 use crate::keys::ResolvedKek;
 use crate::volume::{self, Label, Volume};
+
+pub use native::{NativeHost, NativeVm};
 
 /// A new KEK under a name.
 pub struct NamedKek(ResolvedKek);

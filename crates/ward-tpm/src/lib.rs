@@ -1,4 +1,5 @@
-//! The host's TPM 2.0: seals a key so that only this machine, booted as it is now, opens it.
+//! A machine's TPM 2.0: seals a key so that only this machine, booted as it is now, opens it. Hosts keep the keys of native
+//! providers so, the controller its root key.
 //!
 //! The key is a sealed object under the storage key that the owner hierarchy's seed gives (ECC P-256, nothing of it is kept
 //! in the TPM), with a policy over the PCRs that the operator chose. Sessions are salted, and what is secret in a command
@@ -22,41 +23,77 @@ use tss_esapi::structures::{
 };
 use tss_esapi::traits::{Marshall as _, UnMarshall as _};
 use tss_esapi::{Context, Error, TctiNameConf};
-use ward_secret::SealKey;
-use ward_types::Code;
+use ward_secret::{SealKey, SecretError};
 
-use crate::config::TpmConfig;
-use crate::fault::{Fault, Result};
+type Result<T> = std::result::Result<T, TpmError>;
+
+/// Why a TPM did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TpmError {
+    /// What names the TPM.
+    #[error("`{0}` names no way to a TPM (a TCTI)")]
+    Tcti(String),
+    /// What names the PCRs.
+    #[error("{0} are no PCRs: they have the numbers 0 to 23")]
+    Pcrs(String),
+    /// The PCRs are not as they were.
+    #[error(
+        "the machine is not as it was when this was sealed: PCR {0} has changed (another firmware, boot loader or kernel, \
+         or other settings of them)"
+    )]
+    Changed(String),
+    /// The TPM did not seal this.
+    #[error("another TPM sealed this, or it is damaged")]
+    NotOurs,
+    /// The TPM, or the way to it.
+    #[error("cannot {doing}: {source}")]
+    Tpm {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        source: Error,
+    },
+    /// No memory for a key.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
 
 /// The TPM, and what it is to bind keys to.
-pub(crate) struct Tpm {
+pub struct Tpm {
     tcti: TctiNameConf,
     pcrs: Vec<u8>,
 }
 
 /// A key, sealed to a TPM. Not secret.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct SealedKey {
+pub struct SealedKey {
     /// The PCRs (SHA-256) that it is bound to.
-    pub(crate) pcrs: Vec<u8>,
+    pub pcrs: Vec<u8>,
     /// TPM2B_PUBLIC's content and TPM2B_PRIVATE's, hexadecimal.
     public: String,
     private: String,
 }
 
 impl Tpm {
-    /// The TPM, which must answer.
-    pub(crate) fn open(config: &TpmConfig) -> Result<Self> {
-        let tcti = TctiNameConf::from_str(&config.tcti)
-            .map_err(|_| Fault::invalid(format!("`{}` names no way to a TPM (a TCTI)", config.tcti)))?;
-        let tpm = Self { tcti, pcrs: config.pcrs.clone() };
+    /// The TPM at `tcti` (`device:/dev/tpmrm0`, or `swtpm:host=HOST,port=PORT`), which must answer. What is sealed is bound
+    /// to these PCRs of its SHA-256 bank.
+    ///
+    /// # Errors
+    /// [`TpmError::Tcti`], [`TpmError::Pcrs`], [`TpmError::Tpm`].
+    pub fn open(tcti: &str, pcrs: &[u8]) -> Result<Self> {
+        let tcti = TctiNameConf::from_str(tcti).map_err(|_| TpmError::Tcti(tcti.to_owned()))?;
+        let tpm = Self { tcti, pcrs: pcrs.to_vec() };
         selection(&tpm.pcrs)?;
         tpm.context()?;
         Ok(tpm)
     }
 
     /// Seals a key for this machine as it is now.
-    pub(crate) fn seal(&self, key: &SealKey) -> Result<SealedKey> {
+    ///
+    /// # Errors
+    /// [`TpmError::Tpm`].
+    pub fn seal(&self, key: &SealKey) -> Result<SealedKey> {
         let mut context = self.context()?;
         let sealing = |context: &mut Context| -> std::result::Result<(Vec<u8>, Vec<u8>), Error> {
             let storage = storage_key(context)?;
@@ -78,10 +115,12 @@ impl Tpm {
     }
 
     /// Opens what this machine sealed when it was as it is now.
-    pub(crate) fn unseal(&self, sealed: &SealedKey) -> Result<SealKey> {
-        let damaged = || Fault::new(Code::KeyNotOnHost, "what was sealed is damaged", WAIT);
-        let public = hex::decode(&sealed.public).map_err(|_| damaged())?;
-        let private = hex::decode(&sealed.private).map_err(|_| damaged())?;
+    ///
+    /// # Errors
+    /// [`TpmError::Changed`], [`TpmError::NotOurs`], [`TpmError::Tpm`].
+    pub fn unseal(&self, sealed: &SealedKey) -> Result<SealKey> {
+        let public = hex::decode(&sealed.public).map_err(|_| TpmError::NotOurs)?;
+        let private = hex::decode(&sealed.private).map_err(|_| TpmError::NotOurs)?;
         let mut context = self.context()?;
         let unsealing = |context: &mut Context| -> std::result::Result<SensitiveData, Error> {
             let storage = storage_key(context)?;
@@ -94,18 +133,8 @@ impl Tpm {
             context.execute_with_session(Some(session), |context| context.unseal(object.into()))
         };
         let data = unsealing(&mut context).map_err(|error| match kind(&error) {
-            Some(Tss2ResponseCodeKind::PolicyFail) => Fault::new(
-                Code::KeyNotOnHost,
-                format!(
-                    "the machine is not as it was when they were sealed: PCR {} has changed (another firmware, boot \
-                     loader or kernel, or other settings of them)",
-                    sealed.pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-                ),
-                WAIT,
-            ),
-            Some(Tss2ResponseCodeKind::Integrity) => {
-                Fault::new(Code::KeyNotOnHost, "they were sealed by another TPM, or what was sealed is damaged", WAIT)
-            }
+            Some(Tss2ResponseCodeKind::PolicyFail) => TpmError::Changed(numbers(&sealed.pcrs)),
+            Some(Tss2ResponseCodeKind::Integrity) => TpmError::NotOurs,
             _ => fault("unseal keys", error),
         })?;
         let mut bytes = ward_secret::Zeroizing::new(data.value().to_vec());
@@ -117,13 +146,12 @@ impl Tpm {
     }
 }
 
-/// What to do where nothing is lost but time.
-const WAIT: &str = "the host waits for the controller, which hands the keys over when it is reached; if nobody changed the \
-                    machine, find out who did";
+fn fault(doing: &'static str, source: Error) -> TpmError {
+    TpmError::Tpm { doing, source }
+}
 
-fn fault(doing: &str, error: Error) -> Fault {
-    let why = format!("cannot {doing}: {error}");
-    Fault::unfit(why, "check the TPM (`--tpm`), and that the agent's user may use it; the system's log may say more")
+fn numbers(pcrs: &[u8]) -> String {
+    pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn kind(error: &Error) -> Option<Tss2ResponseCodeKind> {
@@ -134,11 +162,11 @@ fn kind(error: &Error) -> Option<Tss2ResponseCodeKind> {
 }
 
 fn selection(pcrs: &[u8]) -> Result<PcrSelectionList> {
-    let numbers = || pcrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let refused = || TpmError::Pcrs(numbers(pcrs));
     if pcrs.iter().any(|pcr| *pcr > 23) {
-        return Err(Fault::invalid(format!("{} are no PCRs: they have the numbers 0 to 23", numbers())));
+        return Err(refused());
     }
-    selection_of(pcrs).map_err(|error| Fault::invalid(format!("{} are no PCRs: {error}", numbers())))
+    selection_of(pcrs).map_err(|_| refused())
 }
 
 fn selection_of(pcrs: &[u8]) -> std::result::Result<PcrSelectionList, Error> {
