@@ -90,6 +90,12 @@ pub struct CertificateInfo {
     pub is_self_issued: bool,
 }
 
+/// A time in seconds since 1970, to be read.
+pub(crate) fn for_people(seconds: i64) -> String {
+    let time = x509_parser::time::ASN1Time::from_timestamp(seconds);
+    time.map_or_else(|_| format!("{seconds} seconds since 1970"), |time| time.to_string())
+}
+
 impl CertificateInfo {
     /// Reads a certificate (DER).
     ///

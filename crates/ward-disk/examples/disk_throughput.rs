@@ -99,7 +99,7 @@ fn export(image: &Path, format: ImageFormat, mib: u64) {
         dek: format.is_encrypted().then_some(0),
     };
     let deks = if format.is_encrypted() { vec![dek()] } else { vec![] };
-    let order = Order::Export(ExportOrder { disks: vec![disk] });
+    let order = Order::Export(ExportOrder { disks: vec![disk], ..ExportOrder::default() });
     let mut process = DiskProcess::spawn(&std::env::current_exe().unwrap(), &order, deks).unwrap();
     assert_eq!(process.recv().unwrap(), Report::Ready);
     let mut frontend = frontend::Frontend::connect(&socket, 1, 32 << 20);

@@ -1,4 +1,4 @@
-//! The disk process and its engine: cipher on a LUKS2 payload, offline conversion, vhost-user-blk export.
+//! The disk process and its engine: cipher on a LUKS2 payload, offline conversion, exports (vhost-user-blk, NBD).
 //!
 //! One small process serves one VM's disks, or converts one disk. It is told what to do by an [`order::Order`] on the
 //! socket that is its standard input, gets the data-encryption keys over the same socket straight into locked memory,
@@ -28,5 +28,5 @@ mod wire;
 
 pub use client::DiskProcess;
 pub use error::{DiskError, DiskErrorKind};
-pub use order::{ConvertOrder, ConvertSide, ExportDisk, ExportOrder, ImageFormat, Order, SectorSize};
+pub use order::{ConvertOrder, ConvertSide, ExportDisk, ExportOrder, ImageFormat, NbdDisk, Order, SectorSize};
 pub use report::{Command, Report, Stats, Summary};

@@ -1,6 +1,6 @@
 //! What a disk process is told to do. An order holds no secret: keys follow it and are meant by their index.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -90,10 +90,31 @@ pub enum Order {
 }
 
 /// Serve these disks until every front end has gone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportOrder {
-    /// The disks.
+    /// Those that are served as vhost-user-blk.
     pub disks: Vec<ExportDisk>,
+    /// Those that are served over NBD.
+    #[serde(default)]
+    pub nbd: Vec<NbdDisk>,
+}
+
+/// One volume to serve over NBD: one that a VMM itself reads and writes, such as the store of UEFI variables. Small and
+/// slow, one client at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NbdDisk {
+    /// The image file.
+    pub path: PathBuf,
+    /// How the volume lies in it; not [`ImageFormat::Qcow2`].
+    pub format: ImageFormat,
+    /// The volume's size in bytes; a multiple of 512.
+    pub size: u64,
+    /// The Unix socket to make, with mode 0600.
+    pub socket: PathBuf,
+    /// Whether it may only be read.
+    pub read_only: bool,
+    /// As [`ExportDisk::dek`].
+    pub dek: Option<usize>,
 }
 
 /// One disk to serve as vhost-user-blk.
@@ -170,12 +191,15 @@ impl Order {
             return Err(refuse("it means more keys than it can have disks"));
         }
         match self {
-            Self::Export(order) => order.disks.iter().try_for_each(ExportDisk::validate).and_then(|()| {
-                if order.disks.is_empty() || order.disks.len() > MAX_DISKS {
-                    return Err(refuse(format!("it has {} disks, not 1 to {MAX_DISKS}", order.disks.len())));
+            Self::Export(order) => {
+                order.disks.iter().try_for_each(ExportDisk::validate)?;
+                order.nbd.iter().try_for_each(|disk| validate_image(&disk.path, disk.format, disk.size))?;
+                let count = order.disks.len() + order.nbd.len();
+                if count == 0 || count > MAX_DISKS {
+                    return Err(refuse(format!("it has {count} disks, not 1 to {MAX_DISKS}")));
                 }
                 Ok(())
-            }),
+            }
             Self::Convert(order) if order.size == 0 || !order.size.is_multiple_of(512) => {
                 Err(refuse(format!("a disk of {} bytes is no whole number of 512-byte sectors", order.size)))
             }
@@ -184,24 +208,19 @@ impl Order {
     }
 
     fn keys(&self) -> impl Iterator<Item = (ImageFormat, Option<usize>)> + '_ {
-        let (disks, sides) = match self {
-            Self::Export(order) => (order.disks.as_slice(), None),
-            Self::Convert(order) => (&[][..], Some([&order.source, &order.target])),
+        let (disks, nbd, sides) = match self {
+            Self::Export(order) => (order.disks.as_slice(), order.nbd.as_slice(), None),
+            Self::Convert(order) => (&[][..], &[][..], Some([&order.source, &order.target])),
         };
         let sides = sides.into_iter().flatten().map(|side| (side.format, side.dek));
-        disks.iter().map(|disk| (disk.format, disk.dek)).chain(sides)
+        let nbd = nbd.iter().map(|disk| (disk.format, disk.dek));
+        disks.iter().map(|disk| (disk.format, disk.dek)).chain(nbd).chain(sides)
     }
 }
 
 impl ExportDisk {
     fn validate(&self) -> Result<()> {
-        if self.format == ImageFormat::Qcow2 {
-            let why = "plain qcow2 is not exported; attach it to the virtual machine monitor itself";
-            return Err(DiskError::new(DiskErrorKind::ImageUnsupported, "export", why).at_path(&self.path));
-        }
-        if self.size == 0 || !self.size.is_multiple_of(512) {
-            return Err(refuse(format!("a disk of {} bytes is no whole number of 512-byte sectors", self.size)));
-        }
+        validate_image(&self.path, self.format, self.size)?;
         if self.num_queues == 0 || self.num_queues > MAX_QUEUES {
             return Err(refuse(format!("a disk has 1 to {MAX_QUEUES} queues, not {}", self.num_queues)));
         }
@@ -210,6 +229,17 @@ impl ExportDisk {
         }
         Ok(())
     }
+}
+
+fn validate_image(path: &Path, format: ImageFormat, size: u64) -> Result<()> {
+    if format == ImageFormat::Qcow2 {
+        let why = "plain qcow2 is not exported; attach it to the virtual machine monitor itself";
+        return Err(DiskError::new(DiskErrorKind::ImageUnsupported, "export", why).at_path(path));
+    }
+    if size == 0 || !size.is_multiple_of(512) {
+        return Err(refuse(format!("a disk of {size} bytes is no whole number of 512-byte sectors")));
+    }
+    Ok(())
 }
 
 fn refuse(why: impl Into<String>) -> DiskError {

@@ -108,7 +108,8 @@ impl DerefMut for Export {
 
 fn start(disks: Vec<ExportDisk>) -> Export {
     let deks = if disks.iter().any(|disk| disk.dek.is_some()) { vec![dek(1)] } else { vec![] };
-    let mut process = DiskProcess::spawn_command(disk_command(), &Order::Export(ExportOrder { disks }), deks).unwrap();
+    let mut process =
+        DiskProcess::spawn_command(disk_command(), &Order::Export(ExportOrder { disks, nbd: vec![] }), deks).unwrap();
     match process.recv().unwrap() {
         Report::Ready => Export(process),
         other => panic!("{other:?}"),
@@ -126,7 +127,7 @@ fn end(process: &mut Export) -> Stats {
 
 fn refusal(disk: ExportDisk) -> DiskErrorKind {
     let deks = if disk.dek.is_some() { vec![dek(1)] } else { vec![] };
-    let order = Order::Export(ExportOrder { disks: vec![disk] });
+    let order = Order::Export(ExportOrder { disks: vec![disk], nbd: vec![] });
     let mut process = match DiskProcess::spawn_command(disk_command(), &order, deks) {
         Ok(process) => process,
         Err(error) => return error.kind,
@@ -364,7 +365,7 @@ fn outlives_its_agent_and_ends_with_its_last_front_end() {
         })
         .collect();
     let sockets: Vec<_> = disks.iter().map(|disk| disk.socket.clone()).collect();
-    let disks = Order::Export(ExportOrder { disks });
+    let disks = Order::Export(ExportOrder { disks, nbd: vec![] });
     let mut process = DiskProcess::spawn_command(disk_command(), &disks, vec![dek(1)]).unwrap();
     assert_eq!(process.recv().unwrap(), Report::Ready);
     for socket in &sockets {

@@ -121,6 +121,7 @@ fn the_process_leaves_no_dump_and_shows_no_key() {
             num_queues: 1,
             dek: Some(0),
         }],
+        nbd: vec![],
     });
     let mut process = DiskProcess::spawn_command(disk_command(), &order, vec![dek(1)]).unwrap();
     assert_eq!(process.recv().unwrap(), Report::Ready);

@@ -8,7 +8,8 @@
 //!   local    what this machine's administrator can have done without the controller
 //!   home     a VM's directory: its description, authenticated where the home is encrypted, and its lock
 //!   jobs     work that takes long, survives a kill at any moment, and undoes itself where it fails
-//!   vmm      QEMU and the disk process of each running VM; both survive the agent
+//!   vmm      QEMU and the disk process of each running VM, and its vTPM; all survive the agent
+//!   vtpm     the state of a vTPM: made, tried, put under another key
 //! ```
 //!
 //! What is to be done is worked out by pure functions (`home::codec`, `jobs::plan`, `vmm::command_line`, `keys`); small
@@ -20,6 +21,7 @@ mod agent;
 mod config;
 mod fault;
 mod files;
+mod firmware;
 mod home;
 mod identity;
 mod jobs;
@@ -30,6 +32,7 @@ mod trusted;
 mod vault;
 mod vmm;
 mod volume;
+mod vtpm;
 
 pub use agent::run;
 pub use config::{Config, TpmConfig};

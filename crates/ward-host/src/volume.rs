@@ -10,7 +10,7 @@ use serde_json::Value;
 use ward_disk::{ImageFormat, SectorSize};
 use ward_rpc::api::host::Notice;
 use ward_secret::{Dek, SecretError};
-use ward_types::{DiskId, KeyRef, VmId};
+use ward_types::{KeyRef, VmId, VolumeId};
 
 use crate::fault::{self, Doing, Fault, Result};
 use crate::keys::ResolvedKek;
@@ -28,12 +28,13 @@ pub(crate) struct Label {
     version: u32,
     pub(crate) key: KeyRef,
     pub(crate) vm: VmId,
-    pub(crate) disk: DiskId,
+    #[serde(rename = "disk")]
+    pub(crate) volume: VolumeId,
 }
 
 impl Label {
-    pub(crate) fn new(key: KeyRef, vm: VmId, disk: DiskId) -> Self {
-        Self { version: TOKEN_VERSION, key, vm, disk }
+    pub(crate) fn new(key: KeyRef, vm: VmId, volume: impl Into<VolumeId>) -> Self {
+        Self { version: TOKEN_VERSION, key, vm, volume: volume.into() }
     }
 
     fn token(&self) -> Result<Token> {
@@ -57,7 +58,7 @@ pub(crate) struct Unlocked {
 /// Makes an encrypted disk without content, under a new DEK.
 pub(crate) fn format(file: File, path: &Path, kek: &ResolvedKek, label: &Label) -> Result<()> {
     let params = Params {
-        label: label.disk.to_string(),
+        label: label.volume.to_string(),
         subsystem: TOKEN.into(),
         data_offset: DATA_OFFSET,
         tokens: vec![label.token()?],
@@ -110,7 +111,7 @@ impl Volume {
         if labels.iter().any(|(_, _, label)| label == expected) {
             return Ok(());
         }
-        let why = if (label.vm, label.disk) == (expected.vm, expected.disk) {
+        let why = if (label.vm, label.volume) == (expected.vm, expected.volume) {
             let (named, expected) = (label.key.to_string(), expected.key.to_string());
             if named == expected {
                 format!("the token of {path} holds the key {named} in other bytes than the VM's description")
@@ -118,7 +119,7 @@ impl Volume {
                 format!("{path} says that its key is {named}, the VM's description says {expected}")
             }
         } else {
-            format!("{path} says that it is {} of VM {}, not {}", label.disk, label.vm, expected.disk)
+            format!("{path} says that it is {} of VM {}, not {}", label.volume, label.vm, expected.volume)
         };
         Err(Fault::tampered(why))
     }

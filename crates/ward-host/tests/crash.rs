@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use common::*;
-use ward_rpc::api::host::{AbandonJob, CloneVm, DiskSource, HomeRef, JobOutcome, JobSpec, ReadHome, StartVm, StopVm};
-use ward_types::{Component, CryptoPlan, CryptoStep, DiskId, PlainFormat, StepAction, TaskId, VmId};
+use ward_rpc::api::host::{
+    AbandonJob, CloneVm, DiskSource, HomeRef, JobOutcome, JobSpec, ReadHome, StartVm, StopVm, TpmChange,
+};
+use ward_types::{Component, CryptoPlan, CryptoStep, DiskId, PlainFormat, StepAction, TaskId, VmConfig, VmId};
 
 const SIZE: u64 = 3 * MIB;
 
@@ -223,7 +225,7 @@ async fn cloning_survives_a_kill_at_any_step() {
         step(Component::Disk(DiskId(0)), StepAction::ShallowRecrypt { key: key(2) }),
         step(Component::Disk(DiskId(1)), StepAction::DeepRecrypt { key: key(2) }),
     ]);
-    let clone = CloneVm { from, id: VmId::new(), name: "vm".parse().unwrap(), plan };
+    let clone = CloneVm { from, id: VmId::new(), name: "vm".parse().unwrap(), plan, replace_tpm: false };
     matrix(host, JobSpec::Clone(clone), |host, point| {
         assert_eq!(fs::read_dir(host.store()).unwrap().count(), 2, "{point}");
         assert_eq!(host.files("vm"), ["disk-0.luks", "disk-1.luks", "vm.toml"], "{point}");
@@ -309,4 +311,63 @@ async fn a_job_that_is_given_up_leaves_nothing() {
             host.kill();
         }
     }
+}
+
+/// A host without an agent, with a VM that has UEFI, and where it is encrypted a vTPM.
+async fn uefi_host(key_id: Option<u8>) -> Host {
+    let mut host = Host::start().await;
+    host.push(&[1, 2]).await;
+    host.done("vm", create_uefi("vm", key_id)).await;
+    host.kill();
+    host
+}
+
+/// The description in the home, read with nothing of ours.
+fn described(host: &Host) -> VmConfig {
+    toml::from_str(&fs::read_to_string(host.store().join("vm/vm.toml")).unwrap()).unwrap()
+}
+
+/// The UEFI variables and the vTPM open under the one KEK and not under the other.
+fn check_firmware(host: &Host, (right, wrong): (u8, u8), point: &str) -> Vec<u8> {
+    let (home, config) = (host.store().join("vm"), described(host));
+    let nvram = config.firmware.nvram().unwrap();
+    let template = fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap();
+    let file = home.join(nvram.file.as_str());
+    assert!(luks_contents(&file, right, template.len()).1 == template, "{point}");
+    assert!(!cryptsetup_opens(&file, wrong), "{point}");
+    assert!(tpm_state(&home, &config, wrong).is_none(), "{point}");
+    tpm_state(&home, &config, right).unwrap_or_else(|| panic!("{point}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn creating_a_vm_with_a_vtpm_survives_a_kill_at_any_step() {
+    let host = Host::enrolled().await;
+    matrix(host, create_uefi("vm", Some(1)), |host, point| {
+        assert_eq!(host.files("vm"), ["nvram.luks", "tpm", "vm.toml"], "{point}");
+        check_firmware(host, (1, 2), point);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adding_a_vtpm_survives_a_kill_at_any_step() {
+    let host = uefi_host(None).await;
+    let step = CryptoStep { component: Component::Home, action: StepAction::Encrypt { key: key(1) } };
+    let add = JobSpec::Tpm { plan: CryptoPlan::new(vec![step]), change: TpmChange::Add };
+    matrix(host, add, |host, point| {
+        assert_eq!(host.files("vm"), ["nvram.luks", "tpm", "vm.toml"], "{point}");
+        check_firmware(host, (1, 2), point);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deep_recrypt_of_a_vtpm_survives_a_kill_at_any_step() {
+    let host = uefi_host(Some(1)).await;
+    let before = check_firmware(&host, (1, 2), "before");
+    matrix(host, deep(2, true, &[]), |host, point| {
+        assert_eq!(host.files("vm"), ["nvram-2.luks", "tpm-2", "vm.toml"], "{point}");
+        assert!(check_firmware(host, (2, 1), point) == before, "{point}: it is another TPM");
+    })
+    .await;
 }

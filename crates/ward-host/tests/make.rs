@@ -19,7 +19,7 @@ fn encrypted(name: &str, disks: Vec<DiskSource>, keys: Vec<Option<u8>>) -> JobSp
 fn clone(host: &Host, name: &str, steps: Vec<(Component, StepAction)>) -> JobSpec {
     let steps = steps.into_iter().map(|(component, action)| CryptoStep { component, action }).collect();
     let (id, name) = (VmId::new(), name.parse().unwrap());
-    JobSpec::Clone(CloneVm { from: host.home("vm"), id, name, plan: CryptoPlan::new(steps) })
+    JobSpec::Clone(CloneVm { from: host.home("vm"), id, name, plan: CryptoPlan::new(steps), replace_tpm: false })
 }
 
 fn all(action: &StepAction) -> Vec<(Component, StepAction)> {

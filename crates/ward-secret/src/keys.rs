@@ -16,6 +16,8 @@ pub const DEK_LEN: usize = 64;
 pub const WRAPPING_KEY_LEN: usize = 32;
 /// Length of a [`HomeKey`], in bytes.
 pub const HOME_KEY_LEN: usize = 32;
+/// Length of a [`TpmKey`], in bytes.
+pub const TPM_KEY_LEN: usize = 32;
 
 macro_rules! key {
     ($(#[$meta:meta])* $name:ident, $length:expr) => {
@@ -76,6 +78,11 @@ key! {
     WrappingKey, WRAPPING_KEY_LEN
 }
 
+key! {
+    /// The key of a vTPM's state, AES-256.
+    TpmKey, TPM_KEY_LEN
+}
+
 impl WrappingKey {
     /// Wraps a KEK.
     ///
@@ -130,7 +137,7 @@ impl HomeKey {
     }
 }
 
-/// A [`HomeKey`] wrapped under a [`Kek`], or a [`Kek`] under a [`WrappingKey`], by AES-KWP (NIST SP 800-38F,
+/// A [`HomeKey`] or [`TpmKey`] wrapped under a [`Kek`], or a [`Kek`] under a [`WrappingKey`], by AES-KWP (NIST SP 800-38F,
 /// RFC 5649). Ciphertext: not secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrappedKey(Vec<u8>);
@@ -169,6 +176,23 @@ impl Kek {
     pub fn unwrap_home_key(&self, wrapped: &WrappedKey) -> Result<HomeKey, SecretError> {
         let mut plain = unwrap(self.expose(), wrapped.as_bytes())?;
         HomeKey::take(&mut plain.expose_mut()[..HOME_KEY_LEN])
+    }
+
+    /// Wraps the key of a vTPM.
+    ///
+    /// # Errors
+    /// [`SecretError::Wrap`].
+    pub fn wrap_tpm_key(&self, key: &TpmKey) -> Result<WrappedKey, SecretError> {
+        wrap(self.expose(), key.expose()).map(WrappedKey::of)
+    }
+
+    /// Opens the key of a vTPM that was wrapped under this KEK.
+    ///
+    /// # Errors
+    /// [`SecretError::Unwrap`] where it was wrapped under another one or altered.
+    pub fn unwrap_tpm_key(&self, wrapped: &WrappedKey) -> Result<TpmKey, SecretError> {
+        let mut plain = unwrap(self.expose(), wrapped.as_bytes())?;
+        TpmKey::take(&mut plain.expose_mut()[..TPM_KEY_LEN])
     }
 }
 

@@ -18,7 +18,8 @@ mod seal;
 
 pub use alloc::WipingAllocator;
 pub use keys::{
-    DEK_LEN, Dek, HOME_KEY_LEN, HomeKey, KDK_LEN, KEK_LEN, Kdk, Kek, WRAPPING_KEY_LEN, WrappedKey, WrappingKey,
+    DEK_LEN, Dek, HOME_KEY_LEN, HomeKey, KDK_LEN, KEK_LEN, Kdk, Kek, TPM_KEY_LEN, TpmKey, WRAPPING_KEY_LEN, WrappedKey,
+    WrappingKey,
 };
 pub use native::{KekContext, SALT_LEN, WRAPPED_KEK_LEN};
 pub use page::Locked;

@@ -146,6 +146,8 @@ kinds! {
     VmUnlocked = "vm.unlocked", Info;
     /// A VM got or lost a disk.
     VmDisksChanged = "vm.disks-changed", Info;
+    /// A VM was given a vTPM, or lost it.
+    VmTpmChanged = "vm.tpm-changed", Info;
     /// A VM became a template or ceased to be one.
     VmTemplate = "vm.template", Info;
     /// A VM or a disk is under another storage policy.

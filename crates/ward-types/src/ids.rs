@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -107,5 +107,78 @@ impl FromStr for DiskId {
     fn from_str(text: &str) -> Result<Self, IdError> {
         let digits = text.strip_prefix("disk-").unwrap_or(text);
         digits.parse().map(Self).map_err(|_| IdError(text.to_owned()))
+    }
+}
+
+/// A volume of one VM, by which its file and its token name it: a disk by its number, the store of the UEFI variables as
+/// `"nvram"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VolumeId {
+    /// The store of the UEFI variables.
+    Nvram,
+    /// A disk.
+    Disk(DiskId),
+}
+
+const NVRAM: &str = "nvram";
+
+impl From<DiskId> for VolumeId {
+    fn from(disk: DiskId) -> Self {
+        Self::Disk(disk)
+    }
+}
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nvram => f.write_str(NVRAM),
+            Self::Disk(disk) => disk.fmt(f),
+        }
+    }
+}
+
+impl Serialize for VolumeId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Nvram => NVRAM.serialize(serializer),
+            Self::Disk(disk) => disk.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for VolumeId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Disk(DiskId),
+            Word(String),
+        }
+        match Raw::deserialize(deserializer)? {
+            Raw::Disk(disk) => Ok(Self::Disk(disk)),
+            Raw::Word(word) if word == NVRAM => Ok(Self::Nvram),
+            Raw::Word(word) => Err(serde::de::Error::custom(format!("`{word}` is no volume of a VM"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_volume_is_a_number_or_a_word() {
+        for (volume, json, text) in
+            [(VolumeId::Nvram, "\"nvram\"", "nvram"), (VolumeId::Disk(DiskId(3)), "3", "disk-3")]
+        {
+            assert_eq!(serde_json::to_string(&volume).unwrap(), json);
+            assert_eq!(serde_json::from_str::<VolumeId>(json).unwrap(), volume);
+            assert_eq!(volume.to_string(), text);
+        }
+        for bad in ["\"disk-0\"", "-1", "70000", "null", "\"\""] {
+            assert!(serde_json::from_str::<VolumeId>(bad).is_err(), "{bad}");
+        }
     }
 }

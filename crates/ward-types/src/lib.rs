@@ -21,6 +21,7 @@ pub use crypto::{Component, CryptoPlan, CryptoRequest, CryptoSpec, CryptoStep, K
 pub use event::{Event, EventKind, EventSubject, Severity};
 pub use ids::{
     ClusterId, DatastoreId, DiskId, GroupId, HostId, IdError, KdkId, PermissionId, TaskId, TokenId, UserId, VmId,
+    VolumeId,
 };
 pub use key::{KeyId, KeyLocator, KeyRef, KeyState, ProviderKind};
 pub use names::{FileName, Name, NameError, PolicyName, ProviderName, RoleName};
@@ -29,4 +30,7 @@ pub use problem::{Code, Problem, ProblemDocument};
 pub use server::{NoServer, ServerAddress};
 pub use task::{Progress, ProgressUnit, TaskInfo, TaskKind, TaskState};
 pub use trusted::{TrustStatus, TrustedKey};
-pub use vm::{Boot, DiskConfig, DiskCrypto, HomeCrypto, PlainFormat, Power, VmConfig, WrappedHomeKey};
+pub use vm::{
+    Boot, DiskConfig, DiskCrypto, Firmware, HomeCrypto, Nvram, PlainFormat, Power, VirtualTpm, VmConfig, VolumeRef,
+    WrappedHomeKey, WrappedTpmKey,
+};

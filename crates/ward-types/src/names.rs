@@ -100,6 +100,12 @@ impl FileName {
     pub fn of_disk(disk: crate::DiskId, format: crate::PlainFormat) -> Self {
         Self(format!("{disk}.{format}"))
     }
+
+    /// The name of the file with plain UEFI variables.
+    #[must_use]
+    pub fn nvram() -> Self {
+        Self("nvram.raw".into())
+    }
 }
 
 /// The name of a storage policy. Other than names of things that lie in files it may have spaces.

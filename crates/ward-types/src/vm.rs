@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{DiskId, FileName, KeyRef, Name, VmId};
+use crate::{DiskId, FileName, KeyRef, Name, VmId, VolumeId};
 
 /// The description of a VM, as it lies in its home.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -23,11 +23,17 @@ pub struct VmConfig {
     pub memory_mib: u32,
     /// What it boots.
     pub boot: Boot,
+    /// What starts it.
+    #[serde(default, skip_serializing_if = "Firmware::is_bios")]
+    pub firmware: Firmware,
     /// Whether the home is encrypted.
     pub home: HomeCrypto,
     /// Its disks, by number.
     #[serde(default, rename = "disk", skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskConfig>,
+    /// Its vTPM. It needs UEFI and an encrypted home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<VirtualTpm>,
 }
 
 /// What a VM boots.
@@ -48,6 +54,47 @@ pub enum Boot {
         command_line: String,
     },
 }
+
+/// What starts a VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Firmware {
+    /// SeaBIOS, which keeps nothing.
+    #[default]
+    Bios,
+    /// OVMF.
+    Uefi {
+        /// Whether it boots only what is signed, and whether the guest's kernel is kept from its variables.
+        secure_boot: bool,
+        /// Where its variables are.
+        nvram: Nvram,
+    },
+}
+
+/// The store of a VM's UEFI variables. It is encrypted when the VM home is, under the same KEK.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Nvram {
+    /// Its file in the home.
+    pub file: FileName,
+    /// What the firmware sees, in bytes.
+    pub size: u64,
+}
+
+/// A VM's TPM 2.0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VirtualTpm {
+    /// The directory in the home where its state lies, encrypted.
+    pub state: FileName,
+    /// The key of the state, wrapped under the home's KEK.
+    pub wrapped_key: WrappedTpmKey,
+}
+
+/// A wrapped key of a vTPM: AES-KWP ciphertext, base64 in files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct WrappedTpmKey(pub String);
 
 /// Whether a VM home is encrypted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -146,16 +193,30 @@ impl VmConfig {
         self.disks.iter().find(|disk| disk.id == id)
     }
 
+    /// Its volumes: the store of its UEFI variables, if there is one, and its disks.
+    pub fn volumes(&self) -> impl Iterator<Item = VolumeRef<'_>> {
+        let nvram = self.firmware.nvram().map(|nvram| VolumeRef {
+            id: VolumeId::Nvram,
+            file: &nvram.file,
+            size: nvram.size,
+            plain_format: PlainFormat::Raw,
+            key: self.home.key(),
+        });
+        nvram.into_iter().chain(self.disks.iter().map(VolumeRef::from))
+    }
+
+    /// That volume.
+    #[must_use]
+    pub fn volume(&self, id: VolumeId) -> Option<VolumeRef<'_>> {
+        self.volumes().find(|volume| volume.id == id)
+    }
+
     /// Every KEK that the VM needs to run, each once: the home's first, then the disks'.
     #[must_use]
     pub fn keys(&self) -> Vec<&KeyRef> {
-        let home = match &self.home {
-            HomeCrypto::Plain => None,
-            HomeCrypto::Encrypted { key, .. } => Some(key),
-        };
         let disks = self.disks.iter().filter_map(DiskConfig::key);
         let mut keys = Vec::new();
-        for key in home.into_iter().chain(disks) {
+        for key in self.home.key().into_iter().chain(disks) {
             if !keys.contains(&key) {
                 keys.push(key);
             }
@@ -167,6 +228,55 @@ impl VmConfig {
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         !self.keys().is_empty()
+    }
+}
+
+/// A volume of a VM, as its description has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VolumeRef<'a> {
+    /// Which.
+    pub id: VolumeId,
+    /// Its file in the home.
+    pub file: &'a FileName,
+    /// What the guest sees, in bytes.
+    pub size: u64,
+    /// Its format when it is not encrypted.
+    pub plain_format: PlainFormat,
+    /// The KEK that opens it, if it is encrypted.
+    pub key: Option<&'a KeyRef>,
+}
+
+impl<'a> From<&'a DiskConfig> for VolumeRef<'a> {
+    fn from(disk: &'a DiskConfig) -> Self {
+        Self { id: disk.id.into(), file: &disk.file, size: disk.size, plain_format: disk.plain_format, key: disk.key() }
+    }
+}
+
+impl Firmware {
+    /// Whether it is a BIOS.
+    #[must_use]
+    pub const fn is_bios(&self) -> bool {
+        matches!(self, Self::Bios)
+    }
+
+    /// Where its variables are, if it has any.
+    #[must_use]
+    pub const fn nvram(&self) -> Option<&Nvram> {
+        match self {
+            Self::Bios => None,
+            Self::Uefi { nvram, .. } => Some(nvram),
+        }
+    }
+}
+
+impl HomeCrypto {
+    /// The KEK of the home, if it is encrypted.
+    #[must_use]
+    pub const fn key(&self) -> Option<&KeyRef> {
+        match self {
+            Self::Plain => None,
+            Self::Encrypted { key, .. } => Some(key),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::trust::certificates;
-use crate::certificate::CertificateInfo;
+use crate::certificate::{CertificateInfo, for_people};
 
 /// What a certificate is made out to: the fields that key servers ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,7 +81,11 @@ pub enum IdentityError {
     #[error("no identity could be made: {0}")]
     Making(String),
     /// The certificate isn't valid by its dates.
-    #[error("the client certificate is valid from {not_before} to {not_after} (seconds since 1970), so not now")]
+    #[error(
+        "the client certificate is valid from {} to {}, so not now",
+        for_people(*not_before),
+        for_people(*not_after)
+    )]
     NotCurrent {
         /// Seconds since 1970.
         not_before: i64,

@@ -6,7 +6,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, Error, ExtendedKeyPurpose, OtherError};
 
 use super::trust::NotPinned;
-use crate::certificate::Fingerprint;
+use crate::certificate::{Fingerprint, for_people};
 
 /// Why two ends could not agree to trust each other, down to the field that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,7 +201,7 @@ impl fmt::Display for TlsFault {
             Self::ServerCertificateExpired { not_after } => {
                 f.write_str("the server's certificate has expired")?;
                 match not_after {
-                    Some(time) => write!(f, " (at {time} seconds since 1970)"),
+                    Some(time) => write!(f, " ({})", for_people(i64::try_from(*time).unwrap_or(i64::MAX))),
                     None => Ok(()),
                 }
             }
@@ -219,7 +219,7 @@ impl fmt::Display for TlsFault {
             Self::ServerCertificateNotYetValid { not_before } => {
                 f.write_str("the server's certificate is not valid yet")?;
                 match not_before {
-                    Some(time) => write!(f, " (not before {time} seconds since 1970)"),
+                    Some(time) => write!(f, " (not before {})", for_people(i64::try_from(*time).unwrap_or(i64::MAX))),
                     None => Ok(()),
                 }
             }

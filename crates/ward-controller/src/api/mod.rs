@@ -24,6 +24,7 @@ pub mod types;
 mod users;
 mod vm_crypto;
 mod vm_inventory;
+mod vm_tpm;
 pub(crate) mod vms;
 
 use axum::Router;
@@ -118,6 +119,7 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(vm_inventory::unregister))
         .routes(routes!(vm_inventory::unlock))
         .routes(routes!(vm_inventory::template))
+        .routes(routes!(vm_tpm::add, vm_tpm::remove))
         .routes(routes!(vm_inventory::clone))
         .routes(routes!(policies::list, policies::add))
         .routes(routes!(policies::show, policies::remove))

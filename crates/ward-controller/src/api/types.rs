@@ -262,6 +262,27 @@ pub struct AddVm {
     /// The storage policies of its home and its disks. What one encrypts is never plain on the storage.
     #[serde(default)]
     pub policies: Option<SetPolicy>,
+    /// UEFI firmware; none means a BIOS.
+    #[serde(default)]
+    pub uefi: Option<AddUefi>,
+    /// Whether it has a vTPM. That takes UEFI, and encrypts its home with a key of the default provider where no storage
+    /// policy does.
+    #[serde(default)]
+    pub tpm: bool,
+}
+
+/// UEFI firmware that a new VM has.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddUefi {
+    /// Whether it boots only what is signed.
+    #[serde(default)]
+    pub secure_boot: bool,
+    /// The path on the hosts of a file with the variables that it begins with; none means the hosts' own, which with Secure
+    /// Boot hold Microsoft's keys.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub vars: Option<PathBuf>,
 }
 
 /// A kernel to boot directly. The files are copied into the VM home.

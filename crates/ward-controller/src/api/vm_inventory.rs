@@ -86,7 +86,7 @@ pub(super) async fn clone(
         keys: new.keys,
         key: KeyWish { provider: new.provider, key_id: new.key_id },
         crypto: new.crypto,
-        tpm: new.tpm.is_some(),
+        tpm: new.tpm,
     };
     let may = MayClone::ask(&controller, &caller, vm, (&new.name, new.datastore.as_deref()), &wish).await?;
     let info = Order { controller: &controller }.clone_vm(&may, &new.name, &wish).await?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use axum::extract::{Json, State};
-use ward_rpc::api::host::{self, KernelSource};
+use ward_rpc::api::host::{self, KernelSource, NewFirmware};
 use ward_types::{Code, Component, KeyRef, PolicyName, Problem, TaskInfo, VmId};
 
 use super::auth::Caller;
@@ -126,6 +126,10 @@ pub(super) async fn add(
         memory_mib: new.memory_mib.unwrap_or(DEFAULT_MEMORY_MIB),
         kernel,
         disks: new.disks.into_iter().map(disk).collect(),
+        firmware: new
+            .uefi
+            .map_or(NewFirmware::Bios, |uefi| NewFirmware::Uefi { secure_boot: uefi.secure_boot, vars: uefi.vars }),
+        tpm: new.tpm,
     };
     let target = submit::datastore_for(&controller, &sight, &vm, new.datastore.as_deref()).await?;
     let may = MayMake::ask(&controller, sight.caller(), target, &vm, new.policies.as_ref()).await?;

@@ -95,6 +95,8 @@ operations! {
     RecryptVm on VmRow: "vm.recrypt", "recrypt", changes, [CryptoRecrypt];
     SetVmPolicy on VmRow: "vm.set-policy", "set the storage policies of", changes, [VmConfigure];
     SetTemplate on VmRow: "vm.template", "set the template mark of", changes, [VmConfigure];
+    AddTpm on VmRow: "vm.add-tpm", "give a vTPM to", changes, [VmConfigure, CryptoEncrypt];
+    RemoveTpm on VmRow: "vm.remove-tpm", "remove the vTPM of", changes, [VmConfigure, CryptoDecrypt];
     RegisterVm on DatastoreRow: "vm.register", "register a VM from", changes, [VmCreate];
     RegisterEncryptedVm on DatastoreRow: "vm.register-encrypted", "register an encrypted VM from", changes,
         [CryptoRegisterVm];

@@ -1,15 +1,15 @@
 //! Making VMs from others, and making them encrypted from the beginning.
 
-use ward_rpc::api::host::{CreateVm, DiskSource};
+use ward_rpc::api::host::{CreateVm, DiskSource, NewFirmware};
 use ward_types::{
-    Boot, Code, Component, CryptoRequest, CryptoSpec, DiskConfig, DiskCrypto, DiskId, FileName, HomeCrypto, KeyWish,
-    Name, PlainFormat, PolicyName, Power, Problem, TaskKind, VmConfig,
+    Boot, Code, Component, CryptoRequest, CryptoSpec, DiskConfig, DiskCrypto, DiskId, FileName, Firmware, HomeCrypto,
+    KeyWish, Name, Nvram, PlainFormat, PolicyName, Power, Problem, TaskKind, VmConfig,
 };
 
 use super::crypt::crypt_as;
 use super::policy::set_policy_as;
 use super::{CryptPlan, ProviderFacts, VmFacts, cannot, keys, off};
-use crate::api::types::{CloneKeys, SetPolicy};
+use crate::api::types::{CloneKeys, SetPolicy, TpmClone};
 use crate::store::policy::PolicyRow;
 
 /// What somebody asks of a clone.
@@ -19,8 +19,8 @@ pub(crate) struct CloneWish {
     pub(crate) key: KeyWish,
     /// What is asked of single components, besides.
     pub(crate) crypto: CryptoRequest,
-    /// Whether something is said of a vTPM.
-    pub(crate) tpm: bool,
+    /// What becomes of the vTPM, where something is said of it; else it is copied.
+    pub(crate) tpm: Option<TpmClone>,
 }
 
 /// Plans a clone: what changes of its encryption on the way. All rules are those of a change to the VM itself.
@@ -38,7 +38,7 @@ pub(crate) fn clone(
         let why = format!("there is a VM `{new}` already");
         return refuse(Code::Exists, why, "choose another name; `ward vm ls` lists those in use");
     }
-    if wish.tpm {
+    if wish.tpm.is_some() && config.tpm.is_none() {
         let why = "it has no vTPM that could be copied or replaced".to_owned();
         return refuse(Code::TpmNone, why, "leave `--tpm` out");
     }
@@ -72,11 +72,11 @@ pub(crate) fn clone(
     crypt_as(kind, vm, &request, providers)
 }
 
-/// Plans what the storage policies of a new VM ask.
+/// Plans what the storage policies of a new VM ask. One with a vTPM has an encrypted home, under whatever policy.
 pub(crate) fn create_under(
     kind: TaskKind,
     new: &CreateVm,
-    wanted: &SetPolicy,
+    wanted: Option<&SetPolicy>,
     policies: &[PolicyRow],
     providers: &[ProviderFacts],
 ) -> Result<(CryptPlan, Vec<(Component, PolicyName)>), Problem> {
@@ -90,7 +90,23 @@ pub(crate) fn create_under(
         locked: None,
         template: false,
     };
-    let (request, assigned) = set_policy_as(kind, vm, wanted, policies)?;
+    let (mut request, assigned) = match wanted {
+        None => Default::default(),
+        Some(wanted) => set_policy_as(kind, vm, wanted, policies)?,
+    };
+    if new.tpm && request.home == CryptoSpec::NoOp {
+        if let Some((_, policy)) = assigned.iter().find(|(component, _)| *component == Component::Home) {
+            return Err(Problem::new(
+                Code::Composition,
+                cannot(kind, &new.name),
+                format!(
+                    "it has a vTPM, which takes an encrypted VM home, and storage policy `{policy}` does not encrypt"
+                ),
+                "name a policy that encrypts, name none, or leave `--tpm` out",
+            ));
+        }
+        request.home = CryptoSpec::Encrypt(KeyWish::default());
+    }
     let plan = if request == CryptoRequest::default() {
         CryptPlan::default()
     } else {
@@ -120,5 +136,13 @@ fn as_if_plain(new: &CreateVm) -> VmConfig {
         boot: Boot::Disk,
         home: HomeCrypto::Plain,
         disks: (0..).zip(&new.disks).map(disk).collect(),
+        firmware: match new.firmware {
+            NewFirmware::Bios => Firmware::Bios,
+            NewFirmware::Uefi { secure_boot, .. } => {
+                Firmware::Uefi { secure_boot, nvram: Nvram { file: FileName::nvram(), size: 0 } }
+            }
+        },
+        // It gets that with its keys.
+        tpm: None,
     }
 }

@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use ward_rpc::api::host::{CreateVm, DiskSource, KernelSource};
+use ward_rpc::api::host::{CreateVm, DiskSource, KernelSource, NewFirmware};
 use ward_types::{Code, Name, PlainFormat, Problem, TaskKind, VmId};
 
 use super::cannot;
@@ -16,12 +16,15 @@ pub(crate) struct NewVm {
     pub(crate) memory_mib: u32,
     pub(crate) kernel: Option<KernelSource>,
     pub(crate) disks: Vec<NewDisk>,
+    pub(crate) firmware: NewFirmware,
+    pub(crate) tpm: bool,
 }
 
 impl NewVm {
     /// Whether it is made of files that a host reads.
     pub(crate) fn reads_files(&self) -> bool {
-        self.kernel.is_some() || self.disks.iter().any(|disk| matches!(disk, NewDisk::Copy { .. }))
+        let vars = matches!(self.firmware, NewFirmware::Uefi { vars: Some(_), .. });
+        vars || self.kernel.is_some() || self.disks.iter().any(|disk| matches!(disk, NewDisk::Copy { .. }))
     }
 }
 
@@ -72,11 +75,27 @@ pub(crate) fn create(new: NewVm, exists: bool) -> Result<CreatePlan, Problem> {
     if !(16..=16 * 1024 * 1024).contains(&new.memory_mib) {
         return invalid(format!("it has {} MiB of memory", new.memory_mib), "give it 16 MiB to 16 TiB of memory");
     }
-    let mut paths = new.kernel.iter().flat_map(|kernel| std::iter::once(&kernel.kernel).chain(&kernel.initrd)).chain(
-        new.disks.iter().filter_map(|disk| match disk {
-            NewDisk::Copy { path } => Some(path),
-            NewDisk::Blank { .. } => None,
-        }),
+    if new.tpm && new.firmware == NewFirmware::Bios {
+        let why = "it has a vTPM, which needs UEFI";
+        return Err(Problem::new(Code::Composition, what, why, "make it with `--firmware uefi`, or leave `--tpm` out"));
+    }
+    if new.kernel.is_some() && matches!(new.firmware, NewFirmware::Uefi { secure_boot: true, .. }) {
+        return invalid(
+            "its firmware would start a kernel that is given to it by itself whether that is signed or not".to_owned(),
+            "boot it from a disk, or leave `--secure-boot` out",
+        );
+    }
+    let vars = match &new.firmware {
+        NewFirmware::Uefi { vars, .. } => vars.as_ref(),
+        NewFirmware::Bios => None,
+    };
+    let mut paths = vars.into_iter().chain(
+        new.kernel.iter().flat_map(|kernel| std::iter::once(&kernel.kernel).chain(&kernel.initrd)).chain(
+            new.disks.iter().filter_map(|disk| match disk {
+                NewDisk::Copy { path } => Some(path),
+                NewDisk::Blank { .. } => None,
+            }),
+        ),
     );
     let is_path = |path: &PathBuf| path.is_absolute() && !path.as_os_str().as_bytes().contains(&0);
     if let Some(path) = paths.find(|path| !is_path(path)) {
@@ -106,6 +125,8 @@ pub(crate) fn create(new: NewVm, exists: bool) -> Result<CreatePlan, Problem> {
         memory_mib: new.memory_mib,
         kernel: new.kernel,
         disks: disks.collect(),
+        firmware: new.firmware,
+        tpm: new.tpm,
     };
     Ok(CreatePlan { kind, spec })
 }

@@ -9,6 +9,7 @@ mod key;
 mod place;
 mod policy;
 mod power;
+mod tpm;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub(crate) use key::{KeyUse, judge_state, trusted};
 pub(crate) use place::{Needs, place};
 pub(crate) use policy::set_policy;
 pub(crate) use power::{remove, set_template, start, stop, unregister};
+pub(crate) use tpm::{add_tpm, remove_tpm};
 
 use ward_types::{Code, HostId, Name, Power, Problem, ProviderName, TaskInfo, TaskKind, VmConfig};
 

@@ -125,13 +125,12 @@ impl MayMake {
         };
         let rows = policy::list(&mut *controller.store.read().await?).await?;
         let encrypts = |name: &PolicyName| rows.iter().any(|row| row.name == *name && row.encrypts);
-        let encrypted = match policies {
-            Some(SetPolicy { home, all_disks, disks })
-                if home.iter().chain(all_disks).chain(disks.values()).any(encrypts) =>
-            {
-                Some(grant(controller, caller, place, note()).await?)
-            }
-            _ => None,
+        let by_policy = policies.is_some_and(|SetPolicy { home, all_disks, disks }| {
+            home.iter().chain(all_disks).chain(disks.values()).any(encrypts)
+        });
+        let encrypted = match by_policy || new.tpm {
+            true => Some(grant(controller, caller, place, note()).await?),
+            false => None,
         };
         Ok(Self { from, encrypted })
     }

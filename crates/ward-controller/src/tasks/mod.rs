@@ -13,7 +13,7 @@ mod run;
 pub(crate) mod submit;
 
 use serde::{Deserialize, Serialize};
-use ward_rpc::api::host::{CreateVm, HomeRef};
+use ward_rpc::api::host::{CreateVm, HomeRef, TpmChange};
 use ward_types::{Component, HostId, KeyRef, Name, PolicyName, ProviderName, TaskKind};
 
 pub(crate) use board::Board;
@@ -54,7 +54,12 @@ pub(crate) enum Work {
         marks: Vec<KeyMark>,
         policies: Vec<(Component, PolicyName)>,
         host: Option<HostId>,
+        /// Whether its vTPM is a new one instead of a copy.
+        #[serde(default)]
+        replace_tpm: bool,
     },
+    /// Give one a vTPM or take it away, and encrypt its home where that takes it.
+    Tpm { change: TpmChange, plan: CryptPlan, marks: Vec<KeyMark>, host: Option<HostId> },
     /// Start one.
     Start { asked: Option<Name>, keys: Vec<KeyRef>, host: Option<HostId> },
     /// Stop one.
@@ -86,6 +91,7 @@ impl Work {
             | Self::Crypt { host, .. }
             | Self::MakeEncrypted { host, .. }
             | Self::Clone { host, .. }
+            | Self::Tpm { host, .. }
             | Self::Start { host, .. }
             | Self::Remove { host, .. } => *host,
             Self::Stop { host, .. } => Some(*host),
@@ -106,6 +112,7 @@ impl Work {
         let (choices, marks): (&[_], &[_]) = match self {
             Self::Crypt { plan, marks, .. }
             | Self::MakeEncrypted { plan, marks, .. }
+            | Self::Tpm { plan, marks, .. }
             | Self::Clone { plan, marks, .. } => (&plan.keys, marks),
             _ => (&[], &[]),
         };
@@ -115,9 +122,10 @@ impl Work {
     /// How far one of its keys is, to be changed.
     pub(crate) fn mark_mut(&mut self, key: usize) -> Option<&mut KeyMark> {
         match self {
-            Self::Crypt { marks, .. } | Self::MakeEncrypted { marks, .. } | Self::Clone { marks, .. } => {
-                marks.get_mut(key)
-            }
+            Self::Crypt { marks, .. }
+            | Self::MakeEncrypted { marks, .. }
+            | Self::Tpm { marks, .. }
+            | Self::Clone { marks, .. } => marks.get_mut(key),
             _ => None,
         }
     }
@@ -129,6 +137,7 @@ impl Work {
             | Self::Crypt { host, .. }
             | Self::MakeEncrypted { host, .. }
             | Self::Clone { host, .. }
+            | Self::Tpm { host, .. }
             | Self::Start { host, .. }
             | Self::Remove { host, .. } => *host = Some(id),
             Self::Stop { host, .. } => *host = id,

@@ -1,17 +1,17 @@
 //! How a task comes to be: everything is checked, then the task is written down, then it runs.
 
-use ward_rpc::api::host::HomeRef;
+use ward_rpc::api::host::{HomeRef, TpmChange};
 use ward_types::{
-    ClusterId, Code, Component, CryptoRequest, EventKind, EventSubject, KeyRef, Name, PolicyName, Power, Problem,
-    TaskInfo, TaskKind, VmId,
+    ClusterId, Code, Component, CryptoRequest, EventKind, EventSubject, KeyRef, KeyWish, Name, PolicyName, Power,
+    Problem, TaskInfo, TaskKind, VmId,
 };
 
 use super::may::{MayClone, MayCrypt, MayMake};
 use super::{KeyMark, Work, cannot, engine};
 use crate::api::auth::Caller;
 use crate::api::repeat::repeated;
-use crate::api::types::SetPolicy;
-use crate::authz::operations::{RemoveVm, SetTemplate, SetVmPolicy, StartVm, StopVm, UnregisterVm};
+use crate::api::types::{SetPolicy, TpmClone};
+use crate::authz::operations::{AddTpm, RemoveTpm, RemoveVm, SetTemplate, SetVmPolicy, StartVm, StopVm, UnregisterVm};
 use crate::authz::{Granted, Sight, Target as _};
 use crate::controller::Shared;
 use crate::hosts;
@@ -69,8 +69,8 @@ impl Order<'_> {
         let plan = plan::create(new, exists)?;
         let what = cannot(plan.kind, &plan.spec.name);
         let work = match policies {
-            None => Work::Make { spec: plan.spec.clone(), host: None },
-            Some(wanted) => {
+            None if !plan.spec.tpm => Work::Make { spec: plan.spec.clone(), host: None },
+            wanted => {
                 let rows = policy::list(&mut tx).await?;
                 let providers = providers(&mut tx, place.cluster).await?;
                 let (crypt, policies) = plan::create_under(plan.kind, &plan.spec, wanted, &rows, &providers)?;
@@ -134,6 +134,7 @@ impl Order<'_> {
             plan,
             policies,
             host: None,
+            replace_tpm: wish.tpm == Some(TpmClone::Replace),
         };
         self.begin(asked.tx, may.caller(), kind, (row.id, &row.name), work).await
     }
@@ -236,6 +237,40 @@ impl Order<'_> {
         let marks = vec![KeyMark::None; plan.keys.len()];
         let work = Work::Crypt { plan, marks, policies, host: None };
         self.begin(asked.tx, may.caller(), kind, (asked.row.id, &asked.row.name), work).await
+    }
+
+    /// Gives a VM a vTPM.
+    pub(crate) async fn add_tpm(&self, granted: Granted<AddTpm>, wish: &KeyWish) -> Result<TaskInfo, Problem> {
+        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on()).await?;
+        let providers = providers(&mut asked.tx, asked.row.cluster).await?;
+        let plan = plan::add_tpm(asked.facts(), wish, &providers)?;
+        let tpm = makes_under_tpm(&plan, &providers);
+        self.change_tpm(granted.caller(), asked, TpmChange::Add, plan, tpm).await
+    }
+
+    /// Takes a VM's vTPM away.
+    pub(crate) async fn remove_tpm(&self, granted: Granted<RemoveTpm>) -> Result<TaskInfo, Problem> {
+        let asked = self.ask(TaskKind::VmReconfigure, granted.on()).await?;
+        plan::remove_tpm(asked.facts())?;
+        self.change_tpm(granted.caller(), asked, TpmChange::Remove, CryptPlan::default(), false).await
+    }
+
+    async fn change_tpm(
+        &self,
+        caller: &Caller,
+        asked: Asked,
+        change: TpmChange,
+        plan: CryptPlan,
+        makes_under_tpm: bool,
+    ) -> Result<TaskInfo, Problem> {
+        let kind = TaskKind::VmReconfigure;
+        let hosts = self.controller.links.facts(asked.row.cluster);
+        let tpm = makes_under_tpm || native::needs_tpm(self.controller, &asked.row.keys()).await?;
+        let needs = plan::Needs { rather: asked.row.host, keys: true, tpm, ..plan::Needs::default() };
+        plan::place(&cannot(kind, &asked.row.name), &hosts, needs)?;
+        let marks = vec![KeyMark::None; plan.keys.len()];
+        let work = Work::Tpm { change, plan, marks, host: None };
+        self.begin(asked.tx, caller, kind, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Starts a VM.

@@ -14,6 +14,8 @@ mod key_faults;
 mod key_server_dies;
 mod operations;
 mod providers;
+mod replicas;
 mod requests;
 mod restart;
 mod tasks;
+mod trust;

@@ -53,33 +53,8 @@ pub(super) struct Counters {
 impl Disk {
     pub(super) fn open(order: &ExportDisk) -> Result<Self> {
         let path = &order.path;
-        let locked = OpenOptions::new().read(true).write(!order.read_only).open(path).doing("open the image", path)?;
-        lock::lock(&locked, path, if order.read_only { Access::Shared } else { Access::Exclusive })?;
-        let (data_offset, sector, payload) = match order.format {
-            ImageFormat::Luks2 { data_offset, sector_size } => {
-                let payload = order.size.next_multiple_of(sector_size.bytes());
-                let has = locked.metadata().doing("look at the image", path)?.len();
-                let needs = data_offset.saturating_add(payload);
-                if has < needs {
-                    let why = format!("it ends after {has} bytes and should have {needs}");
-                    return Err(DiskError::new(DiskErrorKind::ImageTruncated, "export", why).at_path(path));
-                }
-                (data_offset, sector_size.bytes(), payload)
-            }
-            ImageFormat::Raw => {
-                let has = image::probe_file(&locked, path, Some(ImageKind::Raw))?.virtual_size;
-                if has != order.size {
-                    let kind =
-                        if has < order.size { DiskErrorKind::ImageTruncated } else { DiskErrorKind::ImageInvalid };
-                    let why = format!("its disk has {has} bytes, not the {} that were ordered", order.size);
-                    return Err(DiskError::new(kind, "export", why).at_path(path));
-                }
-                (0, SECTOR, order.size)
-            }
-            ImageFormat::Qcow2 => {
-                return Err(DiskError::new(DiskErrorKind::ImageUnsupported, "export", "qcow2").at_path(path));
-            }
-        };
+        let (locked, Layout { data_offset, sector, payload }) =
+            open_locked(path, order.format, order.size, order.read_only)?;
         let (file, unit) = match open_direct(path, order.read_only, data_offset) {
             // Whole units must be on the disk, or its end could not be written.
             Some((file, alignment)) if payload.is_multiple_of(sector.max(alignment)) => (file, sector.max(alignment)),
@@ -152,7 +127,13 @@ impl Disk {
     }
 
     pub(super) fn add_to(&self, stats: &mut Stats) {
-        let Counters { reads, read_bytes, writes, written_bytes, flushes, errors } = &self.counters;
+        self.counters.add_to(stats);
+    }
+}
+
+impl Counters {
+    pub(super) fn add_to(&self, stats: &mut Stats) {
+        let Self { reads, read_bytes, writes, written_bytes, flushes, errors } = self;
         stats.reads += reads.load(Ordering::Relaxed);
         stats.read_bytes += read_bytes.load(Ordering::Relaxed);
         stats.writes += writes.load(Ordering::Relaxed);
@@ -160,6 +141,47 @@ impl Disk {
         stats.flushes += flushes.load(Ordering::Relaxed);
         stats.errors += errors.load(Ordering::Relaxed);
     }
+}
+
+/// Where a volume lies in its file.
+pub(super) struct Layout {
+    /// Where it begins.
+    pub(super) data_offset: u64,
+    /// What must be ciphered as a whole, or a sector of a plain one.
+    pub(super) sector: u64,
+    /// How long it is, in whole sectors.
+    pub(super) payload: u64,
+}
+
+/// Opens an image for oneself, and makes sure that a volume of that size is in it.
+pub(super) fn open_locked(path: &Path, format: ImageFormat, size: u64, read_only: bool) -> Result<(File, Layout)> {
+    let locked = OpenOptions::new().read(true).write(!read_only).open(path).doing("open the image", path)?;
+    lock::lock(&locked, path, if read_only { Access::Shared } else { Access::Exclusive })?;
+    let (data_offset, sector, payload) = match format {
+        ImageFormat::Luks2 { data_offset, sector_size } => {
+            let payload = size.next_multiple_of(sector_size.bytes());
+            let has = locked.metadata().doing("look at the image", path)?.len();
+            let needs = data_offset.saturating_add(payload);
+            if has < needs {
+                let why = format!("it ends after {has} bytes and should have {needs}");
+                return Err(DiskError::new(DiskErrorKind::ImageTruncated, "export", why).at_path(path));
+            }
+            (data_offset, sector_size.bytes(), payload)
+        }
+        ImageFormat::Raw => {
+            let has = image::probe_file(&locked, path, Some(ImageKind::Raw))?.virtual_size;
+            if has != size {
+                let kind = if has < size { DiskErrorKind::ImageTruncated } else { DiskErrorKind::ImageInvalid };
+                let why = format!("its disk has {has} bytes, not the {size} that were ordered");
+                return Err(DiskError::new(kind, "export", why).at_path(path));
+            }
+            (0, SECTOR, size)
+        }
+        ImageFormat::Qcow2 => {
+            return Err(DiskError::new(DiskErrorKind::ImageUnsupported, "export", "qcow2").at_path(path));
+        }
+    };
+    Ok((locked, Layout { data_offset, sector, payload }))
 }
 
 /// The image for direct I/O and the alignment that this wants, where the storage can do it.

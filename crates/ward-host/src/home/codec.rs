@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ward_secret::{HomeKey, WrappedKey};
-use ward_types::{Boot, Code, FileName, HomeCrypto, VmConfig, WrappedHomeKey};
+use ward_secret::{HomeKey, TpmKey, WrappedKey};
+use ward_types::{Boot, Code, FileName, HomeCrypto, VmConfig, WrappedHomeKey, WrappedTpmKey};
 
 use super::{JOB_JSON, VM_TOML};
 use crate::fault::{Fault, Result};
@@ -21,6 +21,8 @@ const TRAILER: &str = "# ward-mac: ";
 const MAX_DISKS: usize = 24;
 const MAX_CPUS: u16 = 255;
 const MAX_MEMORY_MIB: u32 = 16 << 20;
+/// What finds room below the end of 32-bit addresses, where firmware looks for its variables.
+pub(crate) const MAX_NVRAM: u64 = 4 << 20;
 
 /// Endings of names that jobs use for files in a home.
 pub(crate) const PART: &str = ".part";
@@ -81,18 +83,37 @@ pub(crate) fn wrap(key: &HomeKey, kek: &ResolvedKek) -> Result<WrappedHomeKey> {
 
 /// Opens a wrapped home key.
 pub(crate) fn unwrap(wrapped: &WrappedHomeKey, kek: &ResolvedKek) -> Result<HomeKey> {
-    let bytes = STANDARD
-        .decode(&wrapped.0)
-        .map_err(|_| Fault::tampered(format!("the wrapped key in {VM_TOML} is no base64 text")))?;
-    match kek.kek().unwrap_home_key(&WrappedKey::from_bytes(bytes)) {
+    match kek.kek().unwrap_home_key(&ciphertext(&wrapped.0)?) {
         Err(ward_secret::SecretError::Unwrap) => Err(Fault::key_wrong("the VM home", kek.reference())),
         opened => Ok(opened?),
     }
 }
 
+/// The key of a vTPM, wrapped.
+pub(crate) fn wrap_tpm(key: &TpmKey, kek: &ResolvedKek) -> Result<WrappedTpmKey> {
+    Ok(WrappedTpmKey(STANDARD.encode(kek.kek().wrap_tpm_key(key)?.as_bytes())))
+}
+
+/// Opens the wrapped key of a vTPM.
+pub(crate) fn unwrap_tpm(wrapped: &WrappedTpmKey, kek: &ResolvedKek) -> Result<TpmKey> {
+    match kek.kek().unwrap_tpm_key(&ciphertext(&wrapped.0)?) {
+        Err(ward_secret::SecretError::Unwrap) => Err(Fault::key_wrong("the key of the vTPM", kek.reference())),
+        opened => Ok(opened?),
+    }
+}
+
+fn ciphertext(text: &str) -> Result<WrappedKey> {
+    let bytes = STANDARD.decode(text);
+    let bytes = bytes.map_err(|_| Fault::tampered(format!("a wrapped key in {VM_TOML} is no base64 text")))?;
+    Ok(WrappedKey::from_bytes(bytes))
+}
+
 /// The file's content. `key` must be the home's where it is encrypted.
 pub(crate) fn encode(config: &VmConfig, key: Option<&HomeKey>) -> Result<Vec<u8>> {
     check(config)?;
+    if config.tpm.is_some() && config.home == HomeCrypto::Plain {
+        return Err(Fault::home_invalid("there is a vTPM, which needs an encrypted home"));
+    }
     let mut text =
         toml::to_string(config).map_err(|error| Fault::internal(format!("cannot write {VM_TOML}: {error}")))?;
     match (&config.home, key) {
@@ -133,8 +154,9 @@ pub(crate) fn decode(content: &[u8]) -> Result<Described> {
             )));
         }
         // Else whoever can write to the storage could have an encrypted disk run under a description of his own.
-        (HomeCrypto::Plain, None) if config.is_encrypted() => {
-            return Err(Fault::tampered("a disk is encrypted and the home is not, which Ward never writes"));
+        (HomeCrypto::Plain, None) if config.is_encrypted() || config.tpm.is_some() => {
+            let why = "a disk is encrypted or there is a vTPM, and the home is plain, which Ward never writes";
+            return Err(Fault::tampered(why));
         }
         _ => {}
     }
@@ -184,11 +206,20 @@ fn check(config: &VmConfig) -> Result<()> {
             return invalid(format!("{} has {} bytes, which is no size of a disk", disk.id, disk.size));
         }
     }
+    if let Some(nvram) = config.firmware.nvram()
+        && (nvram.size == 0 || nvram.size % 4096 != 0 || nvram.size > MAX_NVRAM)
+    {
+        return invalid(format!("UEFI variables have no room of {} bytes", nvram.size));
+    }
+    if config.tpm.is_some() && config.firmware.is_bios() {
+        return invalid("there is a vTPM, which needs UEFI".into());
+    }
+    let tpm = config.tpm.iter().map(|tpm| &tpm.state);
     let boot: Vec<&FileName> = match &config.boot {
         Boot::Disk => Vec::new(),
         Boot::Kernel { kernel, initrd, .. } => std::iter::once(kernel).chain(initrd).collect(),
     };
-    for file in boot.into_iter().chain(config.disks.iter().map(|disk| &disk.file)) {
+    for file in boot.into_iter().chain(config.volumes().map(|volume| volume.file)).chain(tpm) {
         if !files.insert(file) {
             return invalid(format!("the file {file} is named twice"));
         }
@@ -211,7 +242,7 @@ mod tests {
 
     use proptest::prelude::*;
     use ward_secret::Kek;
-    use ward_types::{DiskConfig, DiskCrypto, DiskId, KeyId, KeyRef, PlainFormat, VmId};
+    use ward_types::{DiskConfig, DiskCrypto, DiskId, Firmware, KeyId, KeyRef, Nvram, PlainFormat, VirtualTpm, VmId};
 
     use super::*;
     use crate::keys::KeyCache;
@@ -246,6 +277,8 @@ mod tests {
                 plain_format: PlainFormat::Raw,
                 crypto: DiskCrypto::Plain,
             }],
+            firmware: Firmware::Bios,
+            tpm: None,
         }
     }
 
@@ -254,7 +287,65 @@ mod tests {
         let mut config = plain();
         config.home = HomeCrypto::Encrypted { key: reference(), wrapped_key: wrap(&key, kek).unwrap() };
         config.disks[0].crypto = DiskCrypto::Encrypted { key: reference() };
+        let nvram = Nvram { file: "nvram.luks".parse().unwrap(), size: 540_672 };
+        config.firmware = Firmware::Uefi { secure_boot: true, nvram };
+        let wrapped_key = wrap_tpm(&TpmKey::generate().unwrap(), kek).unwrap();
+        config.tpm = Some(VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key });
         (config, key)
+    }
+
+    /// A description that was written before there was firmware or a vTPM.
+    #[test]
+    fn an_old_description_is_read_as_before() {
+        let text = r#"
+version = 1
+id = "01890a5d-ac96-774b-bcce-b302099a8057"
+name = "web-1"
+cpus = 2
+memory_mib = 512
+
+[boot]
+from = "disk"
+
+[home]
+state = "plain"
+
+[[disk]]
+id = 0
+file = "disk-0.raw"
+size = 1048576
+plain_format = "raw"
+
+[disk.crypto]
+state = "plain"
+"#;
+        let read = decode(text.as_bytes()).unwrap();
+        assert_eq!((&read.unverified().firmware, &read.unverified().tpm), (&Firmware::Bios, &None));
+        assert_eq!(String::from_utf8(encode(read.unverified(), None).unwrap()).unwrap().trim(), text.trim());
+    }
+
+    #[test]
+    fn a_vtpm_needs_uefi_and_an_encrypted_home() {
+        let kek = resolved(Kek::generate().unwrap());
+        let (config, key) = encrypted(&kek);
+        let tpm_key = unwrap_tpm(&config.tpm.as_ref().unwrap().wrapped_key, &kek);
+        assert!(tpm_key.is_ok());
+        let other = resolved(Kek::generate().unwrap());
+        let fault = unwrap_tpm(&config.tpm.as_ref().unwrap().wrapped_key, &other).err().unwrap();
+        assert_eq!(fault.code, Code::KeyWrong);
+        let refused = |config: VmConfig, key: Option<&HomeKey>| encode(&config, key).err().unwrap().why;
+        let bios = VmConfig { firmware: Firmware::Bios, ..config.clone() };
+        assert!(refused(bios, Some(&key)).contains("UEFI"));
+        let mut bare = VmConfig { home: HomeCrypto::Plain, ..config.clone() };
+        bare.disks.clear();
+        assert!(refused(bare, None).contains("encrypted home"));
+        for (file, size) in
+            [("tpm", 4096), ("disk-0.raw", 4096), ("nvram.part", 4096), ("n", 0), ("n", 4095), ("n", 5 << 20)]
+        {
+            let nvram = Nvram { file: file.parse().unwrap(), size };
+            let firmware = Firmware::Uefi { secure_boot: false, nvram };
+            assert!(encode(&VmConfig { firmware, ..config.clone() }, Some(&key)).is_err(), "{file} {size}");
+        }
     }
 
     #[test]
@@ -322,6 +413,9 @@ mod tests {
         let text = toml::to_string(&bare).unwrap();
         assert_eq!(decode(text.as_bytes()).err().unwrap().code, Code::HomeTampered, "with an encrypted disk");
         bare.disks.clear();
+        let text = toml::to_string(&bare).unwrap();
+        assert_eq!(decode(text.as_bytes()).err().unwrap().code, Code::HomeTampered, "with a vTPM");
+        bare.tpm = None;
         let trailer = content.lines().last().unwrap();
         let text = format!("{}{trailer}\n", toml::to_string(&bare).unwrap());
         assert_eq!(decode(text.as_bytes()).err().unwrap().code, Code::HomeTampered, "with the code left");

@@ -12,6 +12,7 @@ use ward_types::{Boot, Code, FileName, VmConfig};
 
 use crate::fault::{Doing, Fault, Result};
 use crate::files::{self, Moments};
+use crate::vtpm;
 pub(crate) use codec::{Described, VerifiedHome};
 pub(crate) use lock::{Holder, HomeLock, JobLock, Use, is_lock, lock_file};
 
@@ -121,9 +122,12 @@ impl Home {
             Boot::Disk => [None, None],
             Boot::Kernel { kernel, initrd, .. } => [Some(kernel), initrd.as_ref()],
         };
-        let names = boot.into_iter().flatten().chain(config.disks.iter().map(|disk| &disk.file));
+        let names = boot.into_iter().flatten().chain(config.volumes().map(|volume| volume.file));
         for name in names {
             self.open_file(name, false)?;
+        }
+        if let Some(tpm) = &config.tpm {
+            vtpm::check_there(&self.file(tpm.state.as_str()))?;
         }
         Ok(())
     }

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use ward_disk::image::{self, ImageKind};
 use ward_disk::lock;
 use ward_rpc::api::host::{CloneVm, HomeRef};
-use ward_secret::HomeKey;
+use ward_secret::{HomeKey, TpmKey};
 use ward_types::{
-    Boot, Code, Component, CryptoPlan, DiskConfig, DiskCrypto, FileName, HomeCrypto, KeyRef, PlainFormat, StepAction,
-    TaskId, VmConfig, VmId,
+    Boot, Code, Component, CryptoPlan, DiskConfig, DiskCrypto, FileName, Firmware, HomeCrypto, KeyRef, Nvram,
+    PlainFormat, StepAction, TaskId, VirtualTpm, VmConfig, VolumeId, VolumeRef,
 };
 
 use super::Environment;
@@ -20,6 +20,7 @@ use crate::fault::{Fault, Result};
 use crate::home::{Holder, Home, JOB_JSON, Use, VerifiedHome, codec};
 use crate::keys::ResolvedKeks;
 use crate::volume::{Label, Volume};
+use crate::vtpm;
 
 /// Checks everything, locks the VM that is cloned, and takes the place where the clone's home will be.
 pub(crate) fn prepare(environment: &Environment, job: TaskId, at: &HomeRef, clone: CloneVm) -> Result<Prepared> {
@@ -55,7 +56,7 @@ pub(crate) fn prepare(environment: &Environment, job: TaskId, at: &HomeRef, clon
 /// Whether it could be done to the VM itself.
 fn check_plan(config: &VmConfig, steps: &CryptoPlan) -> Result<()> {
     let taken = Default::default();
-    match plan::plan(config, steps, &Names::New { taken: &taken })? {
+    match plan::plan(config, steps, None, &Names::New { taken: &taken })? {
         Planned::AlreadyDone if !steps.steps().is_empty() => {
             Err(Fault::new(Code::KeyUnchanged, "the VM is as the clone is to be", "leave the change out"))
         }
@@ -83,15 +84,54 @@ impl Cloning<'_> {
                 parts.push(Part::Copy { source: Source::open_file(self.home.file(&name))?, name });
             }
         }
-        let mut disks = Vec::new();
-        for disk in &source.disks {
-            lock::check_unused(&self.home.file(disk.file.as_str()))?;
-            let (disk, part) = self.disk(disk)?;
-            disks.push(disk);
+        let mut firmware = source.firmware.clone();
+        if let (Firmware::Uefi { nvram, .. }, Some(volume)) = (&mut firmware, source.volume(VolumeId::Nvram)) {
+            let (file, _, part) = self.volume(volume)?;
+            *nvram = Nvram { file, size: volume.size };
             parts.push(part);
         }
+        let mut disks = Vec::new();
+        for disk in &source.disks {
+            let (file, key, part) = self.volume(disk.into())?;
+            let crypto = key.map_or(DiskCrypto::Plain, |key| DiskCrypto::Encrypted { key: key.clone() });
+            disks.push(DiskConfig { file, crypto, ..disk.clone() });
+            parts.push(part);
+        }
+        let tpm = match self.tpm(home.key())? {
+            Some((tpm, part)) => {
+                parts.push(part);
+                Some(tpm)
+            }
+            None => None,
+        };
         let (id, name) = (self.clone.id, self.clone.name.clone());
-        Ok((VmConfig { id, name, home, disks, ..source.clone() }, home_key, parts))
+        Ok((VmConfig { id, name, home, disks, firmware, tpm, ..source.clone() }, home_key, parts))
+    }
+
+    /// The clone's vTPM, under a key of its own: with the secrets of the other one, or new.
+    fn tpm(&self, new_kek: Option<&KeyRef>) -> Result<Option<(VirtualTpm, Part)>> {
+        let source = self.verified.config();
+        let (tpm, old_kek, new_kek) = match (&source.tpm, source.home.key(), new_kek) {
+            (Some(tpm), Some(old), Some(new)) => (tpm, old, new),
+            _ if self.clone.replace_tpm => {
+                let why = "the VM has no vTPM that could be replaced";
+                return Err(Fault::new(Code::TpmNone, why, "leave it out"));
+            }
+            _ => return Ok(None),
+        };
+        let key = TpmKey::generate()?;
+        let from = if self.clone.replace_tpm {
+            vtpm::check_installed()?;
+            None
+        } else {
+            let old = codec::unwrap_tpm(&tpm.wrapped_key, self.keys.get(old_kek)?)?;
+            let path = self.home.file(tpm.state.as_str());
+            vtpm::check(&path, &old)?;
+            Some((path, old))
+        };
+        let wrapped_key = codec::wrap_tpm(&key, self.keys.get(new_kek)?)?;
+        let name = file_name("tpm")?;
+        Ok(Some((VirtualTpm { state: name.clone(), wrapped_key }, Part::Tpm { name, key, from })))
     }
 
     fn action(&self, component: Component) -> Option<&StepAction> {
@@ -119,24 +159,29 @@ impl Cloning<'_> {
         Ok((HomeCrypto::Encrypted { key: key.clone(), wrapped_key }, Some(home_key)))
     }
 
-    fn disk(&self, disk: &DiskConfig) -> Result<(DiskConfig, Part)> {
-        let path = self.home.file(disk.file.as_str());
-        let old = disk.key().map(|key| label(key, self.verified.config().id, disk));
+    /// A volume of the clone: its file, its key, and how it comes to be.
+    fn volume<'a>(&'a self, it: VolumeRef<'a>) -> Result<(FileName, Option<&'a KeyRef>, Part)> {
+        let path = self.home.file(it.file.as_str());
+        lock::check_unused(&path)?;
+        let old = it.key.map(|key| Label::new(key.clone(), self.verified.config().id, it.id));
         match &old {
             Some(old) => {
-                let volume = Volume::open(self.home.open_file(&disk.file, false)?, &path, &old.key)?;
-                volume.unlock(self.keys.get(&old.key)?, disk.size)?;
+                let volume = Volume::open(self.home.open_file(it.file, false)?, &path, &old.key)?;
+                volume.unlock(self.keys.get(&old.key)?, it.size)?;
                 volume.check_label(old)?;
                 volume.check_room_for_key(&old.key)?;
             }
-            None => check_plain(&path, disk)?,
+            None => check_plain(&path, it)?,
         }
-        let new = |key: &KeyRef| label(key, self.clone.id, disk);
-        let action = self.action(Component::Disk(disk.id));
+        let new = |key: &KeyRef| Label::new(key.clone(), self.clone.id, it.id);
+        let action = self.action(match it.id {
+            VolumeId::Nvram => Component::Home,
+            VolumeId::Disk(disk) => Component::Disk(disk),
+        });
         let (name, key) = match action.map(StepAction::key) {
-            None => (disk.file.to_string(), disk.key().map(|key| self.kept(key))),
-            Some(Some(key)) => (format!("{}.luks", disk.id), Some(key)),
-            Some(None) => (format!("{}.{}", disk.id, disk.plain_format), None),
+            None => (it.file.to_string(), it.key.map(|key| self.kept(key))),
+            Some(Some(key)) => (format!("{}.luks", it.id), Some(key)),
+            Some(None) => (format!("{}.{}", it.id, it.plain_format), None),
         };
         let part = match (action, old, key) {
             (None, None, _) => Part::Copy { source: Source::open_disk(path)?, name: name.clone() },
@@ -144,25 +189,20 @@ impl Cloning<'_> {
                 Part::CopyLuks { source: Source::open_disk(path)?, name: name.clone(), old, new: new(key) }
             }
             (_, old, key) => {
-                let from = old.map_or(Form::Plain(disk.plain_format), Form::Luks);
-                let to = key.map_or(Form::Plain(disk.plain_format), |key| Form::Luks(new(key)));
-                Part::Convert { source: path, from, name: name.clone(), to, size: disk.size }
+                let from = old.map_or(Form::Plain(it.plain_format), Form::Luks);
+                let to = key.map_or(Form::Plain(it.plain_format), |key| Form::Luks(new(key)));
+                Part::Convert { source: path, from, name: name.clone(), to, size: it.size }
             }
         };
-        let crypto = key.map_or(DiskCrypto::Plain, |key| DiskCrypto::Encrypted { key: key.clone() });
-        Ok((DiskConfig { file: file_name(&name)?, crypto, ..disk.clone() }, part))
+        Ok((file_name(&name)?, key, part))
     }
-}
-
-fn label(key: &KeyRef, vm: VmId, disk: &DiskConfig) -> Label {
-    Label::new(key.clone(), vm, disk.id)
 }
 
 fn file_name(name: &str) -> Result<FileName> {
     name.parse().map_err(|error: ward_types::NameError| Fault::internal(error.to_string()))
 }
 
-fn check_plain(path: &std::path::Path, disk: &DiskConfig) -> Result<()> {
+fn check_plain(path: &std::path::Path, disk: VolumeRef<'_>) -> Result<()> {
     let kind = match disk.plain_format {
         PlainFormat::Raw => ImageKind::Raw,
         PlainFormat::Qcow2 => ImageKind::Qcow2,

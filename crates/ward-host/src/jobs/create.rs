@@ -2,16 +2,21 @@
 
 use std::path::PathBuf;
 
-use ward_rpc::api::host::{CreateVm, DiskSource, HomeRef};
-use ward_secret::HomeKey;
-use ward_types::{Boot, DiskConfig, DiskCrypto, DiskId, HomeCrypto, KeyRef, TaskId, VmConfig};
+use ward_rpc::api::host::{CreateVm, DiskSource, HomeRef, NewFirmware};
+use ward_secret::{HomeKey, TpmKey};
+use ward_types::{
+    Boot, Code, DiskConfig, DiskCrypto, DiskId, FileName, Firmware, HomeCrypto, KeyRef, Nvram, PlainFormat, TaskId,
+    VirtualTpm, VmConfig, VmId, VolumeId,
+};
 
 use super::Environment;
 use super::make::{self, Content, Form, Part, Prepared, Source};
 use crate::fault::{Fault, Result};
+use crate::firmware;
 use crate::home::codec;
 use crate::keys::ResolvedKeks;
 use crate::volume::Label;
+use crate::vtpm;
 
 /// The KEKs of a VM that is encrypted from its beginning.
 pub(crate) struct NewKeys {
@@ -52,8 +57,20 @@ pub(crate) fn prepare(
         boot: Boot::Disk,
         home,
         disks: Vec::new(),
+        firmware: Firmware::Bios,
+        tpm: None,
     };
     let mut parts = Vec::new();
+    if let NewFirmware::Uefi { secure_boot, vars } = vm.firmware {
+        let (firmware, part) = new_variables(config.id, config.home.key(), secure_boot, vars)?;
+        config.firmware = firmware;
+        parts.push(part);
+    }
+    if vm.tpm {
+        let (tpm, part) = new_tpm(config.home.key(), &keys)?;
+        config.tpm = Some(tpm);
+        parts.push(part);
+    }
     if let Some(kernel) = vm.kernel {
         let mut take = |path: PathBuf, name: &str| -> Result<_> {
             parts.push(Part::Copy { source: Source::open_file(path)?, name: name.to_owned() });
@@ -74,8 +91,43 @@ pub(crate) fn prepare(
     make::prepare(environment, job, at, Content { config, home_key, parts, keys, _source: None })
 }
 
+/// The UEFI variables that a VM gets.
+fn new_variables(vm: VmId, key: Option<&KeyRef>, secure_boot: bool, vars: Option<PathBuf>) -> Result<(Firmware, Part)> {
+    firmware::code(secure_boot)?;
+    let path = vars.map_or_else(|| firmware::vars(secure_boot), Ok)?;
+    let source = Source::open_file(path.clone())?;
+    let size = source.size();
+    if size == 0 || size % 4096 != 0 || size > codec::MAX_NVRAM {
+        let why = format!("{} has {size} bytes, which is no size of UEFI variables", path.display());
+        return Err(Fault::new(Code::ImageInvalid, why, "name a copy of one of OVMF's own files of variables"));
+    }
+    let (name, form) = match key {
+        None => ("nvram.raw", Form::Plain(PlainFormat::Raw)),
+        Some(key) => ("nvram.luks", Form::Luks(Label::new(key.clone(), vm, VolumeId::Nvram))),
+    };
+    let nvram = Nvram { file: file_name(name)?, size };
+    Ok((Firmware::Uefi { secure_boot, nvram }, Part::Variables { source, name: name.into(), form }))
+}
+
+/// The vTPM that a VM gets.
+fn new_tpm(kek: Option<&KeyRef>, keys: &ResolvedKeks) -> Result<(VirtualTpm, Part)> {
+    let Some(kek) = kek else {
+        let why = "a vTPM would be in a VM home that is not encrypted";
+        return Err(Fault::new(Code::Composition, why, "encrypt the VM home too"));
+    };
+    vtpm::check_installed()?;
+    let key = TpmKey::generate()?;
+    let name = file_name("tpm")?;
+    let tpm = VirtualTpm { state: name.clone(), wrapped_key: codec::wrap_tpm(&key, keys.get(kek)?)? };
+    Ok((tpm, Part::Tpm { name, key, from: None }))
+}
+
+fn file_name(name: &str) -> Result<FileName> {
+    name.parse().map_err(|error: ward_types::NameError| Fault::internal(error.to_string()))
+}
+
 /// A disk that a VM gets, and how it comes to be.
-fn new_disk(vm: ward_types::VmId, id: DiskId, source: DiskSource, key: Option<KeyRef>) -> Result<(DiskConfig, Part)> {
+fn new_disk(vm: VmId, id: DiskId, source: DiskSource, key: Option<KeyRef>) -> Result<(DiskConfig, Part)> {
     let (size, plain_format, source) = match source {
         DiskSource::Blank { size, format } => (size, format, None),
         DiskSource::Copy { path } => {
@@ -87,7 +139,7 @@ fn new_disk(vm: ward_types::VmId, id: DiskId, source: DiskSource, key: Option<Ke
         None => format!("{id}.{plain_format}"),
         Some(_) => format!("{id}.luks"),
     };
-    let file = name.parse().map_err(|error: ward_types::NameError| Fault::internal(error.to_string()))?;
+    let file = file_name(&name)?;
     let form = |key: &Option<KeyRef>| match key {
         None => Form::Plain(plain_format),
         Some(key) => Form::Luks(Label::new(key.clone(), vm, id)),

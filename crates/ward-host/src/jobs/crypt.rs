@@ -3,8 +3,9 @@
 //! ```text
 //! check everything                                       refused: nothing was touched
 //! job.json                                               from here on, killed: goes on, or is undone
-//! for each disk: NEW.part is made and converted into
+//! for each volume: NEW.part is made and converted into
 //!   or, where only its KEK is replaced: a keyslot of the new KEK is added to that of the old one
+//! a new state of the vTPM, where there is to be one, in its own NEW.part
 //! NEW.part -> NEW
 //! vm.toml is replaced                                    THE MOMENT: before it all is undone, after it all is finished
 //! the old files, the old keyslots and the checkpoints are removed
@@ -21,20 +22,23 @@ use std::time::{Duration, Instant};
 
 use ward_disk::image::{self, ImageKind};
 use ward_disk::{DiskErrorKind, ImageFormat, lock};
-use ward_rpc::api::host::{HomeRef, JobOutcome, Notice};
-use ward_secret::HomeKey;
-use ward_types::{Code, CryptoPlan, HomeCrypto, PlainFormat, TaskId, VmConfig, WrappedHomeKey};
+use ward_rpc::api::host::{HomeRef, JobOutcome, Notice, TpmChange};
+use ward_secret::{HomeKey, TpmKey};
+use ward_types::{
+    Code, CryptoPlan, FileName, KeyRef, PlainFormat, TaskId, VmConfig, VolumeId, WrappedHomeKey, WrappedTpmKey,
+};
 
 use super::control::{Control, Stop};
 use super::convert::{self, End};
-use super::plan::{self, Conversion, Form, HomeStep, Image, Names, Planned, Rekeying, Work};
+use super::plan::{self, Conversion, Form, HomeStep, Image, Names, Planned, Rekeying, TpmStep, Work};
 use super::record::{Record, checkpoint, part};
 use super::{Ended, Environment};
 use crate::fault::{Doing, Fault, Result};
 use crate::files::{self, Moments};
 use crate::home::{Described, Holder, Home, JobLock, Use, VerifiedHome, codec};
-use crate::keys::ResolvedKeks;
+use crate::keys::{ResolvedKek, ResolvedKeks};
 use crate::volume::{self, DATA_OFFSET, Label, Unlocked, Volume};
+use crate::vtpm;
 
 /// What a file system keeps for itself, at most, for what a job writes beside the disks.
 const SPARE: u64 = 1 << 20;
@@ -59,23 +63,37 @@ enum Next {
 
 struct Task {
     verified: VerifiedHome,
-    plan: CryptoPlan,
+    asked: (CryptoPlan, Option<TpmChange>),
     work: Work,
     keys: ResolvedKeks,
     record: Option<Record>,
+    /// The key of the vTPM that there is.
+    tpm_key: Option<TpmKey>,
+}
+
+/// The new keys of a job, which its record has wrapped.
+struct NewKeys {
+    home: Option<HomeKey>,
+    tpm: Option<TpmKey>,
 }
 
 /// Checks everything, and settles what another job left.
-pub(crate) fn prepare(environment: &Environment, job: TaskId, at: &HomeRef, plan: CryptoPlan) -> Result<Prepared> {
+pub(crate) fn prepare(
+    environment: &Environment,
+    job: TaskId,
+    at: &HomeRef,
+    plan: CryptoPlan,
+    tpm: Option<TpmChange>,
+) -> Result<Prepared> {
     let home = Home::open(at)?;
     let holder = Holder { host: environment.host, r#use: Use::Job(job) };
-    let lock = home.lock_for_job(&holder, !plan.is_online())?;
+    let lock = home.lock_for_job(&holder, !plan.is_online() || tpm.is_some())?;
     let record = Record::read(&home)?;
     if let Some(record) = &record {
         wait_for_orphans(&home, record)?;
     }
     let record = match record {
-        Some(record) if record.job == job && record.plan != plan => {
+        Some(record) if record.job == job && (record.plan != plan || record.tpm.change != tpm) => {
             return Err(Fault::invalid(format!("job {job} was begun with another plan")));
         }
         Some(record) if record.job != job => {
@@ -87,17 +105,17 @@ pub(crate) fn prepare(environment: &Environment, job: TaskId, at: &HomeRef, plan
     let described = home.read()?;
     let config = described.unverified();
     let planned = match &record {
-        Some(record) => plan::plan(config, &plan, &Names::Noted(&record.files)),
+        Some(record) => plan::plan(config, &plan, tpm, &record.names()),
         None => {
             let taken =
                 files::names(home.path())?.into_iter().map(|name| name.to_string_lossy().into_owned()).collect();
-            plan::plan(config, &plan, &Names::New { taken: &taken })
+            plan::plan(config, &plan, tpm, &Names::New { taken: &taken })
         }
     };
     let next = match planned? {
         Planned::AlreadyDone => Next::Finish { config: Box::new(config.clone()), record },
         Planned::Work(work) => {
-            Next::Work(Box::new(check(environment, &home, described, lock.is_alone(), plan, work, record)?))
+            Next::Work(Box::new(check(environment, &home, described, lock.is_alone(), (plan, tpm), work, record)?))
         }
     };
     Ok(Prepared { lock, home, job, next })
@@ -148,7 +166,7 @@ pub(crate) fn abandon(environment: &Environment, job: TaskId, at: &HomeRef) -> R
     let home = Home::open(at)?;
     let Some(record) = Record::read(&home)?.filter(|record| record.job == job) else { return Ok(None) };
     let holder = Holder { host: environment.host, r#use: Use::Job(job) };
-    let _lock = home.lock_for_job(&holder, !record.plan.is_online())?;
+    let _lock = home.lock_for_job(&holder, !record.is_online())?;
     if Record::read(&home)?.is_none_or(|record| record.job != job) {
         return Ok(None);
     }
@@ -157,7 +175,7 @@ pub(crate) fn abandon(environment: &Environment, job: TaskId, at: &HomeRef) -> R
 }
 
 fn is_done(config: &VmConfig, record: &Record) -> Result<bool> {
-    Ok(plan::plan(config, &record.plan, &Names::Noted(&record.files))? == Planned::AlreadyDone)
+    Ok(plan::plan(config, &record.plan, record.tpm.change, &record.names())? == Planned::AlreadyDone)
 }
 
 fn check(
@@ -165,28 +183,34 @@ fn check(
     home: &Home,
     described: Described,
     alone: bool,
-    plan: CryptoPlan,
+    asked: (CryptoPlan, Option<TpmChange>),
     work: Work,
     record: Option<Record>,
 ) -> Result<Task> {
-    let home_key = match &described.unverified().home {
-        HomeCrypto::Plain => None,
-        HomeCrypto::Encrypted { key, .. } => Some(key.clone()),
-    };
+    let home_key = described.unverified().home.key().cloned();
     let keys = environment.keys.lock().resolve_all(home_key.iter().chain(work.keys()))?;
     let verified = described.verify(|key| keys.get(key))?;
     let config = verified.config();
     home.check_files(config)?;
-    for disk in config.disks.iter().filter(|_| alone) {
+    for volume in config.volumes().filter(|_| alone) {
         // Another host may run it without our lock, or a program of somebody else have it open.
-        lock::check_unused(&home.file(disk.file.as_str()))?;
+        lock::check_unused(&home.file(volume.file.as_str()))?;
     }
-    let task = Task { verified, plan, work, keys, record };
+    let tpm_key = match (&config.tpm, &home_key) {
+        (Some(tpm), Some(kek)) => Some(codec::unwrap_tpm(&tpm.wrapped_key, keys.get(kek)?)?),
+        _ => None,
+    };
+    match (&work.tpm, &tpm_key) {
+        (TpmStep::Make { .. }, _) => vtpm::check_installed()?,
+        (TpmStep::Rewrite { from, .. }, Some(key)) => vtpm::check(&home.file(from.as_str()), key)?,
+        _ => {}
+    }
+    let task = Task { verified, asked, work, keys, record, tpm_key };
     for rekeying in &task.work.rekeyings {
         let path = home.file(rekeying.file.as_str());
         let volume = Volume::open(home.open_file(&rekeying.file, true)?, &path, &rekeying.from)?;
         volume.unlock(task.keys.get(&rekeying.from)?, rekeying.size)?;
-        volume.check_label(&task.label(rekeying.disk, &rekeying.from))?;
+        volume.check_label(&task.label(rekeying.volume, &rekeying.from))?;
         if task.record.is_none() {
             volume.check_room_for_key(&rekeying.from)?;
         }
@@ -225,7 +249,7 @@ impl Prepared {
 
 impl Task {
     fn run(mut self, environment: &Environment, control: &Control, home: &Home, job: TaskId) -> Ended {
-        let (record, home_key) = match self.begin(home, job) {
+        let (record, new) = match self.begin(home, job) {
             Ok(begun) => begun,
             Err(fault) => return Ended::Failed(fault),
         };
@@ -234,7 +258,8 @@ impl Task {
         let worked = self
             .convert_all(environment, control, home, &mut notices)
             .and_then(|()| self.add_keys(control, home, &mut notices))
-            .and_then(|()| Ok(self.put_in_place(home, &record, home_key.as_ref())?));
+            .and_then(|()| self.make_tpm(control, home, new.tpm.as_ref()))
+            .and_then(|()| Ok(self.put_in_place(home, &record, new.home.as_ref())?));
         let config = match worked {
             Ok(config) => config,
             Err(Stop::Suspended) => return Ended::Suspended,
@@ -255,30 +280,48 @@ impl Task {
     }
 
     /// Writes the record, or takes up the one that is there.
-    fn begin(&mut self, home: &Home, job: TaskId) -> Result<(Record, Option<HomeKey>)> {
-        let kek = match &self.work.home {
+    fn begin(&mut self, home: &Home, job: TaskId) -> Result<(Record, NewKeys)> {
+        let record = self.record.take();
+        let home_kek = match &self.work.home {
             HomeStep::Encrypt(key) | HomeStep::Recrypt(key) => Some(self.keys.get(key)?),
             HomeStep::Keep | HomeStep::Rewrap(_) | HomeStep::Decrypt => None,
         };
-        if let Some(record) = self.record.take() {
-            let opened = match (kek, &record.home_key) {
-                (None, _) => Some(None),
-                // One that was altered is as good as none: nothing depends on it before the moment.
-                (Some(kek), Some(wrapped)) => codec::unwrap(wrapped, kek).ok().map(Some),
-                (Some(_), None) => None,
-            };
-            if let Some(home_key) = opened {
-                return Ok((record, home_key));
+        let tpm_kek = match self.work.tpm.to() {
+            Some(_) => Some(self.kek_after()?),
+            None => None,
+        };
+        if let Some(record) = record {
+            // One that was altered is as good as none: nothing depends on it before the moment.
+            let home_key = reopened(home_kek, record.home_key.as_ref(), codec::unwrap);
+            let tpm_key = reopened(tpm_kek, record.tpm.key.as_ref(), codec::unwrap_tpm);
+            if let (Some(home), Some(tpm)) = (home_key, tpm_key) {
+                return Ok((record, NewKeys { home, tpm }));
             }
         }
-        let home_key = kek.map(|_| HomeKey::generate()).transpose()?;
-        let wrapped = match (kek, &home_key) {
-            (Some(kek), Some(home_key)) => Some(codec::wrap(home_key, kek)?),
-            _ => None,
-        };
-        let record = Record::new(job, self.plan.clone(), &self.work, wrapped);
+        let (mut new, mut wrapped_home, mut wrapped_tpm) = (NewKeys { home: None, tpm: None }, None, None);
+        if let Some(kek) = home_kek {
+            let key = HomeKey::generate()?;
+            wrapped_home = Some(codec::wrap(&key, kek)?);
+            new.home = Some(key);
+        }
+        if let Some(kek) = tpm_kek {
+            let key = TpmKey::generate()?;
+            wrapped_tpm = Some(codec::wrap_tpm(&key, kek)?);
+            new.tpm = Some(key);
+        }
+        let record = Record::new(job, self.asked.clone(), &self.work, wrapped_home, wrapped_tpm);
         record.write(home)?;
-        Ok((record, home_key))
+        Ok((record, new))
+    }
+
+    /// The KEK of the home when all is done.
+    fn kek_after(&self) -> Result<&ResolvedKek> {
+        let key = match &self.work.home {
+            HomeStep::Encrypt(key) | HomeStep::Recrypt(key) | HomeStep::Rewrap(key) => Some(key),
+            HomeStep::Keep => self.verified.config().home.key(),
+            HomeStep::Decrypt => None,
+        };
+        self.keys.get(key.ok_or_else(|| Fault::internal("a vTPM would be in a plain home"))?)
     }
 
     fn convert_all(
@@ -303,7 +346,7 @@ impl Task {
                 (Form::Plain(_), Form::Luks(_)) => "encrypting",
                 (_, Form::Plain(_)) => "decrypting",
             };
-            control.step(format!("{verb} {}", conversion.disk));
+            control.step(format!("{verb} {}", conversion.volume));
             // Whole and in its place before an interruption.
             if !home.has(conversion.to.file.as_str())? {
                 self.convert(environment, control, home, conversion, &mut |done| {
@@ -320,24 +363,41 @@ impl Task {
     fn add_keys(&self, control: &Control, home: &Home, notices: &mut Vec<Notice>) -> std::result::Result<(), Stop> {
         for rekeying in &self.work.rekeyings {
             control.check()?;
-            control.step(format!("giving {} its new key", rekeying.disk));
+            control.step(format!("giving {} its new key", rekeying.volume));
             notices.extend(self.add_key(home, rekeying)?);
             crash_point::reach("crypt.key-added");
         }
         control.check()
     }
 
-    fn add_key(&self, home: &Home, Rekeying { disk, file, from, to, .. }: &Rekeying) -> Result<Option<Notice>> {
+    fn add_key(&self, home: &Home, Rekeying { volume: id, file, from, to, .. }: &Rekeying) -> Result<Option<Notice>> {
         let path = home.file(file.as_str());
         let mut volume = Volume::open(home.open_file(file, true)?, &path, from)?;
         let notice = volume.repair(from)?;
-        let (old, new) = (self.label(*disk, from), self.label(*disk, to));
+        let (old, new) = (self.label(*id, from), self.label(*id, to));
         volume.add_key((self.keys.get(from)?, &old), (self.keys.get(to)?, &new))?;
         Ok(notice)
     }
 
-    fn label(&self, disk: ward_types::DiskId, key: &ward_types::KeyRef) -> Label {
-        Label::new(key.clone(), self.verified.config().id, disk)
+    fn label(&self, volume: VolumeId, key: &KeyRef) -> Label {
+        Label::new(key.clone(), self.verified.config().id, volume)
+    }
+
+    /// Makes the vTPM's new state, anew where an earlier attempt left one: nothing depends on it yet.
+    fn make_tpm(&self, control: &Control, home: &Home, key: Option<&TpmKey>) -> std::result::Result<(), Stop> {
+        let (Some(to), Some(key)) = (self.work.tpm.to(), key) else { return Ok(()) };
+        control.check()?;
+        control.step("making the state of the vTPM");
+        vtpm::remove(&home.file(to.as_str()))?;
+        let part = home.file(&vtpm::part(to));
+        match (&self.work.tpm, &self.tpm_key) {
+            (TpmStep::Rewrite { from, .. }, Some(old)) => {
+                vtpm::rewrite((&home.file(from.as_str()), old), (&part, key))?;
+            }
+            _ => vtpm::make(&part, key)?,
+        }
+        crash_point::reach("crypt.tpm-made");
+        control.check()
     }
 
     fn convert(
@@ -372,7 +432,7 @@ impl Task {
     }
 
     /// Makes the encrypted file, unless an earlier attempt left one that opens.
-    fn make_target(&self, home: &Home, conversion: &Conversion, key: &ward_types::KeyRef) -> Result<()> {
+    fn make_target(&self, home: &Home, conversion: &Conversion, key: &KeyRef) -> Result<()> {
         let name = part(&conversion.to.file);
         if home.has(&name)? && self.open_target(home, &name, key).is_ok() {
             return Ok(());
@@ -390,11 +450,11 @@ impl Task {
             .open(&path)
             .doing("create", &path)?;
         crash_point::reach("crypt.target-created");
-        volume::format(file, &path, self.keys.get(key)?, &self.label(conversion.disk, key))?;
+        volume::format(file, &path, self.keys.get(key)?, &self.label(conversion.volume, key))?;
         home.sync()
     }
 
-    fn open_target(&self, home: &Home, name: &str, key: &ward_types::KeyRef) -> Result<Unlocked> {
+    fn open_target(&self, home: &Home, name: &str, key: &KeyRef) -> Result<Unlocked> {
         let path = home.file(name);
         let file =
             files::open_regular(&path, true)?.ok_or_else(|| Fault::internal(format!("{} is gone", path.display())))?;
@@ -427,7 +487,7 @@ impl Task {
                 let volume = Volume::open(home.open_file(&conversion.from.file, false)?, &path, key)?;
                 let kek = self.keys.get(key)?;
                 let unlocked = volume.unlock(kek, conversion.size)?;
-                volume.check_label(&self.label(conversion.disk, key))?;
+                volume.check_label(&self.label(conversion.volume, key))?;
                 Ok(End::Encrypted(unlocked))
             }
         }
@@ -457,6 +517,14 @@ impl Task {
         }
     }
 
+    /// The key of the vTPM as it is wrapped when all is done, where that is not as it was.
+    fn wrapped_tpm(&self, record: &Record) -> Result<Option<WrappedTpmKey>> {
+        match (&self.work.tpm, &self.tpm_key) {
+            (TpmStep::Rewrap, Some(key)) => codec::wrap_tpm(key, self.kek_after()?).map(Some),
+            _ => Ok(record.tpm.key.clone()),
+        }
+    }
+
     /// Gives the new files their names and the VM its new description.
     fn put_in_place(&self, home: &Home, record: &Record, new_key: Option<&HomeKey>) -> Result<VmConfig> {
         for Conversion { to: Image { file, .. }, .. } in &self.work.conversions {
@@ -464,6 +532,10 @@ impl Task {
                 home.rename(&part(file), file.as_str())?;
                 crash_point::reach("crypt.renamed");
             }
+        }
+        if let Some(to) = self.work.tpm.to() {
+            home.rename(&vtpm::part(to), to.as_str())?;
+            crash_point::reach("crypt.tpm-renamed");
         }
         home.sync()?;
         crash_point::reach("crypt.in-place");
@@ -474,7 +546,7 @@ impl Task {
             HomeStep::Encrypt(_) | HomeStep::Recrypt(_) => (record.home_key.as_ref(), new_key),
             HomeStep::Decrypt => (None, None),
         };
-        let after = self.work.after(self.verified.config(), wrapped)?;
+        let after = self.work.after(self.verified.config(), wrapped, self.wrapped_tpm(record)?.as_ref())?;
         home.write(&after, key, Moments { written: "crypt.description-written", renamed: "crypt.committed" })?;
         Ok(after)
     }
@@ -483,19 +555,38 @@ impl Task {
 /// Removes from disks whose KEK was to be replaced the one that the description doesn't name: the old one or the new one.
 /// Takes no key, so that it can always be done.
 fn settle_keys(home: &Home, config: &VmConfig, record: &Record) -> Result<()> {
-    let disks = record.rekeyed.iter().filter_map(|id| config.disk(*id));
-    for (disk, key) in disks.filter_map(|disk| disk.key().map(|key| (disk, key))) {
-        let path = home.file(disk.file.as_str());
-        let mut volume = Volume::open(home.open_file(&disk.file, true)?, &path, key)?;
-        volume.keep_only(&Label::new(key.clone(), config.id, disk.id))?;
+    let volumes = record.rekeyed.iter().filter_map(|id| config.volume(*id));
+    for (it, key) in volumes.filter_map(|volume| volume.key.map(|key| (volume, key))) {
+        let path = home.file(it.file.as_str());
+        let mut volume = Volume::open(home.open_file(it.file, true)?, &path, key)?;
+        volume.keep_only(&Label::new(key.clone(), config.id, it.id))?;
         crash_point::reach("crypt.other-key-removed");
     }
     Ok(())
 }
 
+/// The files that a VM's volumes and its vTPM have.
+fn files_of(config: &VmConfig) -> BTreeSet<&FileName> {
+    let tpm = config.tpm.iter().map(|tpm| &tpm.state);
+    config.volumes().map(|volume| volume.file).chain(tpm).collect()
+}
+
+/// A new key that a record has, or `None` where it has to be made anew; `Some(None)` where there is none to be had.
+fn reopened<W, K>(
+    kek: Option<&ResolvedKek>,
+    wrapped: Option<&W>,
+    open: impl FnOnce(&W, &ResolvedKek) -> Result<K>,
+) -> Option<Option<K>> {
+    match (kek, wrapped) {
+        (None, _) => Some(None),
+        (Some(kek), Some(wrapped)) => open(wrapped, kek).ok().map(Some),
+        (Some(_), None) => None,
+    }
+}
+
 /// Removes the old files of a job whose moment has passed.
 fn finish(home: &Home, config: &VmConfig, record: &Record) -> Result<()> {
-    let in_use: BTreeSet<_> = config.disks.iter().map(|disk| &disk.file).collect();
+    let in_use = files_of(config);
     // What the VM needs must be there, and last, before what it came from goes.
     home.check_files(config)?;
     home.sync()?;
@@ -503,16 +594,23 @@ fn finish(home: &Home, config: &VmConfig, record: &Record) -> Result<()> {
         home.remove(files.from.as_str())?;
         crash_point::reach("crypt.old-removed");
     }
+    for state in record.tpm.from.iter().filter(|state| !in_use.contains(state)) {
+        vtpm::remove(&home.file(state.as_str()))?;
+        crash_point::reach("crypt.old-tpm-removed");
+    }
     settle_keys(home, config, record)?;
     record.remove(home)
 }
 
 /// Removes the new files of a job whose moment has not come.
 fn undo(home: &Home, config: &VmConfig, record: &Record) -> Result<()> {
-    let in_use: BTreeSet<_> = config.disks.iter().map(|disk| &disk.file).collect();
+    let in_use = files_of(config);
     for files in record.files.iter().filter(|files| !in_use.contains(&files.to)) {
         home.remove(files.to.as_str())?;
         crash_point::reach("crypt.new-removed");
+    }
+    for state in record.tpm.to.iter().filter(|state| !in_use.contains(state)) {
+        vtpm::remove(&home.file(state.as_str()))?;
     }
     settle_keys(home, config, record)?;
     record.remove(home)

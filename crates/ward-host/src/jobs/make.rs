@@ -12,8 +12,8 @@ use ward_disk::image::{self, ImageKind};
 use ward_disk::lock;
 use ward_disk::{DiskError, ImageFormat};
 use ward_rpc::api::host::{HomeRef, JobOutcome};
-use ward_secret::HomeKey;
-use ward_types::{Code, PlainFormat, TaskId, VmConfig, VmId};
+use ward_secret::{HomeKey, TpmKey};
+use ward_types::{Code, FileName, PlainFormat, TaskId, VmConfig, VmId};
 
 use super::control::{Control, Stop};
 use super::convert::{self, End};
@@ -23,6 +23,7 @@ use crate::files::{self, Moments};
 use crate::home::{Holder, Home, HomeLock, JobLock, Use, VM_TOML, check_datastore, codec, is_lock, lock_file};
 use crate::keys::ResolvedKeks;
 use crate::volume::{self, DATA_OFFSET, Label, Volume};
+use crate::vtpm;
 
 /// What is read and written at a time.
 const CHUNK: u64 = 1 << 20;
@@ -67,6 +68,10 @@ pub(crate) enum Part {
     Convert { source: PathBuf, from: Form, name: String, to: Form, size: u64 },
     /// A blank disk.
     Blank { name: String, size: u64, form: Form },
+    /// UEFI variables to begin with.
+    Variables { source: Source, name: String, form: Form },
+    /// The state of a vTPM: a new one, or a copy of another under a key of its own.
+    Tpm { name: FileName, key: TpmKey, from: Option<(PathBuf, TpmKey)> },
 }
 
 /// How a disk lies in its file.
@@ -140,8 +145,11 @@ fn take_place(environment: &Environment, job: TaskId, at: &HomeRef) -> Result<(P
     files::make_private_dir(&hidden)?;
     let lock = lock_file(&hidden, &Holder { host: environment.host, r#use: Use::Job(job) })?;
     for name in files::names(&hidden)? {
-        if !is_lock(&name) {
-            files::remove(&hidden.join(name))?;
+        let path = hidden.join(&name);
+        if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+            files::remove_tree(&path)?;
+        } else if !is_lock(&name) {
+            files::remove(&path)?;
         }
     }
     Ok((hidden, lock))
@@ -178,16 +186,18 @@ impl Part {
             Self::Copy { name, .. }
             | Self::CopyLuks { name, .. }
             | Self::Convert { name, .. }
+            | Self::Variables { name, .. }
             | Self::Blank { name, .. } => name,
+            Self::Tpm { name, .. } => name.as_str(),
         }
     }
 
     /// How much there is to be written.
     fn size(&self) -> u64 {
         match self {
-            Self::Copy { source, .. } | Self::CopyLuks { source, .. } => source.size,
+            Self::Copy { source, .. } | Self::CopyLuks { source, .. } | Self::Variables { source, .. } => source.size,
             Self::Convert { size, .. } => *size,
-            Self::Blank { .. } => 0,
+            Self::Blank { .. } | Self::Tpm { .. } => 0,
         }
     }
 
@@ -198,8 +208,9 @@ impl Part {
             Self::CopyLuks { source, .. } => source.data + SPARE,
             Self::Convert { size, to: Form::Luks(_), .. } => size.next_multiple_of(4096) + DATA_OFFSET,
             Self::Convert { size, .. } => size + size / 4096 + SPARE,
+            Self::Variables { source, .. } => 2 * source.size + DATA_OFFSET,
             Self::Blank { form: Form::Luks(_), .. } => DATA_OFFSET,
-            Self::Blank { .. } => SPARE,
+            Self::Blank { .. } | Self::Tpm { .. } => SPARE,
         }
     }
 
@@ -208,7 +219,7 @@ impl Part {
             Self::Copy { .. } | Self::CopyLuks { .. } => "copying",
             Self::Convert { to: Form::Luks(_), .. } => "encrypting",
             Self::Convert { .. } => "decrypting",
-            Self::Blank { .. } => "making",
+            Self::Blank { .. } | Self::Variables { .. } | Self::Tpm { .. } => "making",
         }
     }
 }
@@ -228,6 +239,8 @@ impl Making {
                 Part::CopyLuks { .. } => "create.disk-copied",
                 Part::Convert { .. } => "create.converted",
                 Part::Blank { .. } => "create.blank-made",
+                Part::Variables { .. } => "create.variables-made",
+                Part::Tpm { .. } => "create.tpm-made",
             });
             before += part.size();
         }
@@ -269,6 +282,18 @@ impl Making {
                 self.convert(environment, control, (&raw, &from), (&path, to), *size, &mut |_| {})?;
                 Ok(files::remove(&raw)?)
             }
+            Part::Variables { source, form: Form::Plain(_), .. } => source.copy_to(&path, control, progress),
+            Part::Variables { source, form: to @ Form::Luks(label), .. } => {
+                // The host's own file is not locked, since others take a copy of it too; it holds no secret.
+                let raw = files::path_with(&path, ".raw");
+                source.copy_to(&raw, control, &mut |_| {})?;
+                volume::format(create(&path)?, &path, self.content.keys.get(&label.key)?, label)?;
+                let from = Form::Plain(PlainFormat::Raw);
+                self.convert(environment, control, (&raw, &from), (&path, to), source.size, progress)?;
+                Ok(files::remove(&raw)?)
+            }
+            Part::Tpm { key, from: None, .. } => Ok(vtpm::make(&path, key)?),
+            Part::Tpm { key, from: Some((from, old)), .. } => Ok(vtpm::rewrite((from, old), (&path, key))?),
         }
     }
 
@@ -377,6 +402,11 @@ impl Source {
         let (file, data) = open_locked(&path)?;
         let size = file.metadata().doing("look at", &path)?.len();
         Ok(Self { file, path, size, data })
+    }
+
+    /// How long it is, in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
     }
 
     /// Where it is, for somebody else to open it: it is not locked any more.

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use ward_rpc::api::host::{AbandonJob, Abandoned, HomeRef, JobOutcome, JobSpec, JobStatus, StartJob};
+use ward_rpc::api::host::{AbandonJob, Abandoned, HomeRef, JobOutcome, JobSpec, JobStatus, StartJob, TpmChange};
 use ward_types::{Code, CryptoStep, HostId, Problem, StepAction, TaskId};
 
 use crate::fault::{Fault, Result};
@@ -61,7 +61,10 @@ impl Prepared {
                 Self::Make(create::prepare(environment, job, home, vm, Some(keys))?)
             }
             JobSpec::Clone(clone) => Self::Make(clone::prepare(environment, job, home, clone)?),
-            JobSpec::Crypt { plan } => Self::Crypt(Box::new(crypt::prepare(environment, job, home, plan)?)),
+            JobSpec::Crypt { plan } => Self::Crypt(Box::new(crypt::prepare(environment, job, home, plan, None)?)),
+            JobSpec::Tpm { plan, change } => {
+                Self::Crypt(Box::new(crypt::prepare(environment, job, home, plan, Some(change))?))
+            }
             JobSpec::Remove => Self::Remove(remove::prepare(environment, job, home)?),
         })
     }
@@ -247,6 +250,8 @@ fn what(call: &StartJob) -> String {
         JobSpec::Create(_) | JobSpec::CreateEncrypted { .. } => format!("cannot create VM `{name}`"),
         JobSpec::Clone(clone) => format!("cannot clone VM `{}`", clone.from.directory),
         JobSpec::Remove => format!("cannot remove VM `{name}`"),
+        JobSpec::Tpm { change: TpmChange::Add, .. } => format!("cannot give VM `{name}` a vTPM"),
+        JobSpec::Tpm { change: TpmChange::Remove, .. } => format!("cannot remove the vTPM of VM `{name}`"),
         JobSpec::Crypt { plan } => {
             let verb = |step: &CryptoStep| match step.action {
                 StepAction::Encrypt { .. } => "encrypt",

@@ -1,33 +1,35 @@
 //! What encrypting and decrypting comes to, worked out without touching a file.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
+use ward_rpc::api::host::TpmChange;
 use ward_types::{
-    Code, Component, CryptoPlan, CryptoStep, DiskConfig, DiskCrypto, DiskId, FileName, HomeCrypto, KeyRef, PlainFormat,
-    StepAction, VmConfig, WrappedHomeKey,
+    Code, Component, CryptoPlan, CryptoStep, DiskConfig, DiskCrypto, DiskId, FileName, Firmware, HomeCrypto, KeyRef,
+    PlainFormat, StepAction, VirtualTpm, VmConfig, VolumeId, VolumeRef, WrappedHomeKey, WrappedTpmKey,
 };
 
 use crate::fault::{Fault, Result};
 
-/// How a disk lies in its file.
+/// How a volume lies in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     Plain(PlainFormat),
     Luks(KeyRef),
 }
 
-/// A disk in one of its files.
+/// A volume in one of its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Image {
     pub(crate) file: FileName,
     pub(crate) form: Form,
 }
 
-/// One disk's way from one file to another.
+/// One volume's way from one file to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Conversion {
-    pub(crate) disk: DiskId,
+    pub(crate) volume: VolumeId,
     pub(crate) size: u64,
     pub(crate) from: Image,
     pub(crate) to: Image,
@@ -45,14 +47,52 @@ pub(crate) enum HomeStep {
     Recrypt(KeyRef),
 }
 
-/// A disk whose KEK is replaced in its header.
+/// A volume whose KEK is replaced in its header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rekeying {
-    pub(crate) disk: DiskId,
+    pub(crate) volume: VolumeId,
     pub(crate) file: FileName,
     pub(crate) size: u64,
     pub(crate) from: KeyRef,
     pub(crate) to: KeyRef,
+}
+
+/// What happens to the vTPM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TpmStep {
+    Keep,
+    /// There is a new one.
+    Make {
+        to: FileName,
+    },
+    /// Its key stays and is wrapped under the home's new KEK.
+    Rewrap,
+    /// Its state is encrypted anew, under a new key.
+    Rewrite {
+        from: FileName,
+        to: FileName,
+    },
+    Remove {
+        from: FileName,
+    },
+}
+
+impl TpmStep {
+    /// The state that goes.
+    pub(crate) const fn from(&self) -> Option<&FileName> {
+        match self {
+            Self::Rewrite { from, .. } | Self::Remove { from } => Some(from),
+            Self::Keep | Self::Make { .. } | Self::Rewrap => None,
+        }
+    }
+
+    /// The state that comes.
+    pub(crate) const fn to(&self) -> Option<&FileName> {
+        match self {
+            Self::Rewrite { to, .. } | Self::Make { to } => Some(to),
+            Self::Keep | Self::Remove { .. } | Self::Rewrap => None,
+        }
+    }
 }
 
 /// All that is to be done.
@@ -61,6 +101,7 @@ pub(crate) struct Work {
     pub(crate) home: HomeStep,
     pub(crate) conversions: Vec<Conversion>,
     pub(crate) rekeyings: Vec<Rekeying>,
+    pub(crate) tpm: TpmStep,
 }
 
 /// What a plan comes to.
@@ -75,7 +116,8 @@ pub(crate) enum Planned {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Files {
-    pub(crate) disk: DiskId,
+    #[serde(rename = "disk")]
+    pub(crate) volume: VolumeId,
     pub(crate) from: FileName,
     pub(crate) to: FileName,
 }
@@ -88,16 +130,20 @@ pub(crate) enum Names<'a> {
         taken: &'a BTreeSet<String>,
     },
     /// Those that the job chose when it began.
-    Noted(&'a [Files]),
+    Noted {
+        files: &'a [Files],
+        /// The directory of the vTPM's new state.
+        tpm: Option<&'a FileName>,
+    },
 }
 
 /// Works out what a plan comes to for a VM as it is.
 ///
 /// A plan that was carried out before comes to nothing; one of which only a part holds already is refused, since jobs
 /// are done whole or not at all, so it can't be this one that did it.
-pub(crate) fn plan(config: &VmConfig, plan: &CryptoPlan, names: &Names<'_>) -> Result<Planned> {
+pub(crate) fn plan(config: &VmConfig, plan: &CryptoPlan, tpm: Option<TpmChange>, names: &Names<'_>) -> Result<Planned> {
     let mut seen = BTreeSet::new();
-    let mut holds = Vec::new();
+    let mut holds: Vec<_> = tpm.iter().map(|change| (*change == TpmChange::Add) == config.tpm.is_some()).collect();
     for step in plan.steps() {
         if !seen.insert(step.component) {
             return Err(Fault::invalid(format!("the plan names {} twice", step.component)));
@@ -107,7 +153,7 @@ pub(crate) fn plan(config: &VmConfig, plan: &CryptoPlan, names: &Names<'_>) -> R
     if holds.iter().all(|holds| *holds) {
         return Ok(Planned::AlreadyDone);
     }
-    let mut work = Work { home: HomeStep::Keep, conversions: Vec::new(), rekeyings: Vec::new() };
+    let mut work = Work { home: HomeStep::Keep, conversions: Vec::new(), rekeyings: Vec::new(), tpm: TpmStep::Keep };
     for step in plan.steps() {
         match (step.component, &step.action) {
             (Component::Home, StepAction::Encrypt { key }) => {
@@ -126,18 +172,14 @@ pub(crate) fn plan(config: &VmConfig, plan: &CryptoPlan, names: &Names<'_>) -> R
                 refuse_same_or_plain(home_key(config), key, step.component)?;
                 work.home = HomeStep::Recrypt(key.clone());
             }
-            (Component::Disk(id), StepAction::ShallowRecrypt { key }) => {
-                let disk = find(config, id)?;
-                let from = refuse_same_or_plain(disk.key(), key, step.component)?.clone();
-                let (file, size) = (disk.file.clone(), disk.size);
-                work.rekeyings.push(Rekeying { disk: id, file, size, from, to: key.clone() });
-            }
-            (Component::Disk(id), action) => {
-                work.conversions.push(conversion(find(config, id)?, action, names)?);
-            }
+            (Component::Disk(id), action) => work.change(find(config, id)?.into(), action, names)?,
+        }
+        // The UEFI variables go with the home.
+        if let (Component::Home, Some(nvram)) = (step.component, config.volume(VolumeId::Nvram)) {
+            work.change(nvram, &step.action, names)?;
         }
     }
-    let disk_is_encrypted_after = config.disks.iter().any(|disk| match work.conversion_of(disk.id) {
+    let disk_is_encrypted_after = config.disks.iter().any(|disk| match work.conversion_of(disk.id.into()) {
         Some(conversion) => matches!(conversion.to.form, Form::Luks(_)),
         None => disk.key().is_some(),
     });
@@ -153,51 +195,101 @@ pub(crate) fn plan(config: &VmConfig, plan: &CryptoPlan, names: &Names<'_>) -> R
             "encrypt the VM home too, or decrypt all disks",
         ));
     }
+    work.tpm = tpm_step(config, &work.home, tpm, home_is_encrypted_after, names)?;
     Ok(Planned::Work(work))
 }
 
-fn conversion(disk: &DiskConfig, action: &StepAction, names: &Names<'_>) -> Result<Conversion> {
-    let from = match &disk.crypto {
-        DiskCrypto::Plain => Form::Plain(disk.plain_format),
-        DiskCrypto::Encrypted { key } => Form::Luks(key.clone()),
-    };
+fn tpm_step(
+    config: &VmConfig,
+    home: &HomeStep,
+    change: Option<TpmChange>,
+    home_is_encrypted_after: bool,
+    names: &Names<'_>,
+) -> Result<TpmStep> {
+    let refuse = |code, why: &str, remedy: &str| Err(Fault::new(code, why, remedy));
+    Ok(match (change, &config.tpm) {
+        (Some(TpmChange::Add), Some(_)) => {
+            return refuse(Code::Exists, "the VM has a vTPM already", "leave it out, or remove that one first");
+        }
+        (Some(TpmChange::Add), None) if config.firmware.is_bios() => {
+            return refuse(Code::Composition, "a vTPM needs UEFI", "make the VM with `--firmware uefi`");
+        }
+        (Some(TpmChange::Add), None) if !home_is_encrypted_after => {
+            let why = "a vTPM would be in a VM home that is not encrypted";
+            return refuse(Code::Composition, why, "encrypt the VM home too");
+        }
+        (Some(TpmChange::Add), None) => TpmStep::Make { to: names.choose_tpm(None)? },
+        (Some(TpmChange::Remove), Some(tpm)) => TpmStep::Remove { from: tpm.state.clone() },
+        (Some(TpmChange::Remove), None) => {
+            return refuse(Code::TpmNone, "the VM has no vTPM", "leave it out");
+        }
+        (None, None) => TpmStep::Keep,
+        (None, Some(tpm)) => match home {
+            HomeStep::Keep => TpmStep::Keep,
+            HomeStep::Rewrap(_) => TpmStep::Rewrap,
+            HomeStep::Recrypt(_) | HomeStep::Encrypt(_) => {
+                TpmStep::Rewrite { from: tpm.state.clone(), to: names.choose_tpm(Some(&tpm.state))? }
+            }
+            HomeStep::Decrypt => {
+                let why = "the VM has a vTPM, which keeps its home encrypted";
+                return refuse(Code::Composition, why, "remove the vTPM first, or leave the VM home encrypted");
+            }
+        },
+    })
+}
+
+fn conversion(volume: VolumeRef<'_>, action: &StepAction, names: &Names<'_>) -> Result<Conversion> {
+    let from = volume.key.map_or(Form::Plain(volume.plain_format), |key| Form::Luks(key.clone()));
     let (to, extension) = match action {
         StepAction::Encrypt { key } => {
-            refuse_encrypted(disk.key().is_some(), Component::Disk(disk.id))?;
+            refuse_encrypted(volume.key.is_some(), volume.id)?;
             (Form::Luks(key.clone()), "luks".to_owned())
         }
         StepAction::Decrypt => {
-            refuse_plain(disk.key().is_none(), Component::Disk(disk.id))?;
-            (Form::Plain(disk.plain_format), disk.plain_format.to_string())
+            refuse_plain(volume.key.is_none(), volume.id)?;
+            (Form::Plain(volume.plain_format), volume.plain_format.to_string())
         }
         StepAction::DeepRecrypt { key } | StepAction::ShallowRecrypt { key } => {
-            refuse_same_or_plain(disk.key(), key, Component::Disk(disk.id))?;
+            refuse_same_or_plain(volume.key, key, volume.id)?;
             (Form::Luks(key.clone()), "luks".to_owned())
         }
     };
-    let from = Image { file: disk.file.clone(), form: from };
-    let to = Image { file: names.choose(disk, &extension)?, form: to };
-    Ok(Conversion { disk: disk.id, size: disk.size, from, to })
+    let from = Image { file: volume.file.clone(), form: from };
+    let to = Image { file: names.choose(volume, &extension)?, form: to };
+    Ok(Conversion { volume: volume.id, size: volume.size, from, to })
 }
 
 impl Names<'_> {
-    fn choose(&self, disk: &DiskConfig, extension: &str) -> Result<FileName> {
+    fn choose(&self, volume: VolumeRef<'_>, extension: &str) -> Result<FileName> {
         match self {
-            Self::New { taken } => fresh_name(taken, disk.id, extension),
-            Self::Noted(files) => files
+            Self::New { taken } => fresh_name(taken, &volume.id.to_string(), &format!(".{extension}")),
+            Self::Noted { files, .. } => files
                 .iter()
-                .find(|files| files.disk == disk.id && files.from == disk.file && files.to != disk.file)
+                .find(|files| files.volume == volume.id && files.from == *volume.file && files.to != *volume.file)
                 .map(|files| files.to.clone())
-                .ok_or_else(|| Fault::home_invalid(format!("the record of the job says nothing sound of {}", disk.id))),
+                .ok_or_else(|| {
+                    Fault::home_invalid(format!("the record of the job says nothing sound of {}", volume.id))
+                }),
+        }
+    }
+
+    /// The directory of a vTPM's new state, beside the old one.
+    fn choose_tpm(&self, old: Option<&FileName>) -> Result<FileName> {
+        match self {
+            Self::New { taken } => fresh_name(taken, "tpm", ""),
+            Self::Noted { tpm: Some(to), .. } if Some(*to) != old => Ok((*to).clone()),
+            Self::Noted { .. } => {
+                Err(Fault::home_invalid("the record of the job says nothing sound of the vTPM's state"))
+            }
         }
     }
 }
 
 /// `disk-0.luks`, or with a number where something has that name, or would have it with one of Ward's endings.
-fn fresh_name(taken: &BTreeSet<String>, disk: DiskId, extension: &str) -> Result<FileName> {
+fn fresh_name(taken: &BTreeSet<String>, base: &str, extension: &str) -> Result<FileName> {
     let is_free = |name: &String| !taken.iter().any(|taken| taken.starts_with(name.as_str()));
-    let plain = std::iter::once(format!("{disk}.{extension}"));
-    let name = plain.chain((2..).map(|n| format!("{disk}-{n}.{extension}"))).find(is_free);
+    let plain = std::iter::once(format!("{base}{extension}"));
+    let name = plain.chain((2..).map(|n| format!("{base}-{n}{extension}"))).find(is_free);
     name.unwrap_or_default().parse().map_err(|error: ward_types::NameError| Fault::internal(error.to_string()))
 }
 
@@ -212,10 +304,7 @@ fn step_holds(config: &VmConfig, step: &CryptoStep) -> Result<bool> {
 
 /// The KEK of the home, if it is encrypted.
 pub(crate) const fn home_key(config: &VmConfig) -> Option<&KeyRef> {
-    match &config.home {
-        HomeCrypto::Plain => None,
-        HomeCrypto::Encrypted { key, .. } => Some(key),
-    }
+    config.home.key()
 }
 
 fn find(config: &VmConfig, id: DiskId) -> Result<&DiskConfig> {
@@ -224,7 +313,7 @@ fn find(config: &VmConfig, id: DiskId) -> Result<&DiskConfig> {
         .ok_or_else(|| Fault::new(Code::NotFound, format!("the VM has no {id}"), "`ward vm show` lists its disks"))
 }
 
-fn refuse_encrypted(is: bool, component: Component) -> Result<()> {
+fn refuse_encrypted(is: bool, component: impl Display) -> Result<()> {
     if is {
         let why = format!("{component} is encrypted already");
         return Err(Fault::new(Code::AlreadyEncrypted, why, "leave it out, or decrypt it first"));
@@ -232,7 +321,7 @@ fn refuse_encrypted(is: bool, component: Component) -> Result<()> {
     Ok(())
 }
 
-fn refuse_plain(is: bool, component: Component) -> Result<()> {
+fn refuse_plain(is: bool, component: impl Display) -> Result<()> {
     if is {
         return Err(Fault::new(Code::NotEncrypted, format!("{component} is not encrypted"), "leave it out"));
     }
@@ -240,7 +329,7 @@ fn refuse_plain(is: bool, component: Component) -> Result<()> {
 }
 
 /// The key that there is, where it can be replaced by that one.
-fn refuse_same_or_plain<'a>(now: Option<&'a KeyRef>, new: &KeyRef, component: Component) -> Result<&'a KeyRef> {
+fn refuse_same_or_plain<'a>(now: Option<&'a KeyRef>, new: &KeyRef, component: impl Display) -> Result<&'a KeyRef> {
     match now {
         None => {
             Err(Fault::new(Code::NotEncrypted, format!("{component} is not encrypted"), "leave it out, or encrypt it"))
@@ -254,28 +343,63 @@ fn refuse_same_or_plain<'a>(now: Option<&'a KeyRef>, new: &KeyRef, component: Co
 }
 
 impl Work {
-    fn conversion_of(&self, disk: DiskId) -> Option<&Conversion> {
-        self.conversions.iter().find(|conversion| conversion.disk == disk)
+    /// Adds what is done to one volume.
+    fn change(&mut self, volume: VolumeRef<'_>, action: &StepAction, names: &Names<'_>) -> Result<()> {
+        if let StepAction::ShallowRecrypt { key } = action {
+            let from = refuse_same_or_plain(volume.key, key, volume.id)?.clone();
+            let (file, size) = (volume.file.clone(), volume.size);
+            self.rekeyings.push(Rekeying { volume: volume.id, file, size, from, to: key.clone() });
+        } else {
+            self.conversions.push(conversion(volume, action, names)?);
+        }
+        Ok(())
+    }
+
+    fn conversion_of(&self, volume: VolumeId) -> Option<&Conversion> {
+        self.conversions.iter().find(|conversion| conversion.volume == volume)
     }
 
     /// The files, as a job notes them.
     pub(crate) fn files(&self) -> Vec<Files> {
         let files = |conversion: &Conversion| Files {
-            disk: conversion.disk,
+            volume: conversion.volume,
             from: conversion.from.file.clone(),
             to: conversion.to.file.clone(),
         };
         self.conversions.iter().map(files).collect()
     }
 
-    /// The disks whose KEK is replaced, as a job notes them.
-    pub(crate) fn rekeyed(&self) -> Vec<DiskId> {
-        self.rekeyings.iter().map(|rekeying| rekeying.disk).collect()
+    /// The volumes whose KEK is replaced, as a job notes them.
+    pub(crate) fn rekeyed(&self) -> Vec<VolumeId> {
+        self.rekeyings.iter().map(|rekeying| rekeying.volume).collect()
     }
 
-    /// The VM when all is done. `wrapped_key` is needed where the home is encrypted under another KEK then.
-    pub(crate) fn after(&self, before: &VmConfig, wrapped_key: Option<&WrappedHomeKey>) -> Result<VmConfig> {
+    /// The VM when all is done. `wrapped_key` is needed where the home is encrypted under another KEK then, `tpm_key` where
+    /// the vTPM's key is another one, or under another KEK.
+    pub(crate) fn after(
+        &self,
+        before: &VmConfig,
+        wrapped_key: Option<&WrappedHomeKey>,
+        tpm_key: Option<&WrappedTpmKey>,
+    ) -> Result<VmConfig> {
         let mut after = before.clone();
+        let state = match (&self.tpm, &before.tpm) {
+            (TpmStep::Make { to } | TpmStep::Rewrite { to, .. }, _) => Some(to),
+            (TpmStep::Rewrap, Some(tpm)) => Some(&tpm.state),
+            (TpmStep::Rewrap | TpmStep::Remove { .. } | TpmStep::Keep, _) => None,
+        };
+        if let Some(state) = state {
+            let wrapped_key = tpm_key.ok_or_else(|| Fault::internal("there is no key of the vTPM"))?.clone();
+            after.tpm = Some(VirtualTpm { state: state.clone(), wrapped_key });
+        }
+        if let TpmStep::Remove { .. } = self.tpm {
+            after.tpm = None;
+        }
+        if let (Firmware::Uefi { nvram, .. }, Some(conversion)) =
+            (&mut after.firmware, self.conversion_of(VolumeId::Nvram))
+        {
+            nvram.file = conversion.to.file.clone();
+        }
         match &self.home {
             HomeStep::Keep => {}
             HomeStep::Decrypt => after.home = HomeCrypto::Plain,
@@ -285,14 +409,14 @@ impl Work {
             }
         }
         for disk in &mut after.disks {
-            if let Some(conversion) = self.conversion_of(disk.id) {
+            if let Some(conversion) = self.conversion_of(disk.id.into()) {
                 disk.file = conversion.to.file.clone();
                 disk.crypto = match &conversion.to.form {
                     Form::Plain(_) => DiskCrypto::Plain,
                     Form::Luks(key) => DiskCrypto::Encrypted { key: key.clone() },
                 };
             }
-            if let Some(rekeying) = self.rekeyings.iter().find(|rekeying| rekeying.disk == disk.id) {
+            if let Some(rekeying) = self.rekeyings.iter().find(|rekeying| rekeying.volume == disk.id.into()) {
                 disk.crypto = DiskCrypto::Encrypted { key: rekeying.to.clone() };
             }
         }
@@ -324,7 +448,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use proptest::prelude::*;
-    use ward_types::{Boot, KeyId, VmId};
+    use ward_types::{Boot, KeyId, Nvram, VmId};
 
     use super::*;
 
@@ -355,7 +479,18 @@ mod tests {
                 Some(k) => HomeCrypto::Encrypted { key: key(k), wrapped_key: WrappedHomeKey("x".into()) },
             },
             disks: disks.iter().enumerate().map(disk).collect(),
+            firmware: Firmware::Bios,
+            tpm: None,
         }
+    }
+
+    /// The same with UEFI, and with a vTPM.
+    fn with_uefi(config: VmConfig, tpm: bool) -> VmConfig {
+        let encrypted = config.home != HomeCrypto::Plain;
+        let file = if encrypted { "nvram.luks" } else { "nvram.raw" }.parse().unwrap();
+        let firmware = Firmware::Uefi { secure_boot: false, nvram: Nvram { file, size: 540_672 } };
+        let tpm = tpm.then(|| VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key: WrappedTpmKey("t".into()) });
+        VmConfig { firmware, tpm, ..config }
     }
 
     fn recrypt(component: Component, deep: bool, k: u8) -> CryptoStep {
@@ -374,8 +509,13 @@ mod tests {
     }
 
     fn run(config: &VmConfig, steps: &[CryptoStep]) -> Result<Planned> {
-        let taken = config.disks.iter().map(|disk| disk.file.to_string()).collect();
-        plan(config, &CryptoPlan::new(steps.to_vec()), &Names::New { taken: &taken })
+        run_with(config, steps, None)
+    }
+
+    fn run_with(config: &VmConfig, steps: &[CryptoStep], tpm: Option<TpmChange>) -> Result<Planned> {
+        let mut taken: BTreeSet<_> = config.volumes().map(|volume| volume.file.to_string()).collect();
+        taken.extend(config.tpm.iter().map(|tpm| tpm.state.to_string()));
+        plan(config, &CryptoPlan::new(steps.to_vec()), tpm, &Names::New { taken: &taken })
     }
 
     #[test]
@@ -401,6 +541,67 @@ mod tests {
     }
 
     #[test]
+    fn the_uefi_variables_go_with_the_home() {
+        let home = Component::Home;
+        let nvram = |config: &VmConfig, steps: &[CryptoStep]| {
+            let Ok(Planned::Work(work)) = run(config, steps) else { panic!("{config:?} {steps:?}") };
+            let converted = work.conversion_of(VolumeId::Nvram).map(|conversion| conversion.to.clone());
+            let after =
+                work.after(config, Some(&WrappedHomeKey("y".into())), Some(&WrappedTpmKey("u".into()))).unwrap();
+            (converted.map(|to| to.file.to_string()), work.rekeyed(), after)
+        };
+        let plain = with_uefi(vm(None, &[None]), false);
+        let (to, _, after) = nvram(&plain, &[step(home, Some(1))]);
+        assert_eq!(to.as_deref(), Some("nvram.luks"));
+        assert_eq!(after.firmware.nvram().unwrap().file.as_str(), "nvram.luks");
+        let encrypted = with_uefi(vm(Some(1), &[Some(1)]), true);
+        let (to, rekeyed, after) = nvram(&encrypted, &[recrypt(home, false, 2)]);
+        assert_eq!((to, rekeyed), (None, vec![VolumeId::Nvram]));
+        assert_eq!(
+            after.tpm.unwrap(),
+            VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key: WrappedTpmKey("u".into()) }
+        );
+        let (to, _, after) = nvram(&encrypted, &[recrypt(home, true, 2)]);
+        assert_eq!(to.as_deref(), Some("nvram-2.luks"));
+        assert_eq!(after.tpm.unwrap().state.as_str(), "tpm-2", "it has a key of its own, which is replaced too");
+        let bare = VmConfig { tpm: None, ..encrypted.clone() };
+        let (to, ..) = nvram(&bare, &[step(disk(0), None), step(home, None)]);
+        assert_eq!(to.as_deref(), Some("nvram.raw"));
+        let (to, _, after) = nvram(&encrypted, &[recrypt(disk(0), true, 2)]);
+        assert_eq!((to, &after.tpm), (None, &encrypted.tpm), "a disk alone");
+    }
+
+    #[test]
+    fn a_vtpm_comes_and_goes_by_the_rules() {
+        use TpmChange::{Add, Remove};
+        let (home, none) = (Component::Home, &[][..]);
+        let (encrypt, decrypt) = ([step(home, Some(1))], [step(home, None)]);
+        let (plain, encrypted) = (with_uefi(vm(None, &[]), false), with_uefi(vm(Some(1), &[]), false));
+        let with = with_uefi(vm(Some(1), &[]), true);
+        for (config, steps, change, expected) in [
+            (&plain, &encrypt[..], Add, Ok(TpmStep::Make { to: "tpm".parse().unwrap() })),
+            (&encrypted, none, Add, Ok(TpmStep::Make { to: "tpm".parse().unwrap() })),
+            (&with, none, Remove, Ok(TpmStep::Remove { from: "tpm".parse().unwrap() })),
+            (&with, &decrypt, Remove, Ok(TpmStep::Remove { from: "tpm".parse().unwrap() })),
+            (&plain, none, Add, Err(Code::Composition)),
+            (&encrypted, &decrypt, Add, Err(Code::Composition)),
+            (&vm(Some(1), &[]), none, Add, Err(Code::Composition)),
+            (&with, &decrypt, Add, Err(Code::Exists)),
+            (&encrypted, &decrypt, Remove, Err(Code::TpmNone)),
+        ] {
+            let planned = run_with(config, steps, Some(change)).map_err(|fault| fault.code);
+            let step = planned.map(|planned| match planned {
+                Planned::Work(work) => work.tpm,
+                Planned::AlreadyDone => panic!("{config:?} {steps:?}"),
+            });
+            assert_eq!(step, expected, "{config:?} {steps:?} {change:?}");
+        }
+        assert_eq!(run_with(&with, none, Some(Add)), Ok(Planned::AlreadyDone));
+        assert_eq!(run_with(&encrypted, none, Some(Remove)), Ok(Planned::AlreadyDone));
+        assert_eq!(run(&with, &decrypt).unwrap_err().code, Code::Composition, "a vTPM keeps the home encrypted");
+    }
+
+    #[test]
     fn what_holds_already_is_done() {
         let all = [step(Component::Home, Some(1)), step(disk(0), Some(1))];
         assert_eq!(run(&vm(Some(1), &[Some(1)]), &all), Ok(Planned::AlreadyDone));
@@ -414,7 +615,7 @@ mod tests {
         let config = vm(None, &[None]);
         let plan_of = |names: &Names<'_>| {
             let steps = CryptoPlan::new(vec![step(Component::Home, Some(1)), step(disk(0), Some(1))]);
-            match plan(&config, &steps, names).unwrap() {
+            match plan(&config, &steps, None, names).unwrap() {
                 Planned::Work(work) => work,
                 Planned::AlreadyDone => panic!("nothing to do"),
             }
@@ -428,12 +629,13 @@ mod tests {
             let taken = taken.into_iter().map(str::to_owned).collect();
             let work = plan_of(&Names::New { taken: &taken });
             assert_eq!(work.conversions[0].to.file.as_str(), expected);
-            assert_eq!(plan_of(&Names::Noted(&work.files())), work);
+            assert_eq!(plan_of(&Names::Noted { files: &work.files(), tpm: None }), work);
         }
         let mut forged = plan_of(&Names::New { taken: &BTreeSet::new() }).files();
         forged[0].to = forged[0].from.clone();
         let steps = CryptoPlan::new(vec![step(Component::Home, Some(1)), step(disk(0), Some(1))]);
-        assert_eq!(plan(&config, &steps, &Names::Noted(&forged)).unwrap_err().code, Code::HomeInvalid);
+        let forged = Names::Noted { files: &forged, tpm: None };
+        assert_eq!(plan(&config, &steps, None, &forged).unwrap_err().code, Code::HomeInvalid);
     }
 
     fn action() -> impl Strategy<Value = StepAction> {
@@ -457,18 +659,25 @@ mod tests {
         fn what_is_planned_is_what_was_asked(
             home in crypto(), disks in prop::collection::vec(crypto(), 0..4),
             ask_home in prop::option::of(action()), ask in prop::collection::vec(prop::option::of(action()), 0..4),
+            uefi: bool, tpm: bool,
         ) {
             prop_assume!(home.is_some() || disks.iter().all(Option::is_none));
             let before = vm(home, &disks);
+            let before = if uefi { with_uefi(before, tpm && home.is_some()) } else { before };
             let step = |component, action: &StepAction| CryptoStep { component, action: action.clone() };
             let mut steps: Vec<_> = ask_home.iter().map(|ask| step(Component::Home, ask)).collect();
             for (n, ask) in ask.iter().enumerate().take(disks.len()) {
                 steps.extend(ask.iter().map(|ask| step(disk(u16::try_from(n).unwrap()), ask)));
             }
             let Ok(Planned::Work(work)) = run(&before, &steps) else { return Ok(()) };
-            let after = work.after(&before, Some(&WrappedHomeKey("y".into()))).unwrap();
+            let after = work.after(&before, Some(&WrappedHomeKey("y".into())), Some(&WrappedTpmKey("u".into()))).unwrap();
             prop_assert_eq!(run(&after, &steps), Ok(Planned::AlreadyDone));
-            prop_assert!(after.home != HomeCrypto::Plain || !after.is_encrypted());
+            prop_assert!(after.home != HomeCrypto::Plain || !after.is_encrypted() && after.tpm.is_none());
+            prop_assert_eq!(before.tpm.is_some(), after.tpm.is_some());
+            // What was encrypted under the home's key is so no longer where the home isn't.
+            let moved = before.firmware.nvram() != after.firmware.nvram();
+            prop_assert_eq!(moved, uefi && ask_home.as_ref().is_some_and(|action| !action.is_online()));
+            prop_assert_eq!(before.tpm != after.tpm, before.tpm.is_some() && ask_home.is_some());
             let needed: Vec<_> = work.keys().collect();
             for (old, new) in before.disks.iter().zip(&after.disks) {
                 let asked = steps.iter().find(|step| step.component == Component::Disk(old.id));

@@ -5,13 +5,15 @@
 //! under a KEK.
 
 use serde::{Deserialize, Serialize};
-use ward_types::{CryptoPlan, DiskId, TaskId, WrappedHomeKey};
+use ward_rpc::api::host::TpmChange;
+use ward_types::{CryptoPlan, FileName, TaskId, VolumeId, WrappedHomeKey, WrappedTpmKey};
 
-use super::plan::{Files, Work};
+use super::plan::{Files, Names, Work};
 use crate::fault::{Fault, Result};
 use crate::files::{self, Moments};
 use crate::home::codec::{CHECKPOINT, PART};
 use crate::home::{Home, JOB_JSON};
+use crate::vtpm;
 
 const VERSION: u32 = 1;
 const MAX_RECORD: u64 = 1 << 20;
@@ -27,16 +29,57 @@ pub(crate) struct Record {
     pub(crate) plan: CryptoPlan,
     /// The files, old and new, of each disk that it converts.
     pub(crate) files: Vec<Files>,
-    /// The disks whose KEK it replaces.
+    /// The volumes whose KEK it replaces.
     #[serde(default)]
-    pub(crate) rekeyed: Vec<DiskId>,
+    pub(crate) rekeyed: Vec<VolumeId>,
     /// The new key of the home, wrapped, where it gets one.
     pub(crate) home_key: Option<WrappedHomeKey>,
+    /// What it does to the vTPM.
+    #[serde(default, skip_serializing_if = "TpmRecord::is_empty")]
+    pub(crate) tpm: TpmRecord,
+}
+
+/// What a job does to the vTPM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TpmRecord {
+    /// What was asked.
+    pub(crate) change: Option<TpmChange>,
+    /// The state that goes.
+    pub(crate) from: Option<FileName>,
+    /// The state that comes.
+    pub(crate) to: Option<FileName>,
+    /// Its key, wrapped.
+    pub(crate) key: Option<WrappedTpmKey>,
+}
+
+impl TpmRecord {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Record {
-    pub(crate) fn new(job: TaskId, plan: CryptoPlan, work: &Work, home_key: Option<WrappedHomeKey>) -> Self {
-        Self { version: VERSION, job, plan, files: work.files(), rekeyed: work.rekeyed(), home_key }
+    pub(crate) fn new(
+        job: TaskId,
+        (plan, change): (CryptoPlan, Option<TpmChange>),
+        work: &Work,
+        home_key: Option<WrappedHomeKey>,
+        tpm_key: Option<WrappedTpmKey>,
+    ) -> Self {
+        let (from, to) = (work.tpm.from().cloned(), work.tpm.to().cloned());
+        let tpm = TpmRecord { change, from, to, key: tpm_key };
+        Self { version: VERSION, job, plan, files: work.files(), rekeyed: work.rekeyed(), home_key, tpm }
+    }
+
+    /// The names of new files that the job chose.
+    pub(crate) fn names(&self) -> Names<'_> {
+        Names::Noted { files: &self.files, tpm: self.tpm.to.as_ref() }
+    }
+
+    /// Whether the job works beside the running VM.
+    pub(crate) fn is_online(&self) -> bool {
+        self.plan.is_online() && self.tpm.change.is_none()
     }
 
     /// The record in a home, if a job left one.
@@ -64,6 +107,9 @@ impl Record {
             home.remove(&checkpoint(&files.to))?;
             home.remove(&format!("{}.new", checkpoint(&files.to)))?;
         }
+        if let Some(to) = &self.tpm.to {
+            vtpm::remove(&home.file(&vtpm::part(to)))?;
+        }
         home.remove("vm.toml.new")?;
         home.sync()?;
         crash_point::reach("crypt.tidied");
@@ -74,11 +120,11 @@ impl Record {
 }
 
 /// The name of a file until it is whole.
-pub(crate) fn part(file: &ward_types::FileName) -> String {
+pub(crate) fn part(file: &FileName) -> String {
     format!("{file}{PART}")
 }
 
 /// The name of the note of how far it is.
-pub(crate) fn checkpoint(file: &ward_types::FileName) -> String {
+pub(crate) fn checkpoint(file: &FileName) -> String {
     format!("{file}{CHECKPOINT}")
 }

@@ -7,8 +7,8 @@ use ward_rpc::NativeEntry;
 use ward_rpc::api::host::HomeRef;
 use ward_secret::{HomeKey, Kdk};
 use ward_types::{
-    Boot, DiskConfig, DiskCrypto, DiskId, FileName, HomeCrypto, HostId, KdkId, KdkRef, KeyRef, Name, PlainFormat,
-    Problem, VmConfig, VmId,
+    Boot, DiskConfig, DiskCrypto, DiskId, FileName, Firmware, HomeCrypto, HostId, KdkId, KdkRef, KeyRef, Name,
+    PlainFormat, Problem, VmConfig, VmId,
 };
 
 use crate::fault::{Doing, Fault, Result};
@@ -93,6 +93,8 @@ impl NativeHost {
                     plain_format: PlainFormat::Raw,
                     crypto: DiskCrypto::Encrypted { key: key.clone() },
                 }],
+                firmware: Firmware::Bios,
+                tpm: None,
             };
             let moments = files::Moments { written: "measure.written", renamed: "measure.renamed" };
             files::write_atomically(&path.join(VM_TOML), &codec::encode(&config, Some(&home_key))?, moments)?;

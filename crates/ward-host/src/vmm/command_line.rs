@@ -1,17 +1,19 @@
 //! QEMU's command line, worked out without touching anything.
 //!
 //! QEMU runs in the VM's run directory, so that its sockets have short names. No key ever stands here, nor reaches QEMU in
-//! another way: encrypted disks are served to it by the disk process.
+//! another way: encrypted volumes are served to it by the disk process, and its TPM by swtpm.
 
 use std::ffi::OsString;
 use std::path::Path;
 
 use serde_json::json;
-use ward_types::{Boot, DiskId, VmConfig};
+use ward_types::{Boot, DiskId, Firmware, VmConfig};
 
 /// Names in the run directory.
 pub(crate) const QMP: &str = "qmp.sock";
 pub(crate) const SERIAL: &str = "serial.sock";
+pub(crate) const NVRAM_SOCKET: &str = "nvram.sock";
+pub(crate) const TPM_SOCKET: &str = "tpm.sock";
 
 /// The socket of a disk that the disk process serves.
 pub(crate) fn disk_socket(disk: DiskId) -> String {
@@ -39,12 +41,13 @@ pub(crate) fn queues(config: &VmConfig) -> u16 {
     config.cpus.clamp(1, 4)
 }
 
-/// The arguments, for a VM whose disks come in these ways.
+/// The arguments, for a VM whose disks come in these ways, with the firmware that it takes if that is UEFI.
 pub(crate) fn arguments(
     config: &VmConfig,
     home: &Path,
     accelerator: Accelerator,
     disks: &[(DiskId, Way)],
+    firmware: Option<&Path>,
 ) -> Vec<OsString> {
     let mut args = Arguments(Vec::new());
     let (accel, cpu) = match accelerator {
@@ -58,7 +61,7 @@ pub(crate) fn arguments(
     args.pair("-display", "none");
     // Nothing runs before everything is connected.
     args.flag("-S");
-    args.pair("-machine", "q35,memory-backend=memory");
+    args.machine(&config.firmware, firmware);
     args.pair("-accel", accel);
     args.pair("-cpu", cpu);
     args.pair("-smp", config.cpus.to_string());
@@ -79,6 +82,11 @@ pub(crate) fn arguments(
         }
         args.pair("-append", command_line);
     }
+    if config.tpm.is_some() {
+        args.pair("-chardev", format!("socket,id=tpm,path={TPM_SOCKET}"));
+        args.pair("-tpmdev", "emulator,id=tpm0,chardev=tpm");
+        args.pair("-device", "tpm-crb,tpmdev=tpm0");
+    }
     for (position, (id, way)) in (1..).zip(disks) {
         args.disk(config, home, *id, *way, position);
     }
@@ -94,6 +102,27 @@ impl Arguments {
 
     fn pair(&mut self, flag: &str, value: impl Into<OsString>) {
         self.0.extend([flag.into(), value.into()]);
+    }
+
+    fn machine(&mut self, kind: &Firmware, code: Option<&Path>) {
+        let machine = "q35,memory-backend=memory";
+        let (Firmware::Uefi { secure_boot, .. }, Some(code)) = (kind, code) else {
+            self.pair("-machine", machine);
+            return;
+        };
+        let file = json!({ "driver": "file", "filename": code.to_string_lossy() });
+        let code = json!({ "driver": "raw", "node-name": "firmware", "read-only": true, "file": file });
+        let server = json!({ "type": "unix", "path": NVRAM_SOCKET });
+        let nvram = json!({ "driver": "nbd", "node-name": "nvram", "server": server });
+        self.pair("-blockdev", code.to_string());
+        self.pair("-blockdev", nvram.to_string());
+        let smm = if *secure_boot { ",smm=on" } else { "" };
+        self.pair("-machine", format!("{machine},pflash0=firmware,pflash1=nvram{smm}"));
+        if *secure_boot {
+            // Else the guest's kernel could write the variables past the firmware, or while it wakes.
+            self.pair("-global", "driver=cfi.pflash01,property=secure,value=on");
+            self.pair("-global", "ICH9-LPC.disable_s3=1");
+        }
     }
 
     fn disk(&mut self, config: &VmConfig, home: &Path, id: DiskId, way: Way, bootindex: usize) {
@@ -125,7 +154,7 @@ impl Arguments {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use ward_types::{DiskConfig, DiskCrypto, HomeCrypto, PlainFormat, VmId};
+    use ward_types::{DiskConfig, DiskCrypto, HomeCrypto, Nvram, PlainFormat, VirtualTpm, VmId, WrappedTpmKey};
 
     use super::*;
 
@@ -147,10 +176,13 @@ mod tests {
             boot: Boot::Disk,
             home: HomeCrypto::Plain,
             disks: vec![disk(0, PlainFormat::Raw), disk(3, PlainFormat::Qcow2)],
+            firmware: Firmware::Bios,
+            tpm: None,
         };
         let line = |config: &VmConfig, accelerator| {
             let disks = [(DiskId(0), Way::Served), (DiskId(3), Way::Qcow2)];
-            let args = arguments(config, Path::new("/store,1/web \"1\""), accelerator, &disks);
+            let code = config.firmware.nvram().map(|_| Path::new("/usr/share/OVMF/CODE.fd"));
+            let args = arguments(config, Path::new("/store,1/web \"1\""), accelerator, &disks, code);
             args.iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
         };
         let text = line(&config, Accelerator::Tcg);
@@ -165,7 +197,30 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
-        assert!(!text.contains("-kernel"));
+        for part in ["-kernel", "pflash", "nbd", "tpm", "smm"] {
+            assert!(!text.contains(part), "{part} is in {text}");
+        }
+        let nvram = Nvram { file: "nvram.raw".parse().unwrap(), size: 540_672 };
+        config.firmware = Firmware::Uefi { secure_boot: false, nvram: nvram.clone() };
+        let text = line(&config, Accelerator::Tcg);
+        for part in [
+            "-machine q35,memory-backend=memory,pflash0=firmware,pflash1=nvram -accel",
+            r#""filename":"/usr/share/OVMF/CODE.fd""#,
+            r#"{"driver":"nbd","node-name":"nvram","server":{"path":"nvram.sock","type":"unix"}}"#,
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(!text.contains("smm") && !text.contains("tpm") && !text.contains("nvram.raw"), "{text}");
+        config.firmware = Firmware::Uefi { secure_boot: true, nvram };
+        config.tpm = Some(VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key: WrappedTpmKey("secret".into()) });
+        let text = line(&config, Accelerator::Tcg);
+        for part in [
+            "pflash1=nvram,smm=on -global driver=cfi.pflash01,property=secure,value=on -global ICH9-LPC.disable_s3=1",
+            "-chardev socket,id=tpm,path=tpm.sock -tpmdev emulator,id=tpm0,chardev=tpm -device tpm-crb,tpmdev=tpm0",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(!text.contains("secret"), "{text}");
         config.boot = Boot::Kernel {
             kernel: "kernel".parse().unwrap(),
             initrd: None,
@@ -174,7 +229,7 @@ mod tests {
         let text = line(&config, Accelerator::Kvm);
         assert!(text.contains("-accel kvm -cpu host"), "{text}");
         let disks = [(DiskId(0), Way::Served)];
-        let args = arguments(&config, Path::new("/x"), Accelerator::Kvm, &disks);
+        let args = arguments(&config, Path::new("/x"), Accelerator::Kvm, &disks, None);
         let at = args.iter().position(|arg| arg == "-append").unwrap();
         assert_eq!(args[at + 1], "console=ttyS0 -monitor stdio", "one argument, whatever it holds");
     }

@@ -79,6 +79,15 @@ impl Console {
         }
     }
 
+    /// Says something that is not the guest's.
+    pub(crate) fn say(&self, text: &str) {
+        let mut ring = self.ring();
+        ring.push(format!("\r\n[ward: {text}]\r\n").as_bytes());
+        let end = ring.end;
+        drop(ring);
+        self.state.send_modify(|state| state.0 = end);
+    }
+
     /// The VM has ended.
     pub(crate) fn power_off(&self) {
         self.state.send_modify(|state| state.1 = Power::Off);

@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use ward_disk::client::Commander;
-use ward_disk::{DiskErrorKind, DiskProcess, Order, Report};
+use ward_disk::{DiskErrorKind, DiskProcess, ExportOrder, Order, Report};
 use ward_rpc::api::host::HomeRef;
 use ward_types::Code;
 
@@ -22,6 +22,7 @@ use super::qemu::{Qemu, SANDBOX};
 use super::qmp::{Event, Qmp};
 use super::run_dir::{DISK_LOG, Note, QEMU_LOG, RunDir};
 use crate::fault::{Doing, Fault, Result};
+use crate::home::HomeLock;
 
 /// How long QEMU may take until its sockets answer.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
@@ -34,6 +35,7 @@ const DISK_ENDS_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Launched {
     pub(crate) qemu: Process,
     pub(crate) disk: Option<Process>,
+    pub(crate) tpm: Option<Process>,
     pub(crate) qmp: Qmp,
     pub(crate) events: mpsc::UnboundedReceiver<Event>,
     pub(crate) serial: tokio::task::JoinHandle<()>,
@@ -48,20 +50,50 @@ pub(crate) async fn launch(
     prepared: Prepared,
     console: &Arc<Console>,
 ) -> Result<Launched> {
-    let mut note = Note { vm: prepared.config.id, home: at.clone(), disk: None, qemu: None, started: false };
-    let arguments = command_line::arguments(&prepared.config, prepared.home.path(), qemu.accelerator, &prepared.ways);
-    let Prepared { lock, order, deks, .. } = prepared;
-    let disk = if order.disks.is_empty() {
+    let mut note = Note { vm: prepared.config.id, home: at.clone(), disk: None, tpm: None, qemu: None, started: false };
+    let Prepared { config, home, ways, firmware, lock, order, deks, tpm, .. } = prepared;
+    let arguments = command_line::arguments(&config, home.path(), qemu.accelerator, &ways, firmware.as_deref());
+    let tpm = match tpm {
+        Some((state, key)) => {
+            let (id, process) = super::tpm::start(run_dir, state, key).await?;
+            note.tpm = Some(id);
+            Some(process)
+        }
+        None => None,
+    };
+    let launched = launch_with(exe, qemu, run_dir, &mut note, (arguments, lock), (order, deks), console).await;
+    match launched {
+        Ok(launched) => Ok(Launched { tpm, ..launched }),
+        Err(fault) => {
+            if let Some(tpm) = tpm {
+                tpm.kill();
+                tpm.ended().await;
+            }
+            Err(fault)
+        }
+    }
+}
+
+async fn launch_with(
+    exe: &Path,
+    qemu: &Qemu,
+    run_dir: &RunDir,
+    note: &mut Note,
+    (arguments, lock): (Vec<std::ffi::OsString>, HomeLock),
+    (order, deks): (ExportOrder, Vec<ward_secret::Dek>),
+    console: &Arc<Console>,
+) -> Result<Launched> {
+    let disk = if order.disks.is_empty() && order.nbd.is_empty() {
         None
     } else {
         let disk = start_disk(exe, run_dir, Order::Export(order), deks).await?;
         note.disk = Some(disk.id.clone());
         Some(disk)
     };
-    let launched = start_qemu(qemu, run_dir, &mut note, arguments, lock.into_file(), console).await;
+    let launched = start_qemu(qemu, run_dir, note, arguments, lock.into_file(), console).await;
     match launched {
         Ok((qemu, qmp, events, serial)) => {
-            Ok(Launched { qemu, disk: disk.map(|disk| disk.process), qmp, events, serial })
+            Ok(Launched { qemu, disk: disk.map(|disk| disk.process), tpm: None, qmp, events, serial })
         }
         Err(fault) => {
             if let Some(disk) = disk {
@@ -228,14 +260,14 @@ pub(crate) async fn connect_serial(run_dir: &RunDir, console: &Arc<Console>) -> 
 }
 
 /// Takes note of a child's end, so that the kernel can forget it.
-fn wait_for(mut child: Child) {
+pub(super) fn wait_for(mut child: Child) {
     let wait = move || {
         if let Ok(status) = child.wait() {
-            tracing::debug!(%status, "a QEMU ended");
+            tracing::debug!(%status, "a process ended");
         }
     };
-    if let Err(error) = std::thread::Builder::new().name("qemu".into()).spawn(wait) {
-        tracing::error!(%error, "cannot wait for a QEMU");
+    if let Err(error) = std::thread::Builder::new().name("child".into()).spawn(wait) {
+        tracing::error!(%error, "cannot wait for a process");
     }
 }
 
@@ -244,7 +276,7 @@ fn vmm_failed(run_dir: &RunDir, why: &str) -> Fault {
     with_log(fault, run_dir, QEMU_LOG)
 }
 
-fn with_log(mut fault: Fault, run_dir: &RunDir, log: &str) -> Fault {
+pub(super) fn with_log(mut fault: Fault, run_dir: &RunDir, log: &str) -> Fault {
     let tail = run_dir.tail(log);
     if !tail.is_empty() {
         fault.why.push_str(&format!("; it said: {tail}"));

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! ward host ---- control, console ----> QEMU ---- vhost-user-blk ----> ward disk ----> LUKS2 and raw images
+//!    |                                    +------ NBD ----------------> the same, for UEFI variables
 //!    |                                    +------ plain qcow2 images
+//!    |                                    +------ control, TPM --------> swtpm ------> the vTPM's state
 //!    +---- order, keys (once) -------------------------------------------^
 //! ```
 //!
-//! QEMU and the disk process are in process groups of their own and go on without the agent. What the next agent needs to
+//! QEMU, the disk process and swtpm are in process groups of their own and go on without the agent. What the next agent needs to
 //! find them again is in the VM's run directory. While the agent is away, what guests print is lost: it is kept nowhere
 //! but in memory.
 
@@ -18,6 +20,7 @@ mod process;
 mod qemu;
 mod qmp;
 mod run_dir;
+mod tpm;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -40,7 +43,7 @@ use launch::Launched;
 use process::Process;
 pub(crate) use qemu::Qemu;
 use qmp::{Event, Qmp};
-use run_dir::{Note, QEMU_LOG, RunDir};
+use run_dir::{Note, QEMU_LOG, RunDir, TPM_LOG};
 
 /// How long to wait before the power button is pressed again, first and at most: a guest that just boots may not notice
 /// the first time.
@@ -52,6 +55,8 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(300);
 /// How long the last of the console may take to arrive.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 const TRIM_LOGS_EVERY: Duration = Duration::from_secs(60);
+/// What a console shows when swtpm is gone: the guest goes on, and whatever it asks its TPM fails.
+const TPM_GONE: &str = "the vTPM is gone; it comes back when the VM is stopped and started";
 
 /// All of a start that comes before the VM's processes; what it opened is closed again.
 pub(crate) fn prepare_only(
@@ -191,9 +196,9 @@ impl Vms {
 
     /// Takes a running VM into the list and watches it to its end.
     fn take_on(self: &Arc<Self>, vm: VmId, run_dir: RunDir, console: Arc<Console>, launched: Launched) {
-        let Launched { qemu, disk, qmp, events, serial } = launched;
+        let Launched { qemu, disk, tpm, qmp, events, serial } = launched;
         let running = Arc::new(Running { qemu, qmp: Some(qmp), off: watch::Sender::new(false) });
-        self.watch(Watched { vm, run_dir, console, running, disk, events: Some(events), serial: Some(serial) });
+        self.watch(Watched { vm, run_dir, console, running, disk, tpm, events: Some(events), serial: Some(serial) });
     }
 
     fn watch(self: &Arc<Self>, watched: Watched) {
@@ -263,9 +268,9 @@ impl Vms {
 
     async fn adopt_one(self: &Arc<Self>, run_dir: RunDir, note: Option<Note>) -> Result<()> {
         let find = |id: &Option<process::ProcessId>| id.as_ref().and_then(|id| Process::find(id).ok().flatten());
-        let (qemu, disk) = match &note {
-            Some(note) => (find(&note.qemu), find(&note.disk)),
-            None => (None, None),
+        let (qemu, disk, tpm) = match &note {
+            Some(note) => (find(&note.qemu), find(&note.disk), find(&note.tpm)),
+            None => (None, None, None),
         };
         match (note, qemu) {
             (Some(note), Some(qemu)) if note.started => {
@@ -286,13 +291,19 @@ impl Vms {
                 };
                 let serial = launch::connect_serial(&run_dir, &console).await.ok();
                 let running = Arc::new(Running { qemu, qmp, off: watch::Sender::new(false) });
-                self.watch(Watched { vm: note.vm, run_dir, console, running, disk, events, serial });
+                if note.tpm.is_some() && tpm.is_none() {
+                    console.say(TPM_GONE);
+                }
+                self.watch(Watched { vm: note.vm, run_dir, console, running, disk, tpm, events, serial });
             }
             (Some(note), None) if note.started => {
                 // The guest has ended; its disk process may still be writing.
                 self.slots().insert(note.vm, Slot::Busy);
                 let vms = Arc::clone(self);
                 tokio::spawn(async move {
+                    if let Some(tpm) = tpm {
+                        tpm::end(&tpm).await;
+                    }
                     if let Some(disk) = disk {
                         disk.ended().await;
                     }
@@ -369,6 +380,7 @@ struct Watched {
     console: Arc<Console>,
     running: Arc<Running>,
     disk: Option<Process>,
+    tpm: Option<Process>,
     events: Option<mpsc::UnboundedReceiver<Event>>,
     serial: Option<tokio::task::JoinHandle<()>>,
 }
@@ -385,6 +397,9 @@ impl Watched {
         if let Some(serial) = self.serial.take() {
             let _ = timeout(LAST_WORDS_WITHIN, serial).await;
         }
+        if let Some(tpm) = &self.tpm {
+            tpm::end(tpm).await;
+        }
         // The VM is off when its disks are at rest.
         if let Some(disk) = &self.disk {
             disk.ended().await;
@@ -399,7 +414,14 @@ impl Watched {
     async fn qemu_ended(&mut self) {
         let mut trim = interval(TRIM_LOGS_EVERY);
         let mut disk_is_there = self.disk.is_some();
+        let mut tpm_is_there = self.tpm.is_some();
         loop {
+            let tpm_ended = async {
+                match &self.tpm {
+                    Some(tpm) if tpm_is_there => tpm.ended().await,
+                    _ => std::future::pending().await,
+                }
+            };
             let disk_ended = async {
                 match &self.disk {
                     Some(disk) if disk_is_there => disk.ended().await,
@@ -420,6 +442,14 @@ impl Watched {
                     if timeout(LAST_WORDS_WITHIN, self.running.qemu.ended()).await.is_err() {
                         tracing::error!(vm = %self.vm, "the disk process is gone, so the VM is stopped");
                         self.running.qemu.kill();
+                    }
+                }
+                () = tpm_ended => {
+                    tpm_is_there = false;
+                    if timeout(LAST_WORDS_WITHIN, self.running.qemu.ended()).await.is_err() {
+                        let said = self.run_dir.tail(TPM_LOG);
+                        tracing::error!(vm = %self.vm, said, "the vTPM is gone");
+                        self.console.say(TPM_GONE);
                     }
                 }
                 event = event => match event {

@@ -1,18 +1,22 @@
 //! Everything that is checked before a VM is started. When this is through, only the processes can fail.
 
-use ward_disk::image::{self, ImageKind};
-use ward_disk::{ExportDisk, ExportOrder, ImageFormat, lock};
-use ward_rpc::api::host::{HomeRef, Notice};
-use ward_secret::Dek;
-use ward_types::{Code, DiskConfig, DiskCrypto, DiskId, HostId, PlainFormat, VmConfig, VmId};
+use std::path::PathBuf;
 
-use super::command_line::{Way, disk_socket, queues};
+use ward_disk::image::{self, ImageKind};
+use ward_disk::{ExportDisk, ExportOrder, ImageFormat, NbdDisk, lock};
+use ward_rpc::api::host::{HomeRef, Notice};
+use ward_secret::{Dek, TpmKey};
+use ward_types::{Code, DiskConfig, DiskId, Firmware, HostId, PlainFormat, VmConfig, VmId, VolumeId, VolumeRef};
+
+use super::command_line::{NVRAM_SOCKET, Way, disk_socket, queues};
 use super::run_dir::RunDir;
 use crate::fault::{Fault, Result};
-use crate::home::{Holder, Home, HomeLock, Use};
+use crate::firmware;
+use crate::home::{Holder, Home, HomeLock, Use, codec};
 use crate::jobs::settle_left;
 use crate::keys::{ResolvedKeks, SharedKeys};
 use crate::volume::{Label, Volume};
+use crate::vtpm;
 
 /// A VM that can be started.
 pub(crate) struct Prepared {
@@ -25,6 +29,10 @@ pub(crate) struct Prepared {
     pub(crate) order: ExportOrder,
     pub(crate) deks: Vec<Dek>,
     pub(crate) notices: Vec<Notice>,
+    /// The firmware that the VM begins with, where it has variables.
+    pub(crate) firmware: Option<PathBuf>,
+    /// The vTPM's state, and its key.
+    pub(crate) tpm: Option<(PathBuf, TpmKey)>,
 }
 
 /// Locks the home, believes its description, and opens its disks.
@@ -42,22 +50,44 @@ pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, vm: VmI
     let verified = described.verify(|key| keys.get(key))?;
     let config = verified.config();
     home.check_files(config)?;
-    for disk in &config.disks {
-        lock::check_unused(&home.file(disk.file.as_str()))?;
+    for volume in config.volumes() {
+        lock::check_unused(&home.file(volume.file.as_str()))?;
     }
-    let mut opening =
-        Opening { home: &home, config, run_dir, keys: &keys, disks: Vec::new(), deks: Vec::new(), damaged: Vec::new() };
+    let mut opening = Opening {
+        home: &home,
+        config,
+        run_dir,
+        keys: &keys,
+        order: ExportOrder::default(),
+        deks: Vec::new(),
+        damaged: Vec::new(),
+    };
     let ways = config.disks.iter().map(|disk| Ok((disk.id, opening.open(disk)?))).collect::<Result<_>>()?;
-    let Opening { disks, deks, damaged, .. } = opening;
+    let firmware = match (&config.firmware, config.volume(VolumeId::Nvram)) {
+        (Firmware::Uefi { secure_boot, .. }, Some(nvram)) => {
+            opening.open_nvram(nvram)?;
+            Some(firmware::code(*secure_boot)?)
+        }
+        _ => None,
+    };
+    let tpm = match (&config.tpm, config.home.key()) {
+        (Some(tpm), Some(kek)) => {
+            let (state, key) = (home.file(tpm.state.as_str()), codec::unwrap_tpm(&tpm.wrapped_key, keys.get(kek)?)?);
+            vtpm::check(&state, &key)?;
+            Some((state, key))
+        }
+        _ => None,
+    };
+    let Opening { order, deks, damaged, .. } = opening;
     let mut notices = Vec::new();
-    for disk in damaged {
-        if let DiskCrypto::Encrypted { key } = &disk.crypto {
-            let path = home.file(disk.file.as_str());
-            notices.extend(Volume::open(home.open_file(&disk.file, true)?, &path, key)?.repair(key)?);
+    for volume in damaged {
+        if let Some(key) = volume.key {
+            let path = home.file(volume.file.as_str());
+            notices.extend(Volume::open(home.open_file(volume.file, true)?, &path, key)?.repair(key)?);
         }
     }
     let config = config.clone();
-    Ok(Prepared { config, home, lock, ways, order: ExportOrder { disks }, deks, notices })
+    Ok(Prepared { config, home, lock, ways, order, deks, notices, firmware, tpm })
 }
 
 struct Opening<'a> {
@@ -65,48 +95,20 @@ struct Opening<'a> {
     config: &'a VmConfig,
     run_dir: &'a RunDir,
     keys: &'a ResolvedKeks,
-    disks: Vec<ExportDisk>,
+    order: ExportOrder,
     deks: Vec<Dek>,
-    /// Disks whose header wants repair; that comes when nothing more can be refused.
-    damaged: Vec<&'a DiskConfig>,
+    /// Volumes whose header wants repair; that comes when nothing more can be refused.
+    damaged: Vec<VolumeRef<'a>>,
 }
 
 impl<'a> Opening<'a> {
     fn open(&mut self, disk: &'a DiskConfig) -> Result<Way> {
-        let path = self.home.file(disk.file.as_str());
-        let (format, dek) = match &disk.crypto {
-            DiskCrypto::Encrypted { key } => {
-                let volume = Volume::open(self.home.open_file(&disk.file, false)?, &path, key)?;
-                let unlocked = volume.unlock(self.keys.get(key)?, disk.size)?;
-                volume.check_label(&Label::new(key.clone(), self.config.id, disk.id))?;
-                if volume.wants_repair() {
-                    self.damaged.push(disk);
-                }
-                (unlocked.format, Some(unlocked.dek))
-            }
-            DiskCrypto::Plain => {
-                let kind = match disk.plain_format {
-                    PlainFormat::Raw => ImageKind::Raw,
-                    PlainFormat::Qcow2 => ImageKind::Qcow2,
-                };
-                let info = image::probe_as(&path, kind)?;
-                info.check_plain(&path)?;
-                if info.virtual_size < disk.size {
-                    let why = format!("{} holds {} bytes, and should {}", path.display(), info.virtual_size, disk.size);
-                    return Err(Fault::new(Code::ImageTruncated, why, "restore the disk from a backup"));
-                }
-                if disk.plain_format == PlainFormat::Qcow2 {
-                    return Ok(Way::Qcow2);
-                }
-                (ImageFormat::Raw, None)
-            }
-        };
-        let dek = dek.map(|dek| {
-            self.deks.push(dek);
-            self.deks.len() - 1
-        });
-        self.disks.push(ExportDisk {
-            path,
+        let (format, dek) = self.image(disk.into())?;
+        if format == ImageFormat::Qcow2 {
+            return Ok(Way::Qcow2);
+        }
+        self.order.disks.push(ExportDisk {
+            path: self.home.file(disk.file.as_str()),
             format,
             size: disk.size,
             socket: self.run_dir.file(&disk_socket(disk.id)),
@@ -116,5 +118,44 @@ impl<'a> Opening<'a> {
             dek,
         });
         Ok(Way::Served)
+    }
+
+    fn open_nvram(&mut self, nvram: VolumeRef<'a>) -> Result<()> {
+        let (format, dek) = self.image(nvram)?;
+        self.order.nbd.push(NbdDisk {
+            path: self.home.file(nvram.file.as_str()),
+            format,
+            size: nvram.size,
+            socket: self.run_dir.file(NVRAM_SOCKET),
+            read_only: false,
+            dek,
+        });
+        Ok(())
+    }
+
+    /// How a volume lies in its file, and the place of its key.
+    fn image(&mut self, it: VolumeRef<'a>) -> Result<(ImageFormat, Option<usize>)> {
+        let path = self.home.file(it.file.as_str());
+        if let Some(key) = it.key {
+            let volume = Volume::open(self.home.open_file(it.file, false)?, &path, key)?;
+            let unlocked = volume.unlock(self.keys.get(key)?, it.size)?;
+            volume.check_label(&Label::new(key.clone(), self.config.id, it.id))?;
+            if volume.wants_repair() {
+                self.damaged.push(it);
+            }
+            self.deks.push(unlocked.dek);
+            return Ok((unlocked.format, Some(self.deks.len() - 1)));
+        }
+        let (kind, format) = match it.plain_format {
+            PlainFormat::Raw => (ImageKind::Raw, ImageFormat::Raw),
+            PlainFormat::Qcow2 => (ImageKind::Qcow2, ImageFormat::Qcow2),
+        };
+        let info = image::probe_as(&path, kind)?;
+        info.check_plain(&path)?;
+        if info.virtual_size < it.size {
+            let why = format!("{} holds {} bytes, and should {}", path.display(), info.virtual_size, it.size);
+            return Err(Fault::new(Code::ImageTruncated, why, "restore the disk from a backup"));
+        }
+        Ok((format, None))
     }
 }

@@ -24,6 +24,7 @@ const TAIL: u64 = 2 << 10;
 /// The logs.
 pub(crate) const QEMU_LOG: &str = "qemu.log";
 pub(crate) const DISK_LOG: &str = "disk.log";
+pub(crate) const TPM_LOG: &str = "tpm.log";
 
 /// What the next agent must know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,9 @@ pub(crate) struct Note {
     pub(crate) home: HomeRef,
     /// The disk process, if the VM needs one.
     pub(crate) disk: Option<ProcessId>,
+    /// The process of its vTPM, if it has one.
+    #[serde(default)]
+    pub(crate) tpm: Option<ProcessId>,
     pub(crate) qemu: Option<ProcessId>,
     /// Whether the guest may have begun to run.
     pub(crate) started: bool,
@@ -94,7 +98,7 @@ impl RunDir {
 
     /// Empties logs that have grown too long. Their writers append, so that they go on at the new end.
     pub(crate) fn trim_logs(&self) {
-        for name in [QEMU_LOG, DISK_LOG] {
+        for name in [QEMU_LOG, DISK_LOG, TPM_LOG] {
             let path = self.file(name);
             if let Ok(file) = OpenOptions::new().write(true).open(&path)
                 && file.metadata().is_ok_and(|metadata| metadata.len() > MAX_LOG)

@@ -2,7 +2,9 @@
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub, missing_docs)]
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -10,14 +12,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use base64::Engine as _;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Enrolled, Hello};
-use ward_rpc::api::host::{CreateVm, DiskSource, HomeRef, JobOutcome, JobSpec, JobStatus, Notice, StartJob, WatchJob};
+use ward_rpc::api::host::{
+    CreateVm, DiskSource, HomeRef, JobOutcome, JobSpec, JobStatus, NewFirmware, Notice, StartJob, WatchJob,
+};
 use ward_rpc::{Authority, Call, CallError, Client, Credentials, EnrolmentToken, KeyPush, Peer, Role, ServerKind};
-use ward_secret::Kek;
+use ward_secret::{Kek, WrappedKey};
 use ward_types::{
     ClusterId, Code, Component, CryptoPlan, CryptoStep, DiskId, HostId, KeyId, KeyRef, Problem, StepAction, TaskId,
     TokenId, VmConfig, VmId,
@@ -311,7 +316,57 @@ pub fn create(name: &str, disks: Vec<DiskSource>) -> JobSpec {
         memory_mib: 64,
         kernel: None,
         disks,
+        firmware: NewFirmware::Bios,
+        tpm: false,
     })
+}
+
+/// A VM without a disk that has UEFI, and with a key for its home a vTPM too.
+pub fn create_uefi(name: &str, key_id: Option<u8>) -> JobSpec {
+    let JobSpec::Create(vm) = create(name, vec![]) else { unreachable!() };
+    let firmware = NewFirmware::Uefi { secure_boot: false, vars: None };
+    let vm = CreateVm { memory_mib: 128, firmware, tpm: key_id.is_some(), ..vm };
+    match key_id {
+        None => JobSpec::Create(vm),
+        Some(id) => JobSpec::CreateEncrypted { vm, home: key(id), disks: vec![] },
+    }
+}
+
+/// A command to swtpm's control channel, and the beginning of its answer.
+fn tpm_call(control: &mut UnixStream, send: &[u32], expect: usize) -> Vec<u32> {
+    control.write_all(&send.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<_>>()).unwrap();
+    let mut bytes = vec![0; expect * 4];
+    control.read_exact(&mut bytes).unwrap();
+    bytes.chunks(4).map(|bytes| u32::from_be_bytes(bytes.try_into().unwrap())).collect()
+}
+
+/// The state of a vTPM, decrypted; `None` where that KEK doesn't open it.
+pub fn tpm_state(home: &Path, config: &VmConfig, id: u8) -> Option<Vec<u8>> {
+    let tpm = config.tpm.as_ref().unwrap();
+    let wrapped = base64::engine::general_purpose::STANDARD.decode(&tpm.wrapped_key.0).unwrap();
+    let key = kek(id).unwrap_tpm_key(&WrappedKey::from_bytes(wrapped)).ok()?;
+    let (mut control, its) = UnixStream::pair().unwrap();
+    let keyfile = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&keyfile, key.expose()).unwrap();
+    let key = format!("file={},format=binary,mode=aes-256-cbc", text(keyfile.path()));
+    let mut swtpm = Command::new("swtpm")
+        .args(["socket", "--tpm2", "--tpmstate", &format!("dir={},mode=0600", tpm.state)])
+        .args(["--key", &key, "--ctrl", "type=unixio,clientfd=0"])
+        .current_dir(home)
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(its)))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let state = (tpm_call(&mut control, &[2, 0], 1) == [0]).then(|| {
+        let [0, _, total, length] = tpm_call(&mut control, &[12, 1, 1, 0], 4)[..] else { panic!("no state") };
+        assert_eq!(total, length);
+        let mut state = vec![0; length as usize];
+        control.read_exact(&mut state).unwrap();
+        state
+    });
+    let _ = swtpm.kill();
+    swtpm.wait().unwrap();
+    state
 }
 
 pub fn copy(path: &Path) -> DiskSource {

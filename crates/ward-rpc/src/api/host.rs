@@ -193,6 +193,13 @@ pub enum JobSpec {
         /// The steps, in their order.
         plan: CryptoPlan,
     },
+    /// Gives a VM a vTPM or takes it away, and changes the encryption of its components in the same step.
+    Tpm {
+        /// The steps, in their order; none where the home is encrypted already and stays so.
+        plan: CryptoPlan,
+        /// What becomes of the vTPM.
+        change: TpmChange,
+    },
     /// Deletes the home with all in it.
     Remove,
     /// Makes an encrypted VM; nothing of what its encrypted disks hold is ever plain on the storage. The home must not
@@ -209,6 +216,16 @@ pub enum JobSpec {
     Clone(CloneVm),
 }
 
+/// What becomes of a VM's vTPM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TpmChange {
+    /// There is a new one.
+    Add,
+    /// It goes, with all that the guest keeps in it.
+    Remove,
+}
+
 /// A VM to be made from another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloneVm {
@@ -220,6 +237,9 @@ pub struct CloneVm {
     pub name: Name,
     /// What is changed on the way. A component without a step keeps its keys.
     pub plan: CryptoPlan,
+    /// Whether its vTPM is a new one, instead of a copy with the same secrets.
+    #[serde(default)]
+    pub replace_tpm: bool,
 }
 
 /// A VM to be made.
@@ -237,6 +257,29 @@ pub struct CreateVm {
     pub kernel: Option<KernelSource>,
     /// Its disks.
     pub disks: Vec<DiskSource>,
+    /// What starts it.
+    #[serde(default)]
+    pub firmware: NewFirmware,
+    /// Whether it has a vTPM, which needs UEFI and an encrypted home.
+    #[serde(default)]
+    pub tpm: bool,
+}
+
+/// What starts a new VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum NewFirmware {
+    /// SeaBIOS.
+    #[default]
+    Bios,
+    /// OVMF.
+    Uefi {
+        /// Whether it boots only what is signed.
+        secure_boot: bool,
+        /// A file on the host with the variables that it begins with; none means the host's own, which with Secure Boot
+        /// hold Microsoft's keys.
+        vars: Option<PathBuf>,
+    },
 }
 
 /// Files on the host that are copied into the home.

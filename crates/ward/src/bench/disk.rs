@@ -142,7 +142,7 @@ fn serve_1_tib(place: &Place) -> Result<u64, Failure> {
         num_queues: 1,
         dek: Some(0),
     };
-    let order = Order::Export(ExportOrder { disks: vec![disk] });
+    let order = Order::Export(ExportOrder { disks: vec![disk], ..ExportOrder::default() });
     let mut process = DiskProcess::spawn(&std::env::current_exe()?, &order, vec![Dek::generate()?])?;
     let peak = match process.recv()? {
         Report::Ready => peak_memory(process.pid())?,

@@ -6,6 +6,7 @@
 //! storage   what can be wrong with images, disks and datastores
 //! vms       a VM that is not in the state that was asked for
 //! renewal   keys that are replaced, a VM that leaves the inventory and comes back
+//! firmware  UEFI variables and a vTPM
 //! moves     a VM that moves between a key server and a native key provider
 //! kills     the controller or an agent killed at any step
 //! access    users, roles, the audit log
@@ -15,6 +16,7 @@
 
 mod access;
 mod cli;
+mod firmware;
 mod keys;
 mod kills;
 mod moves;

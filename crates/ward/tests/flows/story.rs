@@ -14,10 +14,10 @@ use crate::support::{Access, Parts, PyKmip, System, contents, lossy, run, set, t
 /// What stands in a file of the guest.
 const PLAIN_TEXT: &[u8] = b"line 17 stands on the guest's disk in plain text";
 
-struct Guest(PathBuf);
+pub(crate) struct Guest(PathBuf);
 
 impl Guest {
-    fn get() -> Self {
+    pub(crate) fn get() -> Self {
         let directory = std::env::var_os("WARD_TEST_GUEST")
             .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest"), PathBuf::from);
         let guest = Self(directory.canonicalize().unwrap_or(directory));
@@ -27,29 +27,16 @@ impl Guest {
         guest
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    fn import(&self, system: &System, vm: &str, format: &str) {
+    pub(crate) fn import(&self, system: &System, vm: &str, format: &str, more: &[&str]) {
         let (disk, kernel) = (self.file(&format!("disk.{format}")), self.file("vmlinuz"));
         let initrd = self.file("initrd.cpio");
         let append = "console=ttyS0 quiet mitigations=off nokaslr tsc=reliable no_timer_check audit=0";
-        system.done(&[
-            "vm",
-            "import",
-            vm,
-            "--disk",
-            text(&disk),
-            "--memory",
-            "256",
-            "--kernel",
-            text(&kernel),
-            "--initrd",
-            text(&initrd),
-            "--append",
-            append,
-        ]);
+        let files = ["--disk", text(&disk), "--kernel", text(&kernel), "--initrd", text(&initrd), "--append", append];
+        system.done(&[&["vm", "import", vm, "--memory", "256"], &files[..], more].concat());
     }
 
     /// The disk after so many boots: the original, and what scripts/guest-init says that it writes.
@@ -69,13 +56,18 @@ impl Guest {
 impl System {
     /// Starts a guest, lets it do its work, and stops it; gives the checksum of its files.
     fn boot(&self, vm: &str, host: &str) -> String {
-        self.done(&["vm", "start", vm, "--host", host]);
-        let console = self.ask(&["vm", "console", vm, "--until", "ward-guest: ready"]);
-        assert!(console.status.success(), "{}{}", lossy(&console.stdout), lossy(&console.stderr));
-        let text = lossy(&console.stdout);
+        let text = self.guest_boots(vm, host);
         let (_, rest) = text.split_once("ward-guest: files ").unwrap_or_else(|| panic!("{text}"));
         self.done(&["vm", "stop", vm]);
         rest.split_whitespace().next().unwrap().to_owned()
+    }
+
+    /// Starts a guest and lets it do its work; gives all that it says.
+    pub(crate) fn guest_boots(&self, vm: &str, host: &str) -> String {
+        self.done(&["vm", "start", vm, "--host", host]);
+        let console = self.ask(&["vm", "console", vm, "--until", "ward-guest: ready"]);
+        assert!(console.status.success(), "{}{}", lossy(&console.stdout), lossy(&console.stderr));
+        lossy(&console.stdout)
     }
 
     /// How often the embedded key server was asked for anything to do with keys. The controller looks each minute whether it
@@ -121,7 +113,7 @@ fn encrypted_moved_decrypted(
     let guest = Guest::get();
     let (vm, disk) = ("web", format!("disk-0.{}", way.format));
     let mut sums = Vec::new();
-    guest.import(system, vm, way.format);
+    guest.import(system, vm, way.format, &[]);
     assert_eq!(system.files(vm), set([&disk, "initrd", "kernel", "vm.toml"]));
     if way.boot_plain {
         sums.push(system.boot(vm, "host-1"));

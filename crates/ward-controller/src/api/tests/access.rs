@@ -107,6 +107,7 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
         ("post", "/vms/{vm}/crypto") => json!({ "home": { "op": "shallow-recrypt" } }),
         ("post", "/vms/{vm}/policy") => json!({ "home": "No Encryption Policy" }),
         ("post", "/vms/{vm}/template") => json!({ "template": true }),
+        ("post", "/vms/{vm}/tpm") => json!({}),
         ("post", "/datastores/{datastore}/register") => json!({ "directory": "old" }),
         ("post", "/vms/{vm}/clone") => json!({ "name": "new" }),
         ("post", "/policies") => json!({ "name": "new" }),

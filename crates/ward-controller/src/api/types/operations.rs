@@ -137,7 +137,7 @@ pub enum CloneKeys {
     New,
 }
 
-/// What becomes of a vTPM when its VM is cloned.
+/// What becomes of a vTPM when its VM is cloned. Either way the clone's has a key of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TpmClone {
@@ -168,9 +168,21 @@ pub struct CloneVm {
     /// What is asked of single components besides: to encrypt or to decrypt them on the way, say.
     #[serde(default)]
     pub crypto: CryptoRequest,
-    /// What becomes of the vTPM; only where there is one.
+    /// What becomes of the vTPM, only where there is one; none means that it is copied.
     #[serde(default)]
     pub tpm: Option<TpmClone>,
+}
+
+/// A vTPM that a VM is to get.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddTpm {
+    /// The provider of the key under which its home is encrypted, where that is plain; none means the default one.
+    #[serde(default)]
+    pub provider: Option<ProviderName>,
+    /// A key that exists; none means that a new one is made.
+    #[serde(default)]
+    pub key_id: Option<KeyId>,
 }
 
 /// At what age a provider's keys are to be replaced.

@@ -160,6 +160,13 @@ pub(super) fn crypt_as(
         ));
     }
     planner.check_composition(&encrypted)?;
+    if config.tpm.is_some() && encrypted.get(&Component::Home) == Some(&false) {
+        return Err(planner.refuse(
+            Code::Composition,
+            "it has a vTPM, which keeps its home encrypted".to_owned(),
+            format!("remove the vTPM first with `ward vm tpm rm {}`, or decrypt disks only, with `--disk`", vm.name),
+        ));
+    }
     Ok(planner.plan)
 }
 

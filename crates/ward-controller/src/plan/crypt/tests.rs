@@ -28,6 +28,8 @@ pub(in crate::plan) fn vm(home: Option<u8>, disks: &[Option<u8>]) -> VmConfig {
         boot: Boot::Disk,
         home: encrypted_home(home.map(key)),
         disks: disks.iter().enumerate().map(disk).collect(),
+        firmware: ward_types::Firmware::Bios,
+        tpm: None,
     }
 }
 

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use ward_rpc::api::host::{DiskSource, KernelSource};
+use ward_rpc::api::host::{DiskSource, KernelSource, NewFirmware};
 use ward_types::{Code, PlainFormat, TaskKind};
 
 use super::super::{NewDisk, NewVm, create};
@@ -22,7 +22,7 @@ fn kernel(kernel: &str, initrd: Option<&str>) -> KernelSource {
 }
 
 fn vm(disks: Vec<NewDisk>) -> NewVm {
-    NewVm { name: name("web"), cpus: 2, memory_mib: 512, kernel: None, disks }
+    NewVm { name: name("web"), cpus: 2, memory_mib: 512, kernel: None, disks, firmware: NewFirmware::Bios, tpm: false }
 }
 
 #[test]
@@ -132,4 +132,21 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_vtpm_needs_uefi_and_secure_boot_a_disk() {
+    let uefi = |secure_boot, vars: Option<&str>| NewFirmware::Uefi { secure_boot, vars: vars.map(PathBuf::from) };
+    let new = |firmware, tpm, kernel| NewVm { firmware, tpm, kernel, ..vm(vec![blank(GIB)]) };
+    for (firmware, tpm) in [(uefi(false, None), true), (uefi(true, Some("/vars")), false), (NewFirmware::Bios, false)] {
+        let plan = create(new(firmware.clone(), tpm, None), false).unwrap();
+        assert_eq!((plan.spec.firmware, plan.spec.tpm), (firmware, tpm));
+    }
+    create(new(uefi(false, None), true, Some(kernel("/k", None))), false).unwrap();
+    refused(create(new(NewFirmware::Bios, true, None), false), Code::Composition);
+    refused(create(new(uefi(true, None), false, Some(kernel("/k", None))), false), Code::RequestInvalid);
+    refused(create(new(uefi(false, Some("vars")), false, None), false), Code::RequestInvalid);
+    // What lies on a host is an import.
+    assert!(new(uefi(false, Some("/vars")), false, None).reads_files());
+    assert!(!new(uefi(false, None), true, None).reads_files());
 }

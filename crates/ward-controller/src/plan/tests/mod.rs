@@ -6,6 +6,7 @@ mod crypt;
 mod key;
 mod place;
 mod power;
+mod tpm;
 
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -45,6 +46,8 @@ fn vm_config(home: Option<&str>, disks: &[Option<&str>]) -> VmConfig {
             wrapped_key: WrappedHomeKey("AAAA".into()),
         }),
         disks: disks.iter().enumerate().map(disk).collect(),
+        firmware: ward_types::Firmware::Bios,
+        tpm: None,
     }
 }
 

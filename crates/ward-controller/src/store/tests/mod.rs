@@ -136,6 +136,8 @@ fn config(row: &VmRow, home: Option<&KeyRef>, disk: Option<&KeyRef>) -> VmConfig
             plain_format: PlainFormat::Raw,
             crypto: disk.map_or(DiskCrypto::Plain, |key| DiskCrypto::Encrypted { key: key.clone() }),
         }],
+        firmware: ward_types::Firmware::Bios,
+        tpm: None,
     }
 }
 

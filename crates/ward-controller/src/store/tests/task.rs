@@ -82,6 +82,8 @@ async fn every_kind_of_work_is_kept(db: Db) {
         memory_mib: 64,
         kernel: None,
         disks: vec![ward_rpc::api::host::DiskSource::Copy { path: "/x".into() }],
+        firmware: ward_rpc::api::host::NewFirmware::Uefi { secure_boot: true, vars: Some("/v".into()) },
+        tpm: true,
     };
     let home = Component::Home;
     let crypt = |key, mark| Work::Crypt {
@@ -124,6 +126,13 @@ async fn every_kind_of_work_is_kept(db: Db) {
             plan: CryptPlan::default(),
             marks: vec![],
             policies: vec![],
+            host,
+            replace_tpm: true,
+        },
+        Work::Tpm {
+            change: ward_rpc::api::host::TpmChange::Add,
+            plan: plan(vec![new()], &[(home, PlannedAction::Encrypt(0))]),
+            marks: vec![KeyMark::Made { key: one.clone() }],
             host,
         },
         Work::Start { asked: Some(name("h")), keys: vec![one.clone()], host: None },

@@ -12,9 +12,10 @@ use crate::store::{policy, vm};
 
 pub(super) async fn run(run: &mut Run) -> Step {
     let new = ready_keys(run).await?;
-    let Work::Clone { source, from, keys, plan, policies, .. } = &run.work else { return Ok(()) };
+    let Work::Clone { source, from, keys, plan, policies, replace_tpm, .. } = &run.work else { return Ok(()) };
     let steps = plan.steps(&new).ok_or_else(|| Problem::internal(run.what(), "a key of the plan is missing"))?;
-    let clone = CloneVm { from: from.clone(), id: run.info.vm, name: run.info.vm_name.clone(), plan: steps };
+    let (id, name) = (run.info.vm, run.info.vm_name.clone());
+    let clone = CloneVm { from: from.clone(), id, name, plan: steps, replace_tpm: *replace_tpm };
     let (source, mut needed, policies) = (source.clone(), keys.clone(), policies.clone());
     needed.extend(new.into_iter().filter(|key| !keys.contains(key)));
     let done = run_job(run, &JobSpec::Clone(clone), &needed).await?;

@@ -48,7 +48,7 @@ pub(super) async fn run(run: &mut Run) -> Step {
 }
 
 /// One event for each kind of change, with all components that it was made to.
-async fn record(run: &Run, tx: &mut Tx, done: &Done, before: &VmConfig, plan: &CryptoPlan) -> Step {
+pub(super) async fn record(run: &Run, tx: &mut Tx, done: &Done, before: &VmConfig, plan: &CryptoPlan) -> Step {
     let name = &run.info.vm_name;
     let old = plan::keys(before);
     let mut told: Vec<(EventKind, KeyRef, String, Vec<Component>)> = Vec::new();
@@ -81,6 +81,6 @@ async fn record(run: &Run, tx: &mut Tx, done: &Done, before: &VmConfig, plan: &C
     Ok(())
 }
 
-fn keys_of(config: &VmConfig) -> Vec<KeyRef> {
+pub(super) fn keys_of(config: &VmConfig) -> Vec<KeyRef> {
     config.keys().into_iter().cloned().collect()
 }

@@ -7,6 +7,7 @@ mod make;
 mod native;
 mod power;
 mod remove;
+mod tpm;
 mod trusted;
 
 use tokio::sync::watch;
@@ -30,6 +31,7 @@ pub(crate) async fn run(run: &mut Run) -> Step {
         Work::Make { .. } | Work::MakeEncrypted { .. } => make::run(run).await,
         Work::Clone { .. } => clone::run(run).await,
         Work::Crypt { .. } => crypt::run(run).await,
+        Work::Tpm { .. } => tpm::run(run).await,
         Work::Start { .. } => power::start(run).await,
         Work::Stop { .. } => power::stop(run).await,
         Work::Remove { .. } => remove::run(run).await,
@@ -127,7 +129,7 @@ async fn tell_of_key(
 /// host does not answer, the next job on the VM does it, or its start.
 async fn abandon(controller: &Controller, info: &TaskInfo, work: &Work) -> Result<Option<Box<VmConfig>>, StoreError> {
     let Some(link) = work.host().and_then(|host| controller.links.get(host)) else { return Ok(None) };
-    if !matches!(work, Work::Make { .. } | Work::MakeEncrypted { .. } | Work::Clone { .. } | Work::Crypt { .. }) {
+    if matches!(work, Work::Start { .. } | Work::Stop { .. } | Work::Remove { .. }) {
         return Ok(None);
     }
     let mut db = controller.store.read().await?;

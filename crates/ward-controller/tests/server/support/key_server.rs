@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use kmip::attribute::RevocationReason;
 use kmip::client::{Client, ClientConfig};
 use kmip::names::RevocationReasonCode;
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, date_time_ymd,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -43,6 +45,16 @@ impl KeyServer {
         let directory = TempDir::new().unwrap();
         ward_keyserver::init(directory.path(), &[]).await.unwrap();
         Self { directory, address: ([127, 0, 0, 1], 0).into(), running: None }
+    }
+
+    /// One with the same authority, certificates and clients as another, and none of its keys.
+    pub async fn like(other: &Self) -> Self {
+        let mut server = Self::stopped().await;
+        for file in ["ca.pem", "ca.key", "server.pem", "server.key"] {
+            fs::copy(other.state(file), server.state(file)).unwrap();
+        }
+        server.start_again().await;
+        server
     }
 
     pub fn state(&self, file: &str) -> PathBuf {
@@ -92,17 +104,50 @@ impl KeyServer {
         Client::new(ClientConfig::new("127.0.0.1", self.address.port(), &ca, &certificate, &key).unwrap())
     }
 
+    fn issuer(&self) -> Issuer<'static, KeyPair> {
+        let read = |file| fs::read_to_string(self.state(file)).unwrap();
+        Issuer::from_ca_cert_pem(&read("ca.pem"), KeyPair::from_pem(&read("ca.key")).unwrap()).unwrap()
+    }
+
     /// A client's certificate and key, good from one year to another.
     pub fn issue(&self, from: i32, to: i32) -> (String, String) {
-        let read = |file| fs::read_to_string(self.state(file)).unwrap();
-        let issuer = Issuer::from_ca_cert_pem(&read("ca.pem"), KeyPair::from_pem(&read("ca.key")).unwrap()).unwrap();
+        self.issue_client((from, 1, 1), (to, 1, 1))
+    }
+
+    /// A client's certificate and key, good until that day.
+    pub fn issue_until(&self, day: jiff::civil::Date) -> (String, String) {
+        let end = (day.year().into(), u8::try_from(day.month()).unwrap(), u8::try_from(day.day()).unwrap());
+        self.issue_client((2024, 1, 1), end)
+    }
+
+    fn issue_client(&self, from: (i32, u8, u8), to: (i32, u8, u8)) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, OWNER);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        params.not_before = date_time_ymd(from, 1, 1);
-        params.not_after = date_time_ymd(to, 1, 1);
-        (params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
+        params.not_before = date_time_ymd(from.0, from.1, from.2);
+        params.not_after = date_time_ymd(to.0, to.1, to.2);
+        (params.signed_by(&key, &self.issuer()).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// Signs a request, as this server's authority does.
+    pub fn sign(&self, request: &str, years: (i32, i32), purpose: ExtendedKeyUsagePurpose) -> String {
+        let mut request = CertificateSigningRequestParams::from_pem(request).unwrap();
+        request.params.not_before = date_time_ymd(years.0, 1, 1);
+        request.params.not_after = date_time_ymd(years.1, 1, 1);
+        request.params.extended_key_usages = vec![purpose];
+        request.signed_by(&self.issuer()).unwrap().pem()
+    }
+
+    /// Gives it another certificate of its authority, from its next start on.
+    pub fn certify(&self, years: (i32, i32), name: &str, purpose: ExtendedKeyUsagePurpose) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_before = date_time_ymd(years.0, 1, 1);
+        params.not_after = date_time_ymd(years.1, 1, 1);
+        params.extended_key_usages = vec![purpose];
+        fs::write(self.state("server.pem"), params.signed_by(&key, &self.issuer()).unwrap().pem()).unwrap();
+        fs::write(self.state("server.key"), key.serialize_pem()).unwrap();
     }
 
     /// A key that is there before anybody asks for one, Pre-Active.

@@ -4,12 +4,14 @@
 mod api;
 pub mod host;
 mod key_server;
+mod relay;
 mod storage;
 mod ward;
 
 pub use api::{Api, Refusal};
 pub use host::Host;
 pub use key_server::KeyServer;
+pub use relay::Relay;
 pub use storage::Storage;
 pub use ward::Ward;
 

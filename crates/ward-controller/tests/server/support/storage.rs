@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use ward_rpc::api::host::{CreateVm, DiskSource, HomeRef, JobOutcome, JobSpec};
+use ward_rpc::api::host::{CreateVm, DiskSource, HomeRef, JobOutcome, JobSpec, NewFirmware, TpmChange};
 use ward_types::{
-    Boot, Code, Component, CryptoPlan, CryptoStep, DiskConfig, DiskCrypto, DiskId, HomeCrypto, KeyRef, PlainFormat,
-    Problem, StepAction, VmConfig, WrappedHomeKey,
+    Boot, Code, Component, CryptoPlan, CryptoStep, DiskConfig, DiskCrypto, DiskId, Firmware, HomeCrypto, KeyRef, Nvram,
+    PlainFormat, Problem, StepAction, VirtualTpm, VmConfig, WrappedHomeKey, WrappedTpmKey,
 };
 
 /// The homes, by their paths.
@@ -26,7 +26,7 @@ impl Storage {
     /// The keys without which a job can't be done.
     pub fn needs(&self, home: &HomeRef, spec: &JobSpec) -> Vec<KeyRef> {
         let (home, plan) = match spec {
-            JobSpec::Crypt { plan } => (home, plan),
+            JobSpec::Crypt { plan } | JobSpec::Tpm { plan, .. } => (home, plan),
             JobSpec::Clone(clone) => (&clone.from, &clone.plan),
             JobSpec::CreateEncrypted { home, disks, .. } => {
                 return std::iter::once(home).chain(disks.iter().flatten()).cloned().collect();
@@ -64,7 +64,12 @@ impl Storage {
                 crypt(VmConfig { id, name, ..source }, &clone.plan)
             }
             (JobSpec::Crypt { plan }, Some(config)) => crypt(config.clone(), plan),
-            (JobSpec::Crypt { .. }, None) => {
+            (JobSpec::Tpm { plan, change }, Some(config)) => {
+                let tpm = (*change == TpmChange::Add)
+                    .then(|| VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key: WrappedTpmKey("AAAA".into()) });
+                crypt(VmConfig { tpm, ..config.clone() }, plan)
+            }
+            (JobSpec::Crypt { .. } | JobSpec::Tpm { .. }, None) => {
                 let problem = Problem::new(Code::HomeInvalid, "cannot read VM", "there is no home", "look for it");
                 return JobOutcome::Failed { problem };
             }
@@ -96,6 +101,14 @@ fn create(spec: &CreateVm) -> VmConfig {
         boot: Boot::Disk,
         home: HomeCrypto::Plain,
         disks: (0..).zip(&spec.disks).map(disk).collect(),
+        firmware: match spec.firmware {
+            NewFirmware::Bios => Firmware::Bios,
+            NewFirmware::Uefi { secure_boot, .. } => {
+                let nvram = Nvram { file: "nvram.raw".parse().unwrap(), size: 540_672 };
+                Firmware::Uefi { secure_boot, nvram }
+            }
+        },
+        tpm: spec.tpm.then(|| VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key: WrappedTpmKey("AAAA".into()) }),
     }
 }
 

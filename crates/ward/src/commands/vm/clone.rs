@@ -38,7 +38,7 @@ pub(crate) struct CloneVmCommand {
     /// A key that exists at the provider's key server; a new one is made unless named.
     #[arg(long, value_parser = parse_key_id)]
     key_id: Option<KeyId>,
-    /// What becomes of the vTPM.
+    /// What becomes of the vTPM; it is copied unless said otherwise.
     #[arg(long, value_enum)]
     tpm: Option<Tpm>,
 }

@@ -26,10 +26,10 @@ pub(crate) struct Parts {
 pub(crate) struct Key {
     /// The key provider; the default one unless named.
     #[arg(long)]
-    provider: Option<ProviderName>,
+    pub(super) provider: Option<ProviderName>,
     /// A key that exists at the provider's key server; a new one is made unless named.
     #[arg(long, value_parser = parse_key_id)]
-    key_id: Option<KeyId>,
+    pub(super) key_id: Option<KeyId>,
 }
 
 /// `ward vm encrypt`.

@@ -3,15 +3,17 @@
 mod clone;
 mod crypto;
 mod inventory;
+mod tpm;
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use ward_controller::api::types::{
-    AddDisk, AddKernel, AddVm, ConsoleQuery, ConsoleView, SetPolicy, Start, Stop, TaskView, VmView,
+    AddDisk, AddKernel, AddUefi, AddVm, ConsoleQuery, ConsoleView, SetPolicy, Start, Stop, TaskView, VmView,
 };
 use ward_types::{
-    Code, Component, DiskCrypto, DiskId, HomeCrypto, KeyId, Name, PlainFormat, PolicyName, Power, Problem, TaskState,
+    Code, Component, DiskCrypto, DiskId, Firmware, HomeCrypto, KeyId, Name, PlainFormat, PolicyName, Power, Problem,
+    TaskState,
 };
 
 use super::absolute;
@@ -22,7 +24,10 @@ use crate::output::{Output, fields, print_raw, print_text, table};
 #[derive(Subcommand)]
 pub(crate) enum Vm {
     /// Make a VM with blank disks.
-    #[command(after_help = "Example:\n  ward vm create db-1 --size 20G --memory 2048")]
+    #[command(
+        after_help = "Examples:\n  ward vm create db-1 --size 20G --memory 2048\n  ward vm create win-1 --size 64G --memory \
+                            4096 --firmware uefi --secure-boot --tpm"
+    )]
     Create(Create),
     /// Make a VM from existing images. They are copied; the originals stay as they are.
     #[command(
@@ -93,6 +98,9 @@ pub(crate) enum Vm {
     },
     /// Make a VM a template, which is never started. What may be done to a VM's encryption may be done to a template's.
     Template(inventory::TemplateVm),
+    /// Give VMs a vTPM, or take it away.
+    #[command(subcommand)]
+    Tpm(tpm::Tpm),
     /// Show what a VM's guest prints to its serial console.
     Console(Console),
     /// Delete a VM with its home and all its disks. Its keys stay at the key server.
@@ -122,6 +130,19 @@ pub(crate) struct NewVm {
     /// The kernel's command line.
     #[arg(long, value_name = "TEXT", requires = "kernel", default_value = "")]
     append: String,
+    /// What starts it. UEFI keeps its variables in the VM home, encrypted when that is.
+    #[arg(long, value_enum, default_value = "bios")]
+    firmware: FirmwareKind,
+    /// Boot only what is signed; the VM begins with Microsoft's keys unless other variables are named.
+    #[arg(long)]
+    secure_boot: bool,
+    /// A copy of OVMF's variables to begin with, such as one with keys of your own for Secure Boot.
+    #[arg(long, value_name = "FILE")]
+    uefi_vars: Option<PathBuf>,
+    /// Give it a vTPM. It needs UEFI, and encrypts the VM home with a key of the default provider where no storage policy
+    /// does; the disks stay plain unless a policy encrypts them.
+    #[arg(long)]
+    tpm: bool,
     /// The storage policy of its home and its disks: under one that encrypts, nothing of it is ever plain on the storage,
     /// but for a kernel.
     #[arg(long)]
@@ -132,6 +153,15 @@ pub(crate) struct NewVm {
     /// Don't wait until it is done.
     #[arg(long)]
     no_wait: bool,
+}
+
+/// What starts a VM.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FirmwareKind {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
 }
 
 /// `ward vm create`.
@@ -249,10 +279,16 @@ impl Vm {
             Self::Unregister { vm } => inventory::unregister(&api, &vm, output).await,
             Self::Unlock { vm } => inventory::unlock(&api, &vm, output).await,
             Self::Template(template) => template.run(&api, output).await,
+            Self::Tpm(tpm) => tpm.run(&api, output).await,
             Self::Console(Console { vm, follow, until }) => watch(&api, &vm, follow, until).await,
             Self::Rm(Remove { on, yes }) => {
                 if !yes {
-                    confirm(&on.vm)?;
+                    let vm = &on.vm;
+                    confirm(
+                        vm,
+                        &format!("Delete VM `{vm}` with all its disks?"),
+                        &format!("did not delete VM `{vm}`"),
+                    )?;
                 }
                 let task = api.delete(&format!("/vms/{}", on.vm)).await?;
                 finish(&api, task, on.no_wait, output).await
@@ -275,8 +311,31 @@ async fn make(api: &Api, vm: NewVm, disks: Vec<AddDisk>, output: Output) -> Resu
         all_disks: Some(policy),
         disks: vm.disk_policies.into_iter().collect(),
     });
-    let body =
-        AddVm { name: vm.name, datastore: vm.datastore, cpus: vm.cpus, memory_mib: vm.memory, kernel, disks, policies };
+    let uefi = match vm.firmware {
+        FirmwareKind::Uefi => {
+            Some(AddUefi { secure_boot: vm.secure_boot, vars: vm.uefi_vars.as_deref().map(absolute).transpose()? })
+        }
+        FirmwareKind::Bios if vm.secure_boot || vm.uefi_vars.is_some() => {
+            return Err(Problem::new(
+                Code::RequestInvalid,
+                format!("cannot create VM `{}`", vm.name),
+                "a BIOS has neither Secure Boot nor variables",
+                "give `--firmware uefi` too",
+            ));
+        }
+        FirmwareKind::Bios => None,
+    };
+    let body = AddVm {
+        name: vm.name,
+        datastore: vm.datastore,
+        cpus: vm.cpus,
+        memory_mib: vm.memory,
+        kernel,
+        disks,
+        policies,
+        uefi,
+        tpm: vm.tpm,
+    };
     let task = api.post("/vms", &body).await?;
     finish(api, task, vm.no_wait, output).await
 }
@@ -297,8 +356,9 @@ async fn finish(api: &Api, task: TaskView, no_wait: bool, output: Output) -> Res
     })
 }
 
-fn confirm(vm: &str) -> Result<(), Problem> {
-    eprint!("Delete VM `{vm}` with all its disks? Type its name to go on: ");
+/// Has somebody type the VM's name before something goes for good.
+fn confirm(vm: &str, question: &str, else_said: &str) -> Result<(), Problem> {
+    eprint!("{question} Type its name to go on: ");
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
     if read.is_ok() && answer.trim() == vm {
@@ -306,7 +366,7 @@ fn confirm(vm: &str) -> Result<(), Problem> {
     }
     Err(Problem::new(
         Code::Cancelled,
-        format!("did not delete VM `{vm}`"),
+        else_said,
         "it was not confirmed",
         "type the VM's name when asked, or give --yes",
     ))
@@ -356,6 +416,16 @@ fn describe(vm: &VmView) -> String {
     };
     if let Some(config) = &vm.config {
         lines.push(("hardware", format!("{} cpus, {} MiB", config.cpus, config.memory_mib)));
+        let firmware = match &config.firmware {
+            Firmware::Bios => "BIOS".to_owned(),
+            Firmware::Uefi { secure_boot, nvram } => {
+                format!("UEFI{}, variables in {}", if *secure_boot { " with Secure Boot" } else { "" }, nvram.file)
+            }
+        };
+        lines.push(("firmware", firmware));
+        if let Some(tpm) = &config.tpm {
+            lines.push(("vTPM", tpm::describe(tpm)));
+        }
         let home = match &config.home {
             HomeCrypto::Plain => "plain".to_owned(),
             HomeCrypto::Encrypted { key, .. } => format!("encrypted under key {key}"),
