@@ -53,6 +53,8 @@ pub(crate) struct MachineKeys {
 }
 
 type Tss<T> = std::result::Result<T, Error>;
+/// PCRs and what they hold.
+type Values = BTreeMap<u8, Vec<u8>>;
 
 impl Machine {
     pub(crate) fn new(config: &TpmConfig) -> Result<Self> {
@@ -107,7 +109,7 @@ impl Machine {
         };
         let slots: Vec<_> = request.pcrs().iter().filter_map(|pcr| PcrSlot::try_from(1_u32 << pcr).ok()).collect();
         let mut context = self.context()?;
-        let quoting = |context: &mut Context| -> Tss<(Vec<u8>, Vec<u8>, BTreeMap<u8, Vec<u8>>)> {
+        let quoting = |context: &mut Context| -> Tss<(Vec<u8>, Vec<u8>, Values)> {
             let (ak, _) = attestation_key(context)?;
             let data = Data::try_from(request.qualifying_data())?;
             let wanted = selection(bank, &slots)?;
