@@ -17,6 +17,7 @@ use crate::hosts::Links;
 use crate::keys::{self, Health, Pool};
 use crate::store::{self, Store};
 use crate::tasks::Board;
+use crate::trusted::ServiceStates;
 
 /// What all parts of a running controller share.
 pub(crate) struct Controller {
@@ -41,6 +42,8 @@ pub(crate) struct Controller {
     pub(crate) reserved: keys::ReservedKeys,
     pub(crate) guard: Guard,
     pub(crate) recent: Recent,
+    /// How the services of trust authorities are.
+    pub(crate) trusted: ServiceStates,
     pub(crate) shutdown: CancellationToken,
     /// All that runs beside requests.
     pub(crate) background: TaskTracker,

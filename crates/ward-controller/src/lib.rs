@@ -9,6 +9,7 @@
 //! register       VMs taken into the inventory from their homes
 //! keys           the way of a key: made, activated, got, pushed, forgotten
 //! native         native key providers: their keys, given to hosts, backed up, restored
+//! trusted        trusted key providers: the trust authority described to hosts, and looked after
 //! root           the root key, under which secrets are sealed: how it is kept
 //! hosts          enrolment, and one supervisor for each host
 //! store          SQL: one code path for SQLite and PostgreSQL
@@ -41,6 +42,7 @@ mod root;
 mod server;
 mod store;
 mod tasks;
+mod trusted;
 
 pub use config::{Config, RootKey, RootKeyWay};
 pub use error::Error;

@@ -18,7 +18,7 @@ use crate::hosts::Links;
 use crate::keys::{self, Health, Pool};
 use crate::store::Store;
 use crate::tasks::Board;
-use crate::{Config, Error, api, files, hosts, init, native, recryption, tasks};
+use crate::{Config, Error, api, files, hosts, init, native, recryption, tasks, trusted};
 
 /// How long open requests and tasks may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -72,6 +72,7 @@ impl Server {
             reserved: keys::ReservedKeys::default(),
             guard: Guard::default(),
             recent: Recent::default(),
+            trusted: Default::default(),
             shutdown,
             background: TaskTracker::new(),
         });
@@ -112,6 +113,7 @@ impl Server {
         controller.background.spawn(recryption::schedule(Arc::clone(&controller)));
         controller.background.spawn(native::remind(Arc::clone(&controller)));
         controller.background.spawn(keys::watch(Arc::clone(&controller)));
+        controller.background.spawn(trusted::watch(Arc::clone(&controller)));
         let users = serve(api, api_tls, api::router(Arc::clone(&controller)), shutdown.clone());
         let agents = serve(hosts, hosts_tls, hosts::router(Arc::clone(&controller)), shutdown.clone());
         let both = async { tokio::join!(users, agents) };

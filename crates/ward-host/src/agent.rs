@@ -13,14 +13,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::Hello;
 use ward_rpc::api::host::{
-    AbandonJob, CancelJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, KeysMark, MakeKey, NativeStatus,
-    ReadConsole, ReadHome, StartHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
+    AbandonJob, CancelJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, KeysMark, MakeKey, MakeTrustedKey,
+    NativeStatus, ObtainKeys, ReadConsole, ReadHome, StartHome, StartJob, StartVm, Started, Status, StopVm, TakeTrust,
+    VmPower, WatchJob,
 };
 use ward_rpc::{
     Answer, Call, Credentials, KeyPush, NativePush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply, ServerKind,
 };
 use ward_secret::{Kek, Zeroize as _};
-use ward_types::{Code, KeyRef, Problem, VmConfig};
+use ward_types::{Code, KeyRef, Problem, TrustStatus, VmConfig};
 
 use crate::config::Config;
 use crate::fault::{Doing, Fault, Result};
@@ -30,6 +31,7 @@ use crate::identity::{self, Enrolment};
 use crate::jobs::{Environment, Jobs};
 use crate::keys::{Inserted, SharedKeys};
 use crate::local;
+use crate::trusted::Trust;
 use crate::vault::Vault;
 use crate::vmm::{Accelerator, Qemu, Settings, Vms};
 
@@ -66,11 +68,12 @@ async fn serve(config: Config, shutdown: CancellationToken) -> Result<()> {
     tracing::info!(host = %enrolment.host, listen = %config.listen, "the host agent runs");
     let hello = Hello { boot: agent.boot, address };
     let greeting = tokio::spawn(say_hello(enrolment, credentials, hello, shutdown.clone()));
+    let attesting = tokio::spawn(Arc::clone(&agent.trust).keep_attested(shutdown.clone()));
     let local = tokio::spawn(local::serve(config.local_socket(), local_router(Arc::clone(&agent)), shutdown.clone()));
     ward_rpc::serve(listener, tls, router(Arc::clone(&agent), shutdown.clone()), shutdown).await;
     greeting.abort();
-    // It ends with the same shutdown.
-    let _ = local.await;
+    // They end with the same shutdown.
+    let _ = (local.await, attesting.await);
     agent.jobs.suspend().await;
     Ok(())
 }
@@ -93,6 +96,7 @@ struct Agent {
     boot: Uuid,
     keys: SharedKeys,
     vault: Mutex<Vault>,
+    trust: Arc<Trust>,
     jobs: Arc<Jobs>,
     vms: Arc<Vms>,
 }
@@ -104,6 +108,7 @@ impl Agent {
         let opening = tokio::task::spawn_blocking(move || Vault::open(&state_dir, tpm.as_ref()));
         let (vault, kept) = opening.await.map_err(|panic| Fault::internal(panic.to_string()))?;
         keys.lock().ring.replace(kept.keys);
+        let trust = Arc::new(Trust::open(config, keys.clone())?);
         let host = enrolment.host;
         files::make_private_dir(&config.run_dir())?;
         // Relative ones would be looked for in other directories by the processes that get them.
@@ -115,7 +120,15 @@ impl Agent {
         }
         let vms = Vms::new(Settings { host, exe: exe.clone(), run_dir, keys: keys.clone(), qemu });
         let jobs = Arc::new(Jobs::new(Environment { host, exe, keys: keys.clone() }));
-        Ok(Self { enrolment: enrolment.clone(), boot: Uuid::new_v4(), keys, vault: Mutex::new(vault), jobs, vms })
+        Ok(Self {
+            enrolment: enrolment.clone(),
+            boot: Uuid::new_v4(),
+            keys,
+            vault: Mutex::new(vault),
+            trust,
+            jobs,
+            vms,
+        })
     }
 
     fn status(&self, asked: &Status) -> HostStatus {
@@ -141,6 +154,7 @@ impl Agent {
             kvm: qemu.is_some_and(|qemu| qemu.accelerator == Accelerator::Kvm),
             unfit,
             native,
+            trust: self.trust.status(),
         }
     }
 
@@ -162,6 +176,15 @@ impl Agent {
         self.native_status()
     }
 
+    async fn take_trust(&self, call: TakeTrust) -> Answer<Vec<TrustStatus>> {
+        let taken = self.trust.take(call.providers);
+        taken.map_err(|fault| fault.problem("cannot take the description of a trust authority"))?;
+        if call.anew {
+            self.trust.attest_anew().await;
+        }
+        Ok(self.trust.status())
+    }
+
     fn make_key(&self, call: &MakeKey) -> Answer<KeyRef> {
         let made = self.keys.lock().ring.make(&call.kdk, call.vm);
         made.map_err(|fault| fault.problem(format!("cannot make a key of provider `{}`", call.kdk.provider)))
@@ -171,9 +194,14 @@ impl Agent {
     async fn start_home(&self, at: HomeRef) -> Answer<Started> {
         let what = format!("cannot start the VM in {}", at.path().display());
         let reading = at.clone();
-        let read = tokio::task::spawn_blocking(move || Ok(Home::open(&reading)?.read()?.unverified().id));
-        let vm = read.await.map_err(|panic| Problem::internal(&what, panic))?;
-        let vm = vm.map_err(|fault: Fault| fault.problem(&what))?;
+        let read = tokio::task::spawn_blocking(move || {
+            let described = Home::open(&reading)?.read()?;
+            let config = described.unverified();
+            Ok((config.id, config.keys().into_iter().cloned().collect::<Vec<_>>()))
+        });
+        let read = read.await.map_err(|panic| Problem::internal(&what, panic))?;
+        let (vm, keys) = read.map_err(|fault: Fault| fault.problem(&what))?;
+        self.trust.obtain(&keys).await?;
         self.vms.start(vm, at).await
     }
 
@@ -291,6 +319,9 @@ fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
         }
     });
     router = bind(router, |s, call: MakeKey| async move { s.agent.make_key(&call) });
+    router = bind(router, |s, call: TakeTrust| async move { s.agent.take_trust(call).await });
+    router = bind(router, |s, call: ObtainKeys| async move { s.agent.trust.obtain(&call.keys).await });
+    router = bind(router, |s, call: MakeTrustedKey| async move { s.agent.trust.make(&call.provider).await });
     let router = router.route(PUSH_KEYS_PATH, post(push_keys)).route(PUSH_NATIVE_PATH, post(push_native_keys));
     router.with_state(Shared { agent, shutdown })
 }

@@ -15,6 +15,13 @@ pub struct TpmConfig {
     pub tcti: String,
     /// The PCRs of the SHA-256 bank that must be as they were for it to unseal keys: 0 to 23.
     pub pcrs: Vec<u8>,
+    /// The firmware's event log, for trust authorities.
+    pub event_log: PathBuf,
+}
+
+impl TpmConfig {
+    /// Where Linux shows the event log.
+    pub const EVENT_LOG: &str = "/sys/kernel/security/tpm0/binary_bios_measurements";
 }
 
 /// How an agent runs.
@@ -30,16 +37,19 @@ pub struct Config {
     pub exe: PathBuf,
     /// QEMU; none means the one of this machine's processor in `PATH`.
     pub qemu: Option<PathBuf>,
-    /// The TPM to which keys of native providers are sealed, so that they outlive a restart; none means that the host waits
-    /// for the controller then.
+    /// The TPM to which keys of native providers are sealed, so that they outlive a restart, and by which trust authorities
+    /// attest the host; none means that the host waits for the controller then, and is not attested.
     pub tpm: Option<TpmConfig>,
+    /// A file with the key of the trust administrators whose descriptions the agent goes by; none means those of whose
+    /// description it sees first.
+    pub trust_key: Option<PathBuf>,
 }
 
 impl Config {
     /// A configuration in which only what must be said is said.
     #[must_use]
     pub fn new(state_dir: PathBuf, listen: SocketAddr, exe: PathBuf) -> Self {
-        Self { state_dir, listen, advertise: None, exe, qemu: None, tpm: None }
+        Self { state_dir, listen, advertise: None, exe, qemu: None, tpm: None, trust_key: None }
     }
 
     /// The directory under which each running VM has one.

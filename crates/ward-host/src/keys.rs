@@ -7,9 +7,10 @@ mod ring;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use ward_secret::Kek;
-use ward_types::{Code, KeyLocator, KeyRef, VmId};
+use ward_types::{Code, KeyLocator, KeyRef, ProviderName, VmId};
 
 use crate::fault::Fault;
 use ring::KeyRing;
@@ -20,6 +21,8 @@ pub(crate) struct KeyCache {
     keys: BTreeMap<KeyRef, Arc<Kek>>,
     /// Grows with every change of `keys`.
     revision: u64,
+    /// KEKs of trusted providers, each until the attestation ends for which it was given.
+    trusted: BTreeMap<KeyRef, (Arc<Kek>, Instant)>,
     pub(crate) ring: KeyRing,
 }
 
@@ -85,11 +88,36 @@ impl KeyCache {
         }
     }
 
+    /// Puts a trusted provider's KEK in, which is good until then.
+    pub(crate) fn insert_trusted(&mut self, reference: KeyRef, kek: Kek, until: Instant) {
+        self.trusted.insert(reference, (Arc::new(kek), until));
+    }
+
+    /// Whether a trusted provider's KEK is there, and good.
+    pub(crate) fn has_trusted(&self, key: &KeyRef) -> bool {
+        self.good(key).is_some()
+    }
+
+    fn good(&self, key: &KeyRef) -> Option<&Arc<Kek>> {
+        self.trusted.get(key).filter(|(_, until)| Instant::now() < *until).map(|(kek, _)| kek)
+    }
+
+    /// Forgets all KEKs of a trusted provider.
+    pub(crate) fn drop_trusted(&mut self, provider: &ProviderName) {
+        self.trusted.retain(|key, _| key.provider != *provider);
+    }
+
+    /// Forgets the KEKs of trusted providers that are good no longer.
+    pub(crate) fn forget_expired(&mut self) {
+        let now = Instant::now();
+        self.trusted.retain(|_, (_, until)| now < *until);
+    }
+
     /// Forgets a key; says whether it was there.
     pub(crate) fn drop_key(&mut self, key: &KeyRef) -> bool {
         let there = self.keys.remove(key).is_some();
         self.revision += u64::from(there);
-        there
+        there || self.trusted.remove(key).is_some()
     }
 
     /// Another one means other keys.
@@ -99,7 +127,8 @@ impl KeyCache {
 
     /// The keys that are there.
     pub(crate) fn references(&self) -> Vec<KeyRef> {
-        self.keys.keys().cloned().collect()
+        let trusted = self.trusted.keys().filter(|key| self.has_trusted(key));
+        self.keys.keys().chain(trusted).cloned().collect()
     }
 
     /// A key, or why it can't be had: `key.not-on-host`, and for one that is to be unwrapped `key.wrong-version`,
@@ -107,6 +136,7 @@ impl KeyCache {
     pub(crate) fn resolve(&self, key: &KeyRef) -> Result<ResolvedKek, Fault> {
         let kek = match &key.key {
             KeyLocator::Standard { .. } => self.keys.get(key).map(Arc::clone).ok_or_else(|| missing(&[key]))?,
+            KeyLocator::Trusted { .. } => self.good(key).map(Arc::clone).ok_or_else(|| not_given(key))?,
             KeyLocator::Native(native) => Arc::new(self.ring.unwrap(&key.provider, native)?),
         };
         Ok(ResolvedKek { reference: key.clone(), kek })
@@ -132,13 +162,22 @@ impl KeyCache {
                 Ok(resolved) => {
                     found.insert(key.clone(), resolved);
                 }
-                Err(fault) if key.kdk().is_some() => return Err(fault),
+                Err(fault) if key.is_wrapped() => return Err(fault),
                 Err(_) if lacking.contains(&key) => {}
                 Err(_) => lacking.push(key),
             }
         }
         if lacking.is_empty() { Ok(ResolvedKeks(found)) } else { Err(missing(&lacking)) }
     }
+}
+
+fn not_given(key: &KeyRef) -> Fault {
+    let why = format!("the host does not have the key {key}, or not for the time for which it is attested");
+    Fault::new(
+        Code::KeyNotOnHost,
+        why,
+        "`ward trust status` tells whether the host is attested, and why not if it isn't",
+    )
 }
 
 fn missing(keys: &[&KeyRef]) -> Fault {
@@ -179,6 +218,29 @@ mod tests {
 
     fn kek(byte: u8) -> Kek {
         Kek::take(&mut [byte; 32]).unwrap()
+    }
+
+    #[test]
+    fn a_trusted_key_ends_with_the_attestation_for_which_it_was_given() {
+        let trusted = |provider: &str| {
+            let wrapped = ward_types::TrustedKey::try_from(format!("2/{provider}/AAAA")).unwrap();
+            KeyRef::trusted(provider.parse().unwrap(), wrapped)
+        };
+        let (vault, safe) = (trusted("vault"), trusted("safe"));
+        let mut cache = KeyCache::default();
+        assert_eq!(cache.resolve(&vault).err().unwrap().code, Code::KeyNotOnHost);
+        let later = Instant::now() + std::time::Duration::from_secs(3600);
+        cache.insert_trusted(vault.clone(), kek(1), later);
+        cache.insert_trusted(safe.clone(), kek(2), later);
+        assert!(cache.resolve(&vault).unwrap().kek().same(&kek(1)));
+        assert_eq!(cache.references(), [safe.clone(), vault.clone()]);
+        cache.drop_trusted(&safe.provider);
+        assert!(cache.resolve(&safe).is_err());
+        cache.insert_trusted(vault.clone(), kek(1), Instant::now());
+        assert_eq!(cache.resolve_all([&vault]).err().unwrap().code, Code::KeyNotOnHost);
+        assert_eq!(cache.references(), []);
+        cache.forget_expired();
+        assert!(!cache.drop_key(&vault));
     }
 
     #[test]

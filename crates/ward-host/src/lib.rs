@@ -4,6 +4,7 @@
 //! agent      answers the controller's calls, and says hello to it
 //!   keys     the key cache: a KeyRef becomes a KEK, or a reason why not
 //!   vault    what of that outlives a restart, sealed to the TPM
+//!   trusted  proving to trust authorities what was booted, and the keys that they give for it
 //!   local    what this machine's administrator can have done without the controller
 //!   home     a VM's directory: its description, authenticated where the home is encrypted, and its lock
 //!   jobs     work that takes long, survives a kill at any moment, and undoes itself where it fails
@@ -27,6 +28,7 @@ mod jobs;
 mod keys;
 mod local;
 pub mod measure;
+mod trusted;
 mod vault;
 mod vmm;
 mod volume;
@@ -36,3 +38,4 @@ pub use agent::run;
 pub use config::{Config, TpmConfig};
 pub use identity::{Enrolment, enrol};
 pub use local::start_home;
+pub use trusted::endorsement_key;

@@ -89,7 +89,7 @@ impl WrappingKey {
     /// # Errors
     /// [`SecretError::Wrap`].
     pub fn wrap_kek(&self, kek: &Kek) -> Result<WrappedKey, SecretError> {
-        wrap(self.expose(), kek.expose())
+        wrap(self.expose(), kek.expose()).map(WrappedKey::of)
     }
 
     /// Opens a KEK that was wrapped under this key.
@@ -97,8 +97,7 @@ impl WrappingKey {
     /// # Errors
     /// [`SecretError::Unwrap`] where it was wrapped under another one or altered.
     pub fn unwrap_kek(&self, wrapped: &WrappedKey) -> Result<Kek, SecretError> {
-        let mut plain = unwrap(self.expose(), wrapped)?;
-        Kek::take(&mut plain.expose_mut()[..KEK_LEN])
+        open_kek(self.expose(), wrapped.as_bytes())
     }
 }
 
@@ -138,7 +137,8 @@ impl HomeKey {
     }
 }
 
-/// A [`HomeKey`] or [`TpmKey`] wrapped under a [`Kek`], or a [`Kek`] under a [`WrappingKey`], by AES-KWP (NIST SP 800-38F, RFC 5649). Ciphertext: not secret.
+/// A [`HomeKey`] or [`TpmKey`] wrapped under a [`Kek`], or a [`Kek`] under a [`WrappingKey`], by AES-KWP (NIST SP 800-38F,
+/// RFC 5649). Ciphertext: not secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrappedKey(Vec<u8>);
 
@@ -147,6 +147,10 @@ impl WrappedKey {
     #[must_use]
     pub fn from_bytes(ciphertext: Vec<u8>) -> Self {
         Self(ciphertext)
+    }
+
+    fn of(ciphertext: [u8; WRAPPED_LEN]) -> Self {
+        Self(ciphertext.to_vec())
     }
 
     /// The ciphertext.
@@ -162,7 +166,7 @@ impl Kek {
     /// # Errors
     /// [`SecretError::Wrap`].
     pub fn wrap_home_key(&self, key: &HomeKey) -> Result<WrappedKey, SecretError> {
-        wrap(self.expose(), key.expose())
+        wrap(self.expose(), key.expose()).map(WrappedKey::of)
     }
 
     /// Opens a home key that was wrapped under this KEK.
@@ -170,7 +174,7 @@ impl Kek {
     /// # Errors
     /// [`SecretError::Unwrap`] where it was wrapped under another one or altered.
     pub fn unwrap_home_key(&self, wrapped: &WrappedKey) -> Result<HomeKey, SecretError> {
-        let mut plain = unwrap(self.expose(), wrapped)?;
+        let mut plain = unwrap(self.expose(), wrapped.as_bytes())?;
         HomeKey::take(&mut plain.expose_mut()[..HOME_KEY_LEN])
     }
 
@@ -179,7 +183,7 @@ impl Kek {
     /// # Errors
     /// [`SecretError::Wrap`].
     pub fn wrap_tpm_key(&self, key: &TpmKey) -> Result<WrappedKey, SecretError> {
-        wrap(self.expose(), key.expose())
+        wrap(self.expose(), key.expose()).map(WrappedKey::of)
     }
 
     /// Opens the key of a vTPM that was wrapped under this KEK.
@@ -187,31 +191,36 @@ impl Kek {
     /// # Errors
     /// [`SecretError::Unwrap`] where it was wrapped under another one or altered.
     pub fn unwrap_tpm_key(&self, wrapped: &WrappedKey) -> Result<TpmKey, SecretError> {
-        let mut plain = unwrap(self.expose(), wrapped)?;
+        let mut plain = unwrap(self.expose(), wrapped.as_bytes())?;
         TpmKey::take(&mut plain.expose_mut()[..TPM_KEY_LEN])
     }
 }
 
-/// AES-KWP adds 8 bytes, and pads to a multiple of 8 what is none.
-const WRAPPED_LEN: usize = 32 + 8;
+/// Length of a key of 32 bytes that is wrapped: AES-KWP adds 8.
+pub(crate) const WRAPPED_LEN: usize = 32 + 8;
 
-fn wrap(under: &[u8; 32], key: &[u8; 32]) -> Result<WrappedKey, SecretError> {
-    let mut ciphertext = vec![0; WRAPPED_LEN];
+/// AES-256-KWP of a key of 32 bytes.
+pub(crate) fn wrap(under: &[u8; 32], key: &[u8; 32]) -> Result<[u8; WRAPPED_LEN], SecretError> {
+    let mut ciphertext = [0; WRAPPED_LEN];
     let under = AesKek::new(&AES_256, under).map_err(|_| SecretError::Wrap)?;
     let length = under.wrap_with_padding(key, &mut ciphertext).map_err(|_| SecretError::Wrap)?.len();
-    ciphertext.truncate(length);
-    Ok(WrappedKey(ciphertext))
+    if length == WRAPPED_LEN { Ok(ciphertext) } else { Err(SecretError::Wrap) }
 }
 
 /// The key is the first 32 bytes. It is locked for its whole life; the library wants room for the padding block too.
-fn unwrap(under: &[u8; 32], wrapped: &WrappedKey) -> Result<Locked<WRAPPED_LEN>, SecretError> {
-    if wrapped.0.len() != WRAPPED_LEN {
+fn unwrap(under: &[u8; 32], wrapped: &[u8]) -> Result<Locked<WRAPPED_LEN>, SecretError> {
+    if wrapped.len() != WRAPPED_LEN {
         return Err(SecretError::Unwrap);
     }
     let under = AesKek::new(&AES_256, under).map_err(|_| SecretError::Unwrap)?;
     let mut plain = Locked::zeroed()?;
-    let key = under.unwrap_with_padding(&wrapped.0, plain.expose_mut()).map_err(|_| SecretError::Unwrap)?;
+    let key = under.unwrap_with_padding(wrapped, plain.expose_mut()).map_err(|_| SecretError::Unwrap)?;
     if key.len() == 32 { Ok(plain) } else { Err(SecretError::Unwrap) }
+}
+
+pub(crate) fn open_kek(under: &[u8; 32], wrapped: &[u8]) -> Result<Kek, SecretError> {
+    let mut plain = unwrap(under, wrapped)?;
+    Kek::take(&mut plain.expose_mut()[..KEK_LEN])
 }
 
 #[cfg(test)]

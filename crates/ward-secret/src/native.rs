@@ -1,14 +1,14 @@
 //! KEKs under a native provider's key: `docs/native-format.md`, version 1.
 
 use aws_lc_rs::hkdf;
-use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded};
 
-use crate::{KEK_LEN, Kdk, Kek, Locked, SecretError};
+use crate::keys::{WRAPPED_LEN, open_kek, wrap};
+use crate::{Kdk, Kek, Locked, SecretError};
 
 /// Length of the salt that makes each derived key unique, in bytes.
 pub const SALT_LEN: usize = 32;
-/// Length of a wrapped [`Kek`], in bytes: AES-KWP adds 8.
-pub const WRAPPED_KEK_LEN: usize = KEK_LEN + 8;
+/// Length of a wrapped [`Kek`], in bytes.
+pub const WRAPPED_KEK_LEN: usize = WRAPPED_LEN;
 
 /// What the derived key is for, and by which version of the format.
 const PURPOSE: &[u8] = b"ward native KEK v1\0";
@@ -46,13 +46,7 @@ impl Kdk {
         salt: &[u8; SALT_LEN],
         kek: &Kek,
     ) -> Result<[u8; WRAPPED_KEK_LEN], SecretError> {
-        let mut wrapped = [0; WRAPPED_KEK_LEN];
-        let length = self
-            .derive(context, salt)?
-            .wrap_with_padding(kek.expose(), &mut wrapped)
-            .map_err(|_| SecretError::Wrap)?
-            .len();
-        if length == WRAPPED_KEK_LEN { Ok(wrapped) } else { Err(SecretError::Wrap) }
+        wrap(self.derive(context, salt)?.expose(), kek.expose())
     }
 
     /// A new random KEK, which exists nowhere but in what this gives: its salt, and it wrapped.
@@ -91,26 +85,17 @@ impl Kdk {
         salt: &[u8; SALT_LEN],
         wrapped: &[u8; WRAPPED_KEK_LEN],
     ) -> Result<Kek, SecretError> {
-        // Locked for its whole life; the library wants room for the padding block too.
-        let mut plain = Locked::<WRAPPED_KEK_LEN>::zeroed()?;
-        let key = self
-            .derive(context, salt)?
-            .unwrap_with_padding(wrapped, plain.expose_mut())
-            .map_err(|_| SecretError::Unwrap)?;
-        Kek::take(key).map_err(|error| match error {
-            SecretError::Length { .. } => SecretError::Unwrap,
-            error => error,
-        })
+        open_kek(self.derive(context, salt)?.expose(), wrapped)
     }
 
-    fn derive(&self, context: &KekContext<'_>, salt: &[u8; SALT_LEN]) -> Result<AesKek, SecretError> {
+    fn derive(&self, context: &KekContext<'_>, salt: &[u8; SALT_LEN]) -> Result<Locked<32>, SecretError> {
         let mut derived = Locked::<32>::zeroed()?;
         hkdf::Salt::new(hkdf::HKDF_SHA256, salt)
             .extract(self.expose())
             .expand(&[&context.info()?], hkdf::HKDF_SHA256)
             .and_then(|output| output.fill(derived.expose_mut()))
             .map_err(|_| SecretError::Wrap)?;
-        AesKek::new(&AES_256, derived.expose()).map_err(|_| SecretError::Wrap)
+        Ok(derived)
     }
 }
 

@@ -23,6 +23,25 @@ pub trait Call: Serialize + DeserializeOwned + Send + 'static {
     const PATH: &'static str;
 }
 
+/// To either service: whether it is there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Health {}
+
+/// Answers [`Health`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HowItIs {
+    /// The program's version.
+    pub version: String,
+    /// The digest of the signed configuration that it goes by; empty where it has taken none in.
+    pub configuration: String,
+}
+
+impl Call for Health {
+    type Reply = HowItIs;
+    const PATH: &'static str = "/v1/health";
+}
+
 /// To the attestation service: what its tokens are known by. For who sets up a key provider.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

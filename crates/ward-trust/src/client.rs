@@ -166,7 +166,7 @@ impl Client {
             source = cause.source();
         }
         Problem::new(
-            Code::HostUnreachable,
+            Code::TrustUnreachable,
             format!("the trust authority's service {} does not answer", self.service),
             why,
             "check that the service runs and that the network reaches it; other instances may answer",

@@ -144,6 +144,11 @@ impl Home {
         Ok(self.meta("generation").await?.unwrap_or_default())
     }
 
+    /// The digest of the signed configuration that it goes by; empty where it has taken none in.
+    pub(crate) async fn configuration(&self) -> Result<String, Error> {
+        Ok(String::from_utf8_lossy(&self.meta("configuration").await?.unwrap_or_default()).into_owned())
+    }
+
     /// To be called after each change of the configuration: running services then read it anew.
     pub(crate) async fn changed(&self) -> Result<(), Error> {
         self.set_meta("generation", uuid::Uuid::now_v7().as_bytes()).await
@@ -240,12 +245,12 @@ fn make_certificate(dir: &Path, name: &str, server_names: &[String]) -> Result<(
     write_new(&dir.join("tls.pem"), certificate.pem().as_bytes(), 0o644)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(|source| Error::File { path: path.to_owned(), source })
 }
 
 /// Writes a new file, durably: after a crash it is there whole or not at all. One that is there already is an error.
-fn write_new(path: &Path, contents: &[u8], mode: u32) -> Result<(), Error> {
+pub(crate) fn write_new(path: &Path, contents: &[u8], mode: u32) -> Result<(), Error> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let write = || -> io::Result<()> {

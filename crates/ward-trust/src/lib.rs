@@ -20,11 +20,15 @@
 pub mod api;
 pub mod attestation;
 pub mod client;
+pub mod configuration;
 mod error;
 mod home;
 pub mod key_provider;
+pub mod measure;
 mod pending;
 mod serve;
+pub mod services;
+pub mod signed;
 
 pub use error::Error;
 pub use home::AuditEntry;

@@ -124,6 +124,16 @@ kinds! {
     HostConnected = "host.connected", Info;
     /// A host no longer answers.
     HostDisconnected = "host.disconnected", Warning;
+    /// A host was attested by the trust authority.
+    HostAttested = "host.attested", Info;
+    /// The trust authority does not attest a host, or no longer.
+    HostNotAttested = "host.not-attested", Error;
+    /// A service of the trust authority answers again.
+    TrustServiceUp = "trust.service-up", Info;
+    /// A service of the trust authority no longer answers.
+    TrustServiceDown = "trust.service-down", Error;
+    /// The description of a trust authority's services was imported anew.
+    TrustDescribed = "trust.described", Info;
     /// A key provider was added.
     ProviderAdded = "provider.added", Info;
     /// A key provider was removed.

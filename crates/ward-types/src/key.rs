@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{KdkRef, NameError, NativeKey, ProviderName, VmId};
+use crate::{KdkRef, NameError, NativeKey, ProviderName, TrustedKey, VmId};
 
 /// The ID that a key server chose for a key (KMIP: Unique Identifier): an opaque text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -55,6 +55,8 @@ pub enum ProviderKind {
     Standard,
     /// The controller makes the provider's key; hosts make KEKs and wrap them under it.
     Native,
+    /// A trust authority makes KEKs, and hands them to hosts that it has attested.
+    Trusted,
 }
 
 impl fmt::Display for ProviderKind {
@@ -62,6 +64,7 @@ impl fmt::Display for ProviderKind {
         f.pad(match self {
             Self::Standard => "standard",
             Self::Native => "native",
+            Self::Trusted => "trusted",
         })
     }
 }
@@ -87,6 +90,11 @@ pub enum KeyLocator {
     },
     /// By unwrapping it: the reference holds the KEK, under the provider's key.
     Native(Box<NativeKey>),
+    /// By having the trust authority unwrap it, for a host that it has attested.
+    Trusted {
+        /// The KEK, under the provider's primary key.
+        wrapped: TrustedKey,
+    },
 }
 
 impl KeyRef {
@@ -102,11 +110,26 @@ impl KeyRef {
         Self { provider, key: KeyLocator::Native(Box::new(key)) }
     }
 
+    /// A key of a trusted provider.
+    #[must_use]
+    pub const fn trusted(provider: ProviderName, wrapped: TrustedKey) -> Self {
+        Self { provider, key: KeyLocator::Trusted { wrapped } }
+    }
+
+    /// Whether the reference holds the key itself, wrapped: it lies nowhere else.
+    #[must_use]
+    pub const fn is_wrapped(&self) -> bool {
+        match self.key {
+            KeyLocator::Standard { .. } => false,
+            KeyLocator::Native(_) | KeyLocator::Trusted { .. } => true,
+        }
+    }
+
     /// The provider's key that a host must have to unwrap this one; none where it must have the key itself.
     #[must_use]
     pub fn kdk(&self) -> Option<KdkRef> {
         match &self.key {
-            KeyLocator::Standard { .. } => None,
+            KeyLocator::Standard { .. } | KeyLocator::Trusted { .. } => None,
             KeyLocator::Native(key) => {
                 Some(KdkRef { provider: self.provider.clone(), key_id: key.key_id, version: key.version })
             }
@@ -117,7 +140,7 @@ impl KeyRef {
     #[must_use]
     pub fn bound_to(&self) -> Option<VmId> {
         match &self.key {
-            KeyLocator::Standard { .. } => None,
+            KeyLocator::Standard { .. } | KeyLocator::Trusted { .. } => None,
             KeyLocator::Native(key) => Some(key.vm),
         }
     }
@@ -128,6 +151,7 @@ impl fmt::Display for KeyRef {
         match &self.key {
             KeyLocator::Standard { key_id } => write!(f, "{}/{key_id}", self.provider),
             KeyLocator::Native(key) => write!(f, "{}/{key}", self.provider),
+            KeyLocator::Trusted { wrapped } => write!(f, "{}/{wrapped}", self.provider),
         }
     }
 }
@@ -193,5 +217,19 @@ mod tests {
         assert_eq!(serde_json::from_str::<KeyRef>(&json).unwrap(), key);
         assert_eq!(key.to_string(), "n1/v2/a5a5a5a5");
         assert_eq!(key.kdk().unwrap().version, 2);
+    }
+
+    #[test]
+    fn a_trusted_reference_is_the_wrapped_key() {
+        let wrapped = TrustedKey::try_from("2/vault/AAAABBBBCCCCDDDD".to_owned()).unwrap();
+        let key = KeyRef::trusted("vault".parse().unwrap(), wrapped);
+        let json = serde_json::to_string(&key).unwrap();
+        assert_eq!(json, r#"{"provider":"vault","kind":"trusted","wrapped":"2/vault/AAAABBBBCCCCDDDD"}"#);
+        assert_eq!(serde_json::from_str::<KeyRef>(&json).unwrap(), key);
+        assert_eq!(key.to_string(), "vault/CCCCDDDD");
+        assert!(key.is_wrapped() && key.kdk().is_none());
+        for bad in ["", "2/vault/AA AA", "2/vault/\u{e4}", &"A".repeat(1025)] {
+            assert!(TrustedKey::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
     }
 }

@@ -12,6 +12,7 @@ mod problem;
 mod server;
 mod task;
 mod text;
+mod trusted;
 mod vm;
 
 pub use audit::{AuditEntry, AuditOutcome, AuditRecord};
@@ -28,6 +29,7 @@ pub use native::{BytesError, KdkRef, NativeKey, Salt, WrappedKek};
 pub use problem::{Code, Problem, ProblemDocument};
 pub use server::{NoServer, ServerAddress};
 pub use task::{Progress, ProgressUnit, TaskInfo, TaskKind, TaskState};
+pub use trusted::{TrustStatus, TrustedKey};
 pub use vm::{
     Boot, DiskConfig, DiskCrypto, Firmware, HomeCrypto, Nvram, PlainFormat, Power, VirtualTpm, VmConfig, VolumeRef,
     WrappedHomeKey, WrappedTpmKey,

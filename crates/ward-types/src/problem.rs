@@ -150,6 +150,10 @@ codes! {
     HostNotAdmitted = "attestation.host-not-admitted", 403, 7;
     /// The host shows no attestation token that is good for this session.
     TokenRefused = "attestation.token-refused", 403, 7;
+    /// No instance of the trust authority's service answers.
+    TrustUnreachable = "attestation.service-unreachable", 502, 6;
+    /// The description of a trust authority is not one, or not signed by whom it must be.
+    DescriptionRefused = "attestation.description-refused", 409, 5;
     /// The key provider is not for hosts that were attested under this policy.
     ProviderNotAllowed = "provider.not-allowed", 403, 6;
     /// The role is part of Ward.

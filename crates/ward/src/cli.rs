@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::Bench;
 use crate::commands::{
     audit, cluster, completion, datastore, event, host, key, login, policy, provider, recrypt, role, session, task,
-    user, vm,
+    trust, user, vm,
 };
 use crate::output::Output;
 use crate::process::{controller, keyserver};
@@ -92,6 +92,9 @@ pub(crate) enum Command {
     Logout,
     /// Start a key server, a controller and hosts on this machine.
     Up(up::Up),
+    /// The trust authority: keys for hosts that booted what they should, and for no others.
+    #[command(subcommand)]
+    Trust(trust::Trust),
     /// Run a controller.
     Controller(Box<controller::Controller>),
     /// Run a key server, or manage one.

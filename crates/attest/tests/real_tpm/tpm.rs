@@ -176,6 +176,19 @@ impl Tpm {
         set(0);
     }
 
+    /// How other programs reach it.
+    pub(crate) fn tcti(&self) -> String {
+        format!("swtpm:host=127.0.0.1,port={}", self.port)
+    }
+
+    /// The machine is switched off and on again, and measures what it boots.
+    pub(crate) fn reboot(&self, log: &Log) {
+        let control = format!("127.0.0.1:{}", self.port + 1);
+        run(Command::new("swtpm_ioctl").args(["--tcp", &control, "-i"])).unwrap();
+        self.run("tpm2_startup", &["-c"]);
+        self.boot(log);
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -84,6 +84,7 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
         (
             path.contains("/vms")
                 || path.ends_with("/register")
+                || path.ends_with("/remediate")
                 || path.contains("/providers")
                 || path.contains("/tasks"),
             &[409, 502, 507],

@@ -20,6 +20,7 @@ pub(crate) mod repeat;
 mod roles;
 mod session;
 pub(crate) mod tasks;
+mod trusted;
 pub mod types;
 mod users;
 mod vm_crypto;
@@ -142,6 +143,11 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(native::keep))
         .routes(routes!(native::update_key))
         .routes(routes!(native::delete_version))
+        .routes(routes!(trusted::add))
+        .routes(routes!(trusted::describe))
+        .routes(routes!(trusted::hosts))
+        .routes(routes!(trusted::services))
+        .routes(routes!(trusted::remediate))
 }
 
 fn parts(controller: &Shared) -> (Router<Shared>, serde_json::Value) {

@@ -9,12 +9,12 @@ use ward_types::{Code, EventKind, EventSubject, Name, Problem, ProviderKind, Pro
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body, Keys, Params};
-use super::native;
 use super::page::{Listed, Page};
 use super::types::{
     AddProvider, CertificateView, KnownBy, Light, NativeState, NativeView, PageQuery, PendingView, ProviderView,
     RemoveProvider as HowToRemove, ServerView, SetClusterProvider, SetRotation,
 };
+use super::{native, trusted};
 use crate::authz::operations::{self, ReadProvider, RemoveProvider, SetClusterDefault, SetDefaultProvider};
 use crate::authz::{Granted, Root, Sight, grant, grant_named};
 use crate::controller::{Controller, Shared};
@@ -65,7 +65,10 @@ pub(super) async fn view(controller: &Controller, row: &ProviderRow) -> Result<P
     Ok(ProviderView {
         name: row.name.clone(),
         kind: row.kind,
-        status: native.as_ref().map_or(summary.light, light_of_native),
+        status: match row.kind {
+            ProviderKind::Trusted => trusted::light(controller, &row.name),
+            _ => native.as_ref().map_or(summary.light, light_of_native),
+        },
         servers: access.servers.iter().map(server).collect(),
         timeout_s: (row.kind == ProviderKind::Standard).then_some(access.timeout.as_secs()),
         ca: access.ca.iter().flat_map(|ca| identity::certificates(ca)).map(|info| certificate(&info)).collect(),

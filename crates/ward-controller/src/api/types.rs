@@ -5,12 +5,14 @@ mod keys;
 mod native;
 mod operations;
 mod provider;
+mod trusted;
 
 pub use self::access::*;
 pub use self::keys::*;
 pub use self::native::*;
 pub use self::operations::*;
 pub use self::provider::*;
+pub use self::trusted::*;
 pub use super::page::PageQuery;
 
 use std::fmt;

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use ward_rpc::api::host::{HostStatus, KeysMark, NativeStatus, Status};
 use ward_rpc::{Call, CallError, Client, KeyPush, NativePush, PushReply, Role};
-use ward_types::{ClusterId, HostId, KeyRef, Name};
+use ward_types::{ClusterId, Code, HostId, KeyLocator, KeyRef, Name, Problem, ProviderName, TrustStatus};
 
 use crate::native::HostHolds;
 use crate::plan::HostFacts;
@@ -48,6 +48,8 @@ pub(crate) struct Link {
     pub(crate) native_turn: tokio::sync::Mutex<()>,
     /// Cancelled when it is no host of this controller any more.
     pub(crate) gone: CancellationToken,
+    /// Who tells the host of trusted providers just now.
+    pub(crate) trust_turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone)]
@@ -74,10 +76,21 @@ pub(crate) struct Told {
 impl Told {
     /// Whether the host has all that it takes to use the key.
     pub(crate) fn has(&self, key: &KeyRef) -> bool {
-        match key.kdk() {
-            Some(kdk) => self.status.native.keys.contains(&kdk),
-            None => self.held.contains(key),
+        match &key.key {
+            KeyLocator::Standard { .. } => self.held.contains(key),
+            KeyLocator::Native(_) => key.kdk().is_some_and(|kdk| self.status.native.keys.contains(&kdk)),
+            KeyLocator::Trusted { .. } => self.lack_of_trust(&key.provider).is_none(),
         }
+    }
+
+    /// Why the host can't get keys of a trusted provider at this moment, if it can't.
+    pub(crate) fn lack_of_trust(&self, provider: &ProviderName) -> Option<Problem> {
+        let not_told = || {
+            let why = format!("the host does not know of key provider `{provider}` yet");
+            Problem::new(Code::ProviderNone, "cannot get a key", why, "`ward trust status` tells how it stands")
+        };
+        let trust = self.status.trust.iter().find(|trust| trust.provider == *provider);
+        trust.map_or_else(|| Some(not_told()), |trust| trust.lack(Timestamp::now()))
     }
 }
 
@@ -130,6 +143,7 @@ impl Links {
             poke: Notify::new(),
             native_turn: tokio::sync::Mutex::default(),
             gone: CancellationToken::new(),
+            trust_turn: tokio::sync::Mutex::default(),
         });
         lock(&self.links).insert(row.id, Arc::clone(&link));
         link
@@ -213,6 +227,10 @@ impl Link {
             unfit: status.and_then(|status| status.unfit.clone()),
             qemu: status.is_some_and(|status| status.qemu.is_some()),
             tpm: status.is_some_and(|status| status.native.tpm),
+            trust: status.map_or_else(Vec::new, |status| {
+                let now = Timestamp::now();
+                status.trust.iter().map(|trust| (trust.provider.clone(), trust.lack(now))).collect()
+            }),
             vms: status.map_or(0, |status| status.vms.len()),
         }
     }
@@ -246,6 +264,14 @@ impl Link {
         let mut state = lock(&self.state);
         if let Some(status) = &mut state.status {
             Arc::make_mut(status).native = native.clone();
+        }
+    }
+
+    /// Notes how it stands with trust authorities now.
+    pub(crate) fn note_trust(&self, trust: &[TrustStatus]) {
+        let mut state = lock(&self.state);
+        if let Some(status) = &mut state.status {
+            Arc::make_mut(status).trust = trust.to_vec();
         }
     }
 
@@ -302,13 +328,15 @@ impl Link {
         Some(Told { status: Arc::clone(status), held: Arc::clone(&state.held.as_ref()?.1) })
     }
 
-    /// Of `keys`, those that the host does not hold, as it says itself now.
+    /// Of `keys`, those that the host is to be given before they are used, as it says itself now. A trusted provider's is
+    /// always one, since it lasts no longer than the attestation.
     pub(crate) async fn lacks(&self, keys: &[KeyRef]) -> Result<Vec<KeyRef>, CallError> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
         let told = self.ask(Client::CALL_TIMEOUT).await?;
-        Ok(keys.iter().filter(|key| !told.has(key)).cloned().collect())
+        let given = |key: &&KeyRef| !told.has(key) || matches!(key.key, KeyLocator::Trusted { .. });
+        Ok(keys.iter().filter(given).cloned().collect())
     }
 
     pub(crate) async fn call<C: Call>(&self, call: C) -> Result<C::Reply, CallError> {

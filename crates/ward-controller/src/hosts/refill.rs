@@ -54,7 +54,7 @@ impl Refill {
             return Vec::new();
         }
         let waits = failures.at.is_some_and(|at| at.elapsed() < back_off(failures.times));
-        // What is unwrapped on the host needs no giving of its own: see `native`.
+        // What is unwrapped on the host needs no giving of its own: see `native` and `trusted`.
         let missing = needed.difference(&told.held).filter(|key| id_at_server(key).is_some());
         missing.filter(|key| !waits || !failures.keys.contains_key(key)).cloned().collect()
     }

@@ -1,13 +1,13 @@
 //! Looking after a host: whether it answers, whether it has its keys, which VMs it runs, which jobs nobody wants.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ward_rpc::CallError;
 use ward_rpc::api::host::{ForgetJob, HostStatus, KeysMark, VmPower};
-use ward_types::{Code, EventKind, EventSubject, KdkRef, Power, Problem, VmId};
+use ward_types::{Code, EventKind, EventSubject, KdkRef, Power, Problem, ProviderName, VmId};
 
 use super::link::Told;
 use super::refill::{Refill, Surplus};
@@ -15,7 +15,8 @@ use super::{Link, note_if_stopped};
 use crate::controller::Shared;
 use crate::keys::{self, Needed};
 use crate::store::native::NativeRow;
-use crate::store::{StoreError, event, native, task, vm};
+use crate::store::trusted::TrustedRow;
+use crate::store::{StoreError, event, native, task, trusted, vm};
 
 /// How often a host is asked.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -30,6 +31,7 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
     let mut keys = Keys::default();
     let mut native_fault = None;
     let mut trouble = None;
+    let (mut verdicts, mut untold) = (BTreeMap::new(), None);
     loop {
         let round = async {
             // Before the host is asked: what it must hold by then it holds by then.
@@ -46,6 +48,10 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
                     say_trouble(&controller, &link, &told.status, &mut trouble).await;
                     if before.native(&link, &told.status) != told.status.native.keys && told.status.unfit.is_none() {
                         give_native(&controller, &link, &mut native_fault).await;
+                    }
+                    crate::trusted::note_verdicts(&controller, &link, &told.status.trust, &mut verdicts).await;
+                    if before.trusted(&link) != applied(&told.status) {
+                        tell_trusted(&controller, &link, &mut untold).await;
                     }
                     if !refilling {
                         keys.look(&controller, &link, &before, &told, is_back).await?;
@@ -127,8 +133,8 @@ impl Keys {
         // After the host was asked: what it holds for a task that has ended meanwhile is needed by a VM.
         let (generation, needed) = keys::needed(controller, link.cluster).await?;
         self.surplus.take_away(controller, link, &needed, told).await?;
-        // Of keys of native providers the host has other ones.
-        let settled = told.held.iter().eq(needed.iter().filter(|key| key.kdk().is_none()));
+        // What unwraps the keys of native and trusted providers is another matter.
+        let settled = told.held.iter().eq(needed.iter().filter(|key| !key.is_wrapped()));
         if settled {
             self.refill.done();
             if needed.len() == told.held.len() {
@@ -154,6 +160,8 @@ struct Before {
     on: BTreeSet<VmId>,
     /// The native providers.
     native: Vec<NativeRow>,
+    /// The trusted providers.
+    trusted: Vec<TrustedRow>,
 }
 
 impl Before {
@@ -161,12 +169,40 @@ impl Before {
         let (generation, needed) = keys::needed(controller, link.cluster).await?;
         let mut db = controller.store.read().await?;
         let on = vm::running_on(&mut db, link.id).await?;
-        Ok(Self { generation, needed, on, native: native::list(&mut db).await? })
+        Ok(Self {
+            generation,
+            needed,
+            on,
+            native: native::list(&mut db).await?,
+            trusted: trusted::list(&mut db).await?,
+        })
+    }
+
+    /// The trusted providers that the host is to be told of, each with the digest of its description.
+    fn trusted(&self, link: &Link) -> BTreeMap<ProviderName, String> {
+        crate::trusted::desired(&self.trusted, link.cluster)
     }
 
     /// The keys of native providers that the host is to have.
     fn native(&self, link: &Link, status: &HostStatus) -> Vec<KdkRef> {
         crate::native::wanted(&self.native, link.cluster, status.native.tpm)
+    }
+}
+
+fn applied(status: &HostStatus) -> BTreeMap<ProviderName, String> {
+    status.trust.iter().map(|trust| (trust.provider.clone(), trust.applied.clone())).collect()
+}
+
+/// Tells a host of trusted providers. What is wrong is said once.
+async fn tell_trusted(controller: &Shared, link: &Link, said: &mut Option<Code>) {
+    match crate::trusted::bring_up_to_date(controller, link, false).await {
+        Ok(_) => *said = None,
+        Err(problem) if *said != Some(problem.code) => {
+            let message = format!("{}: {}. {}", problem.what, problem.why, problem.remedy);
+            controller.record(EventKind::HostNotAttested, &about(link), &message).await;
+            *said = Some(problem.code);
+        }
+        Err(_) => {}
     }
 }
 

@@ -81,12 +81,18 @@ pub(crate) async fn stand(
     Ok(standings)
 }
 
-/// How a key stands that hosts unwrap: by what the controller has of its provider.
+/// How a key stands that hosts unwrap, or have unwrapped: by what the controller has of its provider, or by whether hosts
+/// are attested.
 async fn on_hosts(controller: &Controller, what: &str, key: &KeyRef) -> Result<Standing, StoreError> {
     let mut db = controller.store.read().await?;
     let rows = store::native::list(&mut db).await?;
     let clusters: BTreeSet<ClusterId> = vm::under(&mut db, key).await?.into_iter().map(|row| row.cluster).collect();
-    let Some(kdk) = key.kdk() else { return Ok(Standing::UNKNOWN) };
+    drop(db);
+    let Some(kdk) = key.kdk() else {
+        let lacking = clusters.into_iter().find_map(|cluster| nobody_attested(controller, cluster, key));
+        let present = Standing { standing: KeyStanding::Present, ..Standing::UNKNOWN };
+        return Ok(lacking.map_or(present, |problem| Standing::of(KeyFault::new(&key.provider, Some(key), problem))));
+    };
     let checked = clusters.into_iter().try_for_each(|cluster| native::check(what, &rows, &kdk, cluster));
     Ok(match checked {
         Ok(()) => Standing { standing: KeyStanding::Present, ..Standing::UNKNOWN },
@@ -95,6 +101,19 @@ async fn on_hosts(controller: &Controller, what: &str, key: &KeyRef) -> Result<S
             Standing { standing, state: None, fault: Some(KeyFault::new(&key.provider, Some(key), problem)) }
         }
     })
+}
+
+/// Why no host of the cluster can have a trusted provider's key at this moment.
+fn nobody_attested(controller: &Controller, cluster: ClusterId, key: &KeyRef) -> Option<Problem> {
+    let told: Vec<_> = controller.links.of_cluster(cluster).iter().filter_map(|link| link.told()).collect();
+    let mut lacks = Vec::new();
+    for told in told {
+        lacks.push(told.lack_of_trust(&key.provider)?);
+    }
+    Some(lacks.into_iter().next().unwrap_or_else(|| {
+        let why = format!("no host of the cluster answers that could get key {key}");
+        Problem::new(ward_types::Code::HostNone, "cannot get a key", why, "start the agent of a host")
+    }))
 }
 
 async fn at_server(

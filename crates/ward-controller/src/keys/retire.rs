@@ -13,7 +13,7 @@ use crate::store::{StoreError, Tx, event, server_key, vm};
 /// Of `keys`, those that no VM needs any more, which is recorded.
 pub(crate) async fn retire(tx: &mut Tx, subject: &EventSubject, keys: Vec<KeyRef>) -> Result<Vec<KeyRef>, StoreError> {
     // One that is wrapped in the VM's own files is gone with them: nothing of it stays elsewhere.
-    let keys = keys.into_iter().filter(|key| key.kdk().is_none()).collect();
+    let keys = keys.into_iter().filter(|key| !key.is_wrapped()).collect();
     let unneeded = vm::unneeded(tx, keys).await?;
     for key in &unneeded {
         server_key::unneeded(tx, key, None).await?;

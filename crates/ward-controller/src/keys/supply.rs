@@ -12,7 +12,7 @@ use ward_types::{Code, EventKind, EventSubject, HostId, KeyRef, Problem, Provide
 use super::{KeyFault, connect, fetch, id_at_server, not_at_a_server, report};
 use crate::controller::{Controller, Shared};
 use crate::hosts::Link;
-use crate::native;
+use crate::{native, trusted};
 
 /// How long whoever waits for one host waits for the others, once that one has its keys: a moment, so that the log tells
 /// of all of them together. A host that takes longer delays nobody.
@@ -34,9 +34,22 @@ pub(crate) struct Supply<'a> {
 
 /// Gets keys from their servers and gives them to hosts. They are in this process's memory only while this runs.
 pub(crate) async fn supply(controller: &Shared, supply: Supply<'_>) -> Result<(), Problem> {
-    let (unwrapped, got): (Vec<_>, Vec<_>) = supply.keys.iter().partition(|key| key.kdk().is_some());
+    let (mut unwrapped, mut attested, mut got) = (Vec::new(), Vec::new(), Vec::new());
+    for key in supply.keys {
+        match key.key {
+            KeyLocator::Standard { .. } => got.push(key),
+            KeyLocator::Native(_) => unwrapped.push(key),
+            KeyLocator::Trusted { .. } => attested.push(key),
+        }
+    }
     if let Some(first) = unwrapped.first()
         && let Err(problem) = native::give(controller, &supply, &unwrapped).await
+    {
+        let fault = KeyFault::new(&first.provider, Some(first), problem);
+        return Err(report(controller, supply.subject, fault).await);
+    }
+    if let Some(first) = attested.first()
+        && let Err(problem) = trusted::obtain(controller, &supply, &attested).await
     {
         let fault = KeyFault::new(&first.provider, Some(first), problem);
         return Err(report(controller, supply.subject, fault).await);

@@ -1,6 +1,15 @@
 //! Which keys may be used for what.
 
-use ward_types::{Code, KeyRef, KeyState, Problem};
+use ward_types::{Code, KeyLocator, KeyRef, KeyState, Problem, ProviderName};
+
+/// The trusted providers among those of keys.
+pub(crate) fn trusted<'a>(keys: impl IntoIterator<Item = &'a KeyRef>) -> Vec<ProviderName> {
+    let keys = keys.into_iter().filter(|key| matches!(key.key, KeyLocator::Trusted { .. }));
+    let mut names: Vec<_> = keys.map(|key| key.provider.clone()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
 
 /// What may be done with a key in its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

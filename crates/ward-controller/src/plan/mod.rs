@@ -19,7 +19,7 @@ pub(crate) use clone::{CloneWish, clone, create_under};
 pub(crate) use create::{NewDisk, NewVm, create};
 pub(crate) use crypt::{CryptPlan, KeyChoice, PlannedAction, Selection, Verb, crypt, keys, kind, whole};
 pub(crate) use destroy::{KeyFacts, destroy, kept_until};
-pub(crate) use key::{KeyUse, judge_state};
+pub(crate) use key::{KeyUse, judge_state, trusted};
 pub(crate) use place::{Needs, place};
 pub(crate) use policy::set_policy;
 pub(crate) use power::{reload, remove, set_template, start, stop, unregister};
@@ -56,6 +56,8 @@ pub(crate) struct HostFacts {
     pub(crate) qemu: bool,
     /// Whether it has a TPM to which it seals keys.
     pub(crate) tpm: bool,
+    /// The trusted providers that it was told of; with each why it can't have its keys, if it can't.
+    pub(crate) trust: Vec<(ProviderName, Option<Problem>)>,
     /// How many VMs it runs.
     pub(crate) vms: usize,
 }
@@ -65,7 +67,8 @@ pub(crate) struct HostFacts {
 pub(crate) struct ProviderFacts {
     pub(crate) name: ProviderName,
     pub(crate) is_default: bool,
-    /// What is known of a native one.
+    /// What is known of one whose keys have no IDs: a native one, or a trusted one, which counts as backed up and gives keys
+    /// to hosts with a TPM only.
     pub(crate) native: Option<NativeFacts>,
 }
 

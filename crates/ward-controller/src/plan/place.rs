@@ -1,6 +1,6 @@
 //! Which host does the work.
 
-use ward_types::{Code, HostId, Name, Problem};
+use ward_types::{Code, HostId, Name, Problem, ProviderName};
 
 use super::HostFacts;
 
@@ -21,6 +21,8 @@ pub(crate) struct Needs<'a> {
     pub(crate) keys: bool,
     /// A TPM 2.0: a key provider gives its key to no host without one.
     pub(crate) tpm: bool,
+    /// Keys of these trusted providers: it must be attested for each, and reach it.
+    pub(crate) trusted: &'a [ProviderName],
 }
 
 /// Chooses a host: of those that can, the one that is preferred, else the one with the fewest VMs.
@@ -106,9 +108,30 @@ fn lacks(host: &HostFacts, needs: Needs<'_>) -> Option<Lack> {
             remedy: format!("run the agent of `{name}` with `--tpm`, if the machine has one"),
         });
     }
+    if let Some(lack) = needs.trusted.iter().find_map(|provider| untrusted(host, provider)) {
+        return Some(lack);
+    }
     (needs.qemu && !host.qemu).then(|| Lack {
         code: Code::HostUnfit,
         why: format!("host `{name}` has no QEMU"),
         remedy: format!("install qemu-system-x86 on `{name}`"),
     })
+}
+
+/// Why a host can't have keys of a trusted provider.
+fn untrusted(host: &HostFacts, provider: &ProviderName) -> Option<Lack> {
+    let name = &host.name;
+    match host.trust.iter().find(|(known, _)| known == provider) {
+        Some((_, None)) => None,
+        Some((_, Some(problem))) => Some(Lack {
+            code: problem.code,
+            why: format!("host `{name}` gets no key of provider `{provider}`: {}", problem.why),
+            remedy: problem.remedy.clone(),
+        }),
+        None => Some(Lack {
+            code: Code::ProviderNone,
+            why: format!("host `{name}` was not told of trusted key provider `{provider}`"),
+            remedy: "`ward trust status` tells which hosts were; `ward trust remediate` tells them again".to_owned(),
+        }),
+    }
 }

@@ -2,7 +2,7 @@
 
 use ward_types::{Code, HostId, KeyRef, Name, Power, Problem, TaskInfo, TaskKind, VmConfig};
 
-use super::{HostFacts, Needs, VmFacts, cannot, free, idle, off, place, stopped};
+use super::{HostFacts, Needs, VmFacts, cannot, free, idle, off, place, stopped, trusted};
 
 /// Plans the start of a VM: tells its keys and checks that a host could take it.
 pub(crate) fn start(
@@ -24,7 +24,9 @@ pub(crate) fn start(
         ));
     }
     let keys = owned_keys(config);
-    let needs = Needs { asked, rather: ran_on, qemu: true, keys: !keys.is_empty(), ..Needs::default() };
+    let trusted = trusted(&keys);
+    let needs =
+        Needs { asked, rather: ran_on, qemu: true, keys: !keys.is_empty(), trusted: &trusted, ..Needs::default() };
     place(&cannot(TaskKind::VmStart, vm.name), hosts, needs)?;
     Ok(keys)
 }

@@ -17,6 +17,7 @@ pub(crate) mod request;
 pub(crate) mod server_key;
 pub(crate) mod setting;
 pub(crate) mod task;
+pub(crate) mod trusted;
 pub(crate) mod user;
 pub(crate) mod vm;
 

@@ -74,7 +74,8 @@ pub(super) async fn placed(run: &mut Run, keys: bool, tpm: bool) -> Step<Arc<Lin
     }
     run.controller.links.settled().await;
     let hosts = run.controller.links.facts(run.vm.cluster);
-    let needs = Needs { rather: run.vm.host, only: run.runs_on(), keys, tpm, ..Needs::default() };
+    let trusted = run.trusted().await?;
+    let needs = Needs { rather: run.vm.host, only: run.runs_on(), keys, tpm, trusted: &trusted, ..Needs::default() };
     let host = place(&run.what(), &hosts, needs)?;
     let link = run.link(host)?;
     run.work.set_host(host);
@@ -176,7 +177,8 @@ async fn replace(run: &mut Run, away: &Link, keys: &[KeyRef]) -> Step<bool> {
     }
     let hosts = run.controller.links.facts(run.vm.cluster);
     let tpm = needs_tpm(&mut *run.controller.store.read().await?, keys).await?;
-    let needs = Needs { not: Some(away.id), keys: !keys.is_empty(), tpm, ..Needs::default() };
+    let trusted = run.trusted().await?;
+    let needs = Needs { not: Some(away.id), keys: !keys.is_empty(), tpm, trusted: &trusted, ..Needs::default() };
     let Ok(host) = place(&run.what(), &hosts, needs) else { return Ok(false) };
     let link = run.link(host)?;
     run.work.set_host(host);

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use ward_rpc::api::host::{HomeRef, Notice};
 use ward_types::{
     AuditOutcome, Code, EventKind, EventSubject, HostId, KeyRef, Object, Power, PrivilegeSet, Problem, Progress,
-    TaskInfo,
+    ProviderName, TaskInfo,
 };
 
 use super::board::{Live, change};
@@ -19,6 +19,7 @@ use crate::store::audit::{self, Draft};
 use crate::store::cells::word;
 use crate::store::vm::VmRow;
 use crate::store::{StoreError, Tx, cluster, event, task, vm};
+use crate::trusted;
 
 /// Why a run ended before its task did.
 #[derive(Debug)]
@@ -139,6 +140,12 @@ impl Run {
         self.say(step);
         crash_point::reach(point);
         Ok(())
+    }
+
+    /// The trusted providers whose keys the work needs or makes.
+    pub(crate) async fn trusted(&self) -> Result<Vec<ProviderName>, StoreError> {
+        let makers = trusted::makers(self.work.keys().map(|(choice, _)| choice));
+        trusted::needed(&mut *self.controller.store.read().await?, &self.vm.keys(), makers).await
     }
 
     pub(crate) fn link(&self, id: HostId) -> Result<Arc<Link>, Problem> {

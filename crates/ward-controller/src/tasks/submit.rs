@@ -23,6 +23,7 @@ use crate::store::cluster::{ClusterRow, DatastoreRow};
 use crate::store::task::TaskRow;
 use crate::store::vm::VmRow;
 use crate::store::{self, Tx, cluster, event, policy, provider, request, task, vm};
+use crate::trusted;
 
 /// What makes tasks. Who asks, and that it may, is in the proof that each kind of task takes.
 pub(crate) struct Order<'a> {
@@ -118,7 +119,9 @@ impl Order<'_> {
         let keys = asked.row.keys();
         let encrypts = !keys.is_empty() || !plan.keys.is_empty();
         let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(&mut asked.tx, &keys).await?;
-        let needs = plan::Needs { rather: asked.row.host, keys: encrypts, tpm, ..plan::Needs::default() };
+        let trusted = trusted::needed(&mut asked.tx, &keys, trusted::makers(&plan.keys)).await?;
+        let needs =
+            plan::Needs { rather: asked.row.host, keys: encrypts, tpm, trusted: &trusted, ..plan::Needs::default() };
         plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
         let assigned = policy::assigned(&mut asked.tx, Some(asked.row.id)).await?;
         let policies = assigned.into_iter().map(|((_, component), name)| (component, name)).collect();
@@ -222,7 +225,9 @@ impl Order<'_> {
         let hosts = self.controller.links.facts(asked.row.cluster);
         let only = asked.row.host.filter(|_| asked.row.power == Power::On);
         let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(&mut asked.tx, &asked.row.keys()).await?;
-        let needs = plan::Needs { rather: asked.row.host, only, keys: true, tpm, ..plan::Needs::default() };
+        let trusted = trusted::needed(&mut asked.tx, &asked.row.keys(), trusted::makers(&plan.keys)).await?;
+        let rather = asked.row.host;
+        let needs = plan::Needs { rather, only, keys: true, tpm, trusted: &trusted, ..plan::Needs::default() };
         if let Err(problem) = plan::place(&cannot(kind, &asked.row.name), &hosts, needs) {
             if !tpm {
                 return Err(problem);
@@ -412,6 +417,7 @@ fn changed(what: String, of: &str) -> Problem {
 /// What planners need to know of key providers, for VMs of a cluster.
 pub(crate) async fn providers(tx: &mut Tx, cluster: ClusterId) -> Result<Vec<ProviderFacts>, Problem> {
     let natives = store::native::list(tx).await?;
+    let trusted = store::trusted::list(tx).await?;
     let own_default = provider::default_of(tx, cluster).await?;
     let facts = |row: provider::ProviderRow| {
         let native = natives.iter().find(|native| native.name == row.name).map(|native| NativeFacts {
@@ -419,6 +425,12 @@ pub(crate) async fn providers(tx: &mut Tx, cluster: ClusterId) -> Result<Vec<Pro
             serves: native.serves(cluster),
             tpm_required: native.tpm_required,
         });
+        let trusted = trusted.iter().find(|trusted| trusted.name == row.name).map(|trusted| NativeFacts {
+            backed_up: true,
+            serves: trusted.serves(cluster),
+            tpm_required: true,
+        });
+        let native = native.or(trusted);
         let is_default = own_default.as_ref().map_or(row.is_default, |own| *own == row.name);
         ProviderFacts { name: row.name, is_default, native }
     };

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use ward_types::{
-    CryptoPlan, HostId, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, Progress, TaskId, VmConfig, VmId,
+    CryptoPlan, HostId, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, Progress, ProviderName, TaskId, TrustStatus,
+    VmConfig, VmId,
 };
 
 use crate::Call;
@@ -74,6 +75,9 @@ pub struct HostStatus {
     /// The keys of native providers.
     #[serde(default)]
     pub native: NativeStatus,
+    /// How it stands with the trust authorities that it was told of.
+    #[serde(default)]
+    pub trust: Vec<TrustStatus>,
 }
 
 /// What a host says of the keys of native providers.
@@ -102,6 +106,53 @@ pub struct MakeKey {
 impl Call for MakeKey {
     type Reply = KeyRef;
     const NAME: &'static str = "make-key";
+}
+
+/// Tells the host of all trusted providers that it is to have. What is not among them goes.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TakeTrust {
+    /// The providers.
+    pub providers: Vec<DescribedProvider>,
+    /// Whether it is to be attested anew at once, whatever it holds; the answer then tells how that ended.
+    pub anew: bool,
+}
+
+/// A trusted provider, and the signed description of its trust authority's services.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescribedProvider {
+    /// The provider.
+    pub provider: ProviderName,
+    /// The description. The controller can't make one: the trust administrators sign it.
+    pub description: String,
+}
+
+impl Call for TakeTrust {
+    type Reply = Vec<TrustStatus>;
+    const NAME: &'static str = "take-trust";
+}
+
+/// Makes the host get keys of trusted providers from the trust authority, for as long as it is attested.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ObtainKeys {
+    /// Which.
+    pub keys: Vec<KeyRef>,
+}
+
+impl Call for ObtainKeys {
+    type Reply = ();
+    const NAME: &'static str = "obtain-keys";
+}
+
+/// Makes the host have the trust authority make a key, and tells its reference: the only place where it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MakeTrustedKey {
+    /// The provider.
+    pub provider: ProviderName,
+}
+
+impl Call for MakeTrustedKey {
+    type Reply = KeyRef;
+    const NAME: &'static str = "make-trusted-key";
 }
 
 impl Call for Status {

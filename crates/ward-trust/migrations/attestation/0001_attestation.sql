@@ -47,6 +47,11 @@ CREATE TABLE host (
     captured       TEXT
 ) STRICT, WITHOUT ROWID;
 
+-- Endorsement keys of the hosts that an administrator let in.
+CREATE TABLE admitted (
+    ek TEXT PRIMARY KEY NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- What hosts asked for, and how it ended.
 CREATE TABLE audit (
     sequence    INTEGER PRIMARY KEY,

@@ -166,6 +166,22 @@ impl Admin {
         self.home.changed().await
     }
 
+    /// The policies.
+    ///
+    /// # Errors
+    /// If the database can't be read.
+    pub async fn policies(&self) -> Result<Vec<(Label, PolicySettings)>, Error> {
+        config::load_policy_settings(&self.home).await
+    }
+
+    /// The endorsement keys that are trusted by themselves: Name and label.
+    ///
+    /// # Errors
+    /// If the database can't be read.
+    pub async fn eks(&self) -> Result<Vec<(String, String)>, Error> {
+        Ok(sqlx::query_as("SELECT name, label FROM pinned_ek ORDER BY label").fetch_all(&self.home.pool).await?)
+    }
+
     /// Removes a policy.
     ///
     /// # Errors
@@ -250,8 +266,9 @@ impl Admin {
     /// # Errors
     /// If there is none such.
     pub async fn admit_host(&self, label: &Label) -> Result<(), Error> {
-        let query = sqlx::query("UPDATE host SET admitted = TRUE WHERE label = ?").bind(label.as_str());
-        self.gone(query.execute(&self.home.pool).await?.rows_affected(), "host", label.as_str()).await
+        let query = sqlx::query("INSERT OR REPLACE INTO admitted (ek) SELECT ek FROM host WHERE label = ?");
+        let done = query.bind(label.as_str()).execute(&self.home.pool).await?;
+        self.gone(done.rows_affected(), "host", label.as_str()).await
     }
 
     /// Forgets a host. It may enrol again.
@@ -259,6 +276,8 @@ impl Admin {
     /// # Errors
     /// If there is none such.
     pub async fn remove_host(&self, label: &Label) -> Result<(), Error> {
+        let query = sqlx::query("DELETE FROM admitted WHERE ek IN (SELECT ek FROM host WHERE label = ?)");
+        query.bind(label.as_str()).execute(&self.home.pool).await?;
         let query = sqlx::query("DELETE FROM host WHERE label = ?").bind(label.as_str());
         self.gone(query.execute(&self.home.pool).await?.rows_affected(), "host", label.as_str()).await
     }

@@ -149,7 +149,7 @@ impl Config {
     }
 }
 
-pub(super) async fn load_settings(home: &Home) -> Result<Settings, Error> {
+pub(crate) async fn load_settings(home: &Home) -> Result<Settings, Error> {
     let json = home.meta("settings").await?.ok_or_else(|| Error::corrupt("settings", "they are missing"))?;
     serde_json::from_slice(&json).map_err(|error| Error::corrupt("settings", error))
 }
@@ -179,7 +179,7 @@ pub(super) async fn load_pinned(home: &Home) -> Result<PinnedEks, Error> {
     Ok(pinned)
 }
 
-pub(super) async fn load_images(home: &Home) -> Result<Vec<BaseImage>, Error> {
+pub(crate) async fn load_images(home: &Home) -> Result<Vec<BaseImage>, Error> {
     let rows = sqlx::query("SELECT name, version, value FROM base_image ORDER BY name, version");
     let rows = rows.fetch_all(&home.pool).await?;
     rows.iter()
@@ -191,17 +191,21 @@ pub(super) async fn load_images(home: &Home) -> Result<Vec<BaseImage>, Error> {
         .collect()
 }
 
-async fn load_policies(home: &Home, images: &[BaseImage]) -> Result<BTreeMap<Label, Policy>, Error> {
-    let rows = sqlx::query("SELECT name, value FROM policy").fetch_all(&home.pool).await?;
+pub(crate) async fn load_policy_settings(home: &Home) -> Result<Vec<(Label, PolicySettings)>, Error> {
+    let rows = sqlx::query("SELECT name, value FROM policy ORDER BY name").fetch_all(&home.pool).await?;
     rows.iter()
         .map(|row| {
             let (name, json): (String, String) = (row.try_get("name")?, row.try_get("value")?);
             let corrupt = |why: String| Error::corrupt(format!("policy {name}"), why);
             let label: Label = name.parse().map_err(|error| corrupt(format!("{error}")))?;
-            let settings = serde_json::from_str(&json).map_err(|error| corrupt(error.to_string()))?;
-            Ok((label.clone(), policy(label, &settings, images)))
+            Ok((label, serde_json::from_str(&json).map_err(|error| corrupt(error.to_string()))?))
         })
         .collect()
+}
+
+async fn load_policies(home: &Home, images: &[BaseImage]) -> Result<BTreeMap<Label, Policy>, Error> {
+    let all = load_policy_settings(home).await?;
+    Ok(all.into_iter().map(|(label, settings)| (label.clone(), policy(label, &settings, images))).collect())
 }
 
 pub(super) fn policy(name: Label, settings: &PolicySettings, images: &[BaseImage]) -> Policy {

@@ -95,13 +95,25 @@ impl Host {
     }
 }
 
+/// A host is let in by the way in which it enrolled, or because an administrator said so.
+macro_rules! by {
+    ($column:literal) => {
+        concat!(
+            "SELECT label, ek_public, ek_certificate, ak_record, captured, \
+             admitted OR ek IN (SELECT ek FROM admitted) AS admitted FROM host WHERE ",
+            $column,
+            " = ?"
+        )
+    };
+}
+
 pub(super) async fn by_ak(home: &Home, ak: &Name) -> Result<Option<Host>, Error> {
-    let row = sqlx::query("SELECT * FROM host WHERE ak = ?").bind(ak.to_string()).fetch_optional(&home.pool).await?;
+    let row = sqlx::query(by!("ak")).bind(ak.to_string()).fetch_optional(&home.pool).await?;
     row.as_ref().map(Host::from_row).transpose()
 }
 
 pub(super) async fn by_label(home: &Home, label: &Label) -> Result<Host, Error> {
-    let row = sqlx::query("SELECT * FROM host WHERE label = ?").bind(label.as_str()).fetch_optional(&home.pool).await?;
+    let row = sqlx::query(by!("label")).bind(label.as_str()).fetch_optional(&home.pool).await?;
     let row = row.ok_or_else(|| Error::NotFound { what: "host", name: label.to_string() })?;
     Host::from_row(&row)
 }
@@ -118,8 +130,8 @@ pub(super) async fn enrol(
     let query = "INSERT INTO host (ek, label, ak, ek_public, ek_certificate, ak_record, admitted, enrolled_ms) \
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (ek) DO UPDATE SET label = excluded.label, \
                  ak = excluded.ak, ek_certificate = excluded.ek_certificate, ak_record = excluded.ak_record, \
-                 enrolled_ms = excluded.enrolled_ms, captured = NULL, admitted = max(admitted, excluded.admitted) \
-                 RETURNING admitted";
+                 enrolled_ms = excluded.enrolled_ms, captured = NULL, admitted = excluded.admitted \
+                 RETURNING admitted OR ek IN (SELECT ek FROM admitted)";
     let admitted = sqlx::query_scalar(query)
         .bind(ek.name().to_string())
         .bind(label.as_str())
@@ -159,7 +171,8 @@ pub(super) async fn note(
 }
 
 pub(super) async fn list(home: &Home) -> Result<Vec<HostInfo>, Error> {
-    let query = "SELECT label, ek, admitted, enrolled_ms, attested_ms, report FROM host ORDER BY label";
+    let query = "SELECT label, ek, admitted OR ek IN (SELECT ek FROM admitted) AS admitted, enrolled_ms, attested_ms, \
+                 report FROM host ORDER BY label";
     let rows = sqlx::query(query).fetch_all(&home.pool).await?;
     rows.iter()
         .map(|row| {

@@ -11,6 +11,7 @@ use attest::label::Label;
 
 pub use admin::Admin;
 pub use config::{PolicySettings, Settings};
+pub(crate) use config::{load_images, load_policy_settings, load_settings};
 pub use hosts::HostInfo;
 pub use service::Service;
 
@@ -19,7 +20,7 @@ use crate::home::{Home, Kind};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/attestation");
 
-static KIND: Kind = Kind { name: "attestation", database: "attestation.db", migrator: &MIGRATIONS };
+pub(crate) static KIND: Kind = Kind { name: "attestation", database: "attestation.db", migrator: &MIGRATIONS };
 
 /// Sets a state directory up: TLS certificate (for the machine itself and `server_names`), root key, database, and the
 /// key for signing tokens. `name` is what key providers call the service. What is already there stays as it is.

@@ -25,7 +25,8 @@ use super::config::Config;
 use super::hosts::{self, Captured, Host};
 use crate::Error;
 use crate::api::{
-    Ask, Attest, Call, Describe, Description, Enrol, EnrolAnswer, EnrolChallenge, Enrolled, Question, Token,
+    Ask, Attest, Call, Describe, Description, Enrol, EnrolAnswer, EnrolChallenge, Enrolled, Health, HowItIs, Question,
+    Token,
 };
 use crate::home::{AuditRow, Home};
 use crate::pending::Pending;
@@ -77,6 +78,7 @@ impl Service {
         });
         let router = Router::new()
             .route(Describe::PATH, post(handle(|service, _, call| async move { service.describe(call).await })))
+            .route(Health::PATH, post(handle(|service, _, call| async move { service.health(call).await })))
             .route(Enrol::PATH, post(handle(|service, peer, call| async move { service.enrol(peer, call).await })))
             .route(
                 EnrolAnswer::PATH,
@@ -108,6 +110,12 @@ impl Service {
             audience: config.settings.audience.clone(),
             certificate: self.home.certificate_pem().map_err(|error| internal(what, &error))?,
         })
+    }
+
+    async fn health(&self, _: Health) -> Answer<HowItIs> {
+        let configuration = self.home.configuration().await;
+        let configuration = configuration.map_err(|error| internal("the service can't say how it is", &error))?;
+        Ok(HowItIs { version: env!("CARGO_PKG_VERSION").to_owned(), configuration })
     }
 
     async fn enrol(&self, peer: Peer, call: Enrol) -> Answer<EnrolChallenge> {

@@ -8,8 +8,9 @@ use attest::token::TokenPublicKey;
 use ward_types::{Problem, ProviderName};
 use zeroize::Zeroizing;
 
+use super::KIND;
+use super::primary::PrimaryKey;
 use super::rules::{self, Provider, TrustSettings};
-use super::{KIND, primary};
 use crate::Error;
 use crate::home::{AuditEntry, Home};
 
@@ -36,6 +37,10 @@ pub(super) async fn open_credentials(home: &Home, name: &ProviderName) -> Result
         .bind(name.as_str())
         .fetch_one(&home.pool)
         .await?;
+    if sealed.is_empty() {
+        let why = "the configuration was imported here, and its credentials at the key server were not given yet";
+        return Err(Error::invalid("a provider", format!("{name}: {why}: `ward trust provider add`")));
+    }
     let plain = home.unseal(&format!("credentials/{name}"), sealed)?;
     let split = || {
         let (len, rest) = plain.split_first_chunk::<4>()?;
@@ -114,7 +119,7 @@ impl Admin {
         self.gone(query.execute(&self.home.pool).await?.rows_affected(), "attestation service", name.as_str()).await
     }
 
-    /// Makes a provider, or changes one. Its primary key is fetched once, to see that all fits.
+    /// Makes a provider, or changes one. Its primary key is tried once, as it is to be used.
     ///
     /// # Errors
     /// A problem with the key server or the key; an internal one if the database can't be written.
@@ -125,7 +130,7 @@ impl Admin {
         credentials: &Credentials,
     ) -> Result<(), Problem> {
         let what = format!("key provider `{name}` can't be set");
-        primary::fetch(&what, provider, credentials).await?;
+        PrimaryKey::open(&what, name, provider, credentials).await?.check(&what).await?;
         self.store_provider(name, provider, credentials).await.map_err(|error| Problem::internal(what, error))
     }
 

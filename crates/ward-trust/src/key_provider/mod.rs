@@ -1,7 +1,8 @@
 //! The key provider service: hands KEKs to attested hosts.
 //!
 //! A KEK is made here, at random, and goes to the host in plain, over the TLS session that its token is bound to, and
-//! wrapped under the provider's primary key (AES-KWP, RFC 5649). The host stores the wrapped one beside the data, and
+//! wrapped under the provider's primary key: by the key server, where it can encrypt (KMIP Encrypt), so that the primary
+//! key never leaves it; else by this service, which then holds the primary key in memory. The host stores the wrapped one beside the data, and
 //! comes with it whenever it needs the KEK again. Nothing is kept here, and the key server has one key per provider.
 
 mod admin;
@@ -15,7 +16,9 @@ use std::path::Path;
 use attest::label::Label;
 
 pub use admin::{Admin, Credentials};
-pub use rules::{Provider, TrustSettings};
+pub use primary::make_primary_key;
+pub use rules::{PrimaryUse, Provider, TrustSettings};
+pub(crate) use rules::{load_issuers, load_providers, load_settings};
 pub use service::Service;
 pub use wrapped::{WrappedKek, WrappedKekSyntax};
 
@@ -24,7 +27,7 @@ use crate::home::{Home, Kind};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/key_provider");
 
-static KIND: Kind = Kind { name: "key provider", database: "key-provider.db", migrator: &MIGRATIONS };
+pub(crate) static KIND: Kind = Kind { name: "key provider", database: "key-provider.db", migrator: &MIGRATIONS };
 
 /// Sets a state directory up: TLS certificate (for the machine itself and `server_names`), root key, database.
 /// `audience` is who tokens must be for: the attestation service's setting of that name. What is there stays as it is.

@@ -26,8 +26,20 @@ pub struct Provider {
     pub ca: String,
     /// The primary key's ID there: AES-256, active, made beforehand.
     pub primary_key: KeyId,
+    /// Where the primary key is when it is used.
+    pub primary_use: PrimaryUse,
     /// The attestation policies whose hosts may use the provider.
     pub policies: Vec<Label>,
+}
+
+/// Where a primary key is when it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrimaryUse {
+    /// At the key server, which encrypts and decrypts KEKs: it never leaves it.
+    AtServer,
+    /// In this service's memory: it was fetched.
+    Fetched,
 }
 
 /// Which tokens are accepted.
@@ -129,7 +141,7 @@ impl Config {
     }
 }
 
-pub(super) async fn load_settings(home: &Home) -> Result<TrustSettings, Error> {
+pub(crate) async fn load_settings(home: &Home) -> Result<TrustSettings, Error> {
     let json = home.meta("settings").await?.ok_or_else(|| Error::corrupt("settings", "they are missing"))?;
     serde_json::from_slice(&json).map_err(|error| Error::corrupt("settings", error))
 }
@@ -139,7 +151,7 @@ pub(super) async fn save_settings(home: &Home, settings: &TrustSettings) -> Resu
     home.set_meta("settings", &json).await
 }
 
-pub(super) async fn load_issuers(home: &Home) -> Result<Vec<(Label, TokenPublicKey)>, Error> {
+pub(crate) async fn load_issuers(home: &Home) -> Result<Vec<(Label, TokenPublicKey)>, Error> {
     let rows = sqlx::query("SELECT name, public FROM issuer ORDER BY name, key_id").fetch_all(&home.pool).await?;
     rows.iter()
         .map(|row| {
@@ -152,7 +164,7 @@ pub(super) async fn load_issuers(home: &Home) -> Result<Vec<(Label, TokenPublicK
         .collect()
 }
 
-pub(super) async fn load_providers(home: &Home) -> Result<BTreeMap<ProviderName, Provider>, Error> {
+pub(crate) async fn load_providers(home: &Home) -> Result<BTreeMap<ProviderName, Provider>, Error> {
     let rows = sqlx::query("SELECT name, value FROM provider").fetch_all(&home.pool).await?;
     rows.iter()
         .map(|row| {

@@ -13,15 +13,15 @@ use http::{HeaderMap, header};
 use jiff::Timestamp;
 use tokio::sync::Mutex;
 use ward_secret::{KEK_LEN, Kek};
-use ward_types::{Code, Problem, ProviderName};
+use ward_types::{Problem, ProviderName};
 
 use super::KIND;
 use super::admin::open_credentials;
-use super::primary::PrimaryKeys;
+use super::primary::{PrimaryKey, PrimaryKeys};
 use super::rules::{Authorized, Config};
 use super::wrapped::WrappedKek;
 use crate::Error;
-use crate::api::{KEK_MEDIA_TYPE, MakeKek, UnwrapKek};
+use crate::api::{Call as _, Health, HowItIs, KEK_MEDIA_TYPE, MakeKek, UnwrapKek};
 use crate::home::{AuditRow, Home};
 use crate::serve::{Peer, Server, internal, problem_response};
 
@@ -58,6 +58,7 @@ impl Service {
         let config = (home.generation().await?, Arc::new(Config::load(&home).await?));
         let service = Arc::new(Self { home, config: Mutex::new(config), primary_keys: PrimaryKeys::default() });
         let router = Router::new()
+            .route(Health::PATH, post(health))
             .route(MakeKek::PATH, post(make))
             .route(UnwrapKek::PATH, post(unwrap))
             .layer(DefaultBodyLimit::max(MAX_REQUEST))
@@ -115,33 +116,21 @@ impl Service {
     }
 
     async fn make(&self, authorized: &Authorized<'_>) -> Result<Released, Problem> {
+        let what = format!("key provider `{}` can't make a key", authorized.name());
         let primary = self.primary_key(authorized).await?;
-        let failed = |error: ward_secret::SecretError| {
-            Problem::internal(format!("key provider `{}` can't make a key", authorized.name()), error)
-        };
-        let kek = Kek::generate().map_err(failed)?;
-        let wrapped = primary.wrap_kek(&kek).map_err(failed)?;
-        Ok(Released { kek, wrapped: Some(WrappedKek::new(authorized.name().clone(), &wrapped)) })
+        let kek = Kek::generate().map_err(|error| Problem::internal(&what, error))?;
+        let wrapped = primary.wrap(&what, &kek).await?;
+        Ok(Released { kek, wrapped: Some(wrapped) })
     }
 
     async fn unwrap(&self, authorized: &Authorized<'_>, wrapped: &WrappedKek) -> Result<Released, Problem> {
         authorized.check_wrapped(wrapped)?;
-        let primary = self.primary_key(authorized).await?;
-        let kek = primary.unwrap_kek(&wrapped.key()).map_err(|_| {
-            Problem::new(
-                Code::KeyWrong,
-                format!("key provider `{}` can't unwrap the key of host `{}`", authorized.name(), authorized.host()),
-                format!(
-                    "it was wrapped under another key than primary key {}, or was altered",
-                    authorized.provider().primary_key
-                ),
-                "if the provider's primary key was changed, set the one that it was before",
-            )
-        })?;
+        let what = format!("key provider `{}` can't unwrap the key of host `{}`", authorized.name(), authorized.host());
+        let kek = self.primary_key(authorized).await?.unwrap(&what, wrapped).await?;
         Ok(Released { kek, wrapped: None })
     }
 
-    async fn primary_key(&self, authorized: &Authorized<'_>) -> Result<Arc<ward_secret::WrappingKey>, Problem> {
+    async fn primary_key(&self, authorized: &Authorized<'_>) -> Result<Arc<PrimaryKey>, Problem> {
         let name = authorized.name();
         let credentials = async || open_credentials(&self.home, name).await;
         self.primary_keys.get(name, authorized.provider(), credentials).await
@@ -180,4 +169,14 @@ async fn unwrap(
     Json(call): Json<UnwrapKek>,
 ) -> Response {
     service.answer(peer, &headers, call.provider, Request::Unwrap(call.wrapped)).await
+}
+
+/// Says that it is there, and by which configuration it goes. No secret.
+async fn health(State(service): State<Arc<Service>>, Json(_): Json<Health>) -> Response {
+    match service.home.configuration().await {
+        Ok(configuration) => {
+            Json(HowItIs { version: env!("CARGO_PKG_VERSION").to_owned(), configuration }).into_response()
+        }
+        Err(error) => problem_response(&internal("the service can't say how it is", &error)),
+    }
 }

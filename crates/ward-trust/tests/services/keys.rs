@@ -2,7 +2,7 @@ use attest::tpm::PcrMask;
 use jiff::Timestamp;
 use ward_trust::attestation::PolicySettings;
 use ward_trust::client::Identity;
-use ward_trust::key_provider::{Provider, TrustSettings, WrappedKek};
+use ward_trust::key_provider::{PrimaryUse, Provider, TrustSettings, WrappedKek};
 use ward_types::Code;
 
 use crate::scene::{Authority, Host, KeyProvider, KeyServer, label, provider_name};
@@ -29,13 +29,15 @@ async fn an_attested_host_gets_a_key_and_gets_it_again() {
     // The key server has the primary key and nothing of the host's.
     assert_eq!(server.client().locate(kmip::client::Filter::default()).await.unwrap().len(), 1);
 
-    // A primary key that is held serves while the key server is away; another service has to ask for it.
+    // The primary key never leaves its server: without that there are no keys.
     server.stop().await;
-    assert!(client.unwrap_kek(&token, &wrapped).await.unwrap().same(&kek));
+    let problem = client.unwrap_kek(&token, &wrapped).await.err().unwrap();
+    assert_eq!(problem.code, Code::KeyServerUnreachable);
 
     let audit = keys.admin.audit(100).await.unwrap();
     let told: Vec<_> = audit.iter().map(|entry| (entry.operation.as_str(), entry.result.as_str())).collect();
-    assert_eq!(told, [("make-kek", "ok"), ("unwrap-kek", "ok"), ("make-kek", "ok"), ("unwrap-kek", "ok")]);
+    assert_eq!(told[..3], [("make-kek", "ok"), ("unwrap-kek", "ok"), ("make-kek", "ok")]);
+    assert!(told[3].1.starts_with("key.server-unreachable"), "{told:?}");
     assert!(audit.iter().all(|entry| entry.host == "host-1" && entry.object == "vault"));
     assert!(audit.iter().all(|entry| entry.certificate == host.identity.thumbprint().to_string()));
 
@@ -158,4 +160,26 @@ async fn a_primary_key_must_be_there_and_active() {
     set(&good).await.unwrap();
     let problem = client.unwrap_kek(&token, &wrapped).await.err().unwrap();
     assert_eq!(problem.code, Code::KeyWrong);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_server_that_does_not_encrypt_gives_its_primary_key() {
+    let (_authority, mut server, keys, host, token) = scene().await;
+    let (vault, safe) = (provider_name("vault"), provider_name("safe"));
+    let fetched = Provider { primary_use: PrimaryUse::Fetched, ..server.provider(&["test"]).await };
+    keys.admin.set_provider(&safe, &fetched, &server.credentials()).await.unwrap();
+    let client = keys.client(&host.identity);
+    let (kek, wrapped) = client.make_kek(&token, &safe).await.unwrap();
+    let (_, at_server) = client.make_kek(&token, &vault).await.unwrap();
+    assert!(wrapped.to_string().starts_with("1/safe/") && at_server.to_string().starts_with("2/vault/"));
+    // What was wrapped in one way does not pass for the other.
+    for (text, provider) in [(at_server.to_string(), "safe"), (wrapped.to_string(), "vault")] {
+        let (method, rest) = text.split_once('/').unwrap();
+        let (_, ciphertext) = rest.split_once('/').unwrap();
+        let moved: WrappedKek = format!("{method}/{provider}/{ciphertext}").parse().unwrap();
+        assert_eq!(client.unwrap_kek(&token, &moved).await.err().unwrap().code, Code::KeyWrong);
+    }
+    // It is held, and serves while the key server is away.
+    server.stop().await;
+    assert!(client.unwrap_kek(&token, &wrapped).await.unwrap().same(&kek));
 }

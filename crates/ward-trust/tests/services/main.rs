@@ -5,6 +5,7 @@
 mod attestation;
 #[path = "../../../attest/tests/common/mod.rs"]
 mod common;
+mod configuration;
 mod keys;
 mod scene;
 mod tls;

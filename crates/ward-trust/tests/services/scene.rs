@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use ward_trust::api::{Ask, Attest, Enrol, EnrolAnswer, Enrolled, Question, Token};
 use ward_trust::attestation::{self, PolicySettings};
 use ward_trust::client::{Client, Identity};
-use ward_trust::key_provider::{self, Credentials, Provider};
+use ward_trust::key_provider::{self, Credentials, PrimaryUse, Provider};
 use ward_types::{Problem, ProviderName};
 use zeroize::Zeroizing;
 
@@ -217,6 +217,7 @@ impl KeyServer {
             port: self.address.port(),
             ca: Self::text(&self.files.ca),
             primary_key: id.try_into().unwrap(),
+            primary_use: PrimaryUse::AtServer,
             policies: policies.iter().map(|policy| label(policy)).collect(),
         }
     }

@@ -5,6 +5,7 @@ mod keys;
 mod measure;
 mod native;
 mod recrypt;
+mod trust;
 
 use std::path::PathBuf;
 
@@ -43,6 +44,28 @@ pub(crate) enum Bench {
                             provider update-key`, which ends when all hosts have the new version."
     )]
     Native(NativeArguments),
+    /// A trust authority: attestations and unwraps per second, and many hosts that come up at once.
+    #[command(
+        after_help = "Both services, the key server and the hosts are in this process, over TLS on loopback, with SQLite. The \
+                            hosts are simulated: their attestation keys are in this process and not in TPMs, which would be \
+                            what is measured; all that they send is verified as ever. A host that comes up is attested, has a \
+                            KEK made, and has it unwrapped. The rates are those of 16 clients that ask again and again."
+    )]
+    Trust(TrustArguments),
+}
+
+/// How to measure that.
+#[derive(Args)]
+pub(crate) struct TrustArguments {
+    /// How many hosts come up at once.
+    #[arg(long, default_value_t = 1000)]
+    hosts: usize,
+    /// The event log of the boot that they claim.
+    #[arg(long, value_name = "FILE", default_value = ward_host::TpmConfig::EVENT_LOG)]
+    event_log: PathBuf,
+    /// The directory to work in: on the storage that is to be measured.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
 }
 
 /// How to measure that.
@@ -110,5 +133,6 @@ pub(crate) fn run(bench: &Bench, output: Output) -> Result<(), Box<dyn std::erro
         Bench::Keys(arguments) => keys::run(arguments, output),
         Bench::Recrypt(arguments) => recrypt::run(arguments, output),
         Bench::Native(arguments) => native::run(arguments, output),
+        Bench::Trust(arguments) => trust::run(arguments, output),
     }
 }

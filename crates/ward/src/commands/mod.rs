@@ -17,6 +17,7 @@ pub(crate) mod recrypt;
 pub(crate) mod role;
 pub(crate) mod session;
 pub(crate) mod task;
+pub(crate) mod trust;
 pub(crate) mod user;
 pub(crate) mod vm;
 
@@ -58,6 +59,13 @@ pub(crate) fn run(command: Command, output: Output) -> Result<(), Problem> {
         Command::Password(password) => client(password.run(output)),
         Command::Login(login) => client(login.run(output)),
         Command::Logout => client(login::log_out(output)),
+        Command::Trust(trust) => {
+            if trust.is_service() {
+                server(trust.run(output))
+            } else {
+                client(trust.run(output))
+            }
+        }
         Command::Up(up) => server(up::run(up, output)),
         Command::Controller(arguments) => server(process::controller::run(*arguments, output)),
         Command::Keyserver(keyserver) => server(keyserver.run(output)),

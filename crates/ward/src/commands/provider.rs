@@ -11,7 +11,7 @@ use ward_types::{Code, Problem, ProviderName, ServerAddress};
 
 use super::provider_server::{self, Server};
 use super::provider_trust::Trust;
-use super::{native, parse_days, read_file};
+use super::{native, parse_days, read_file, trust};
 use crate::client::Api;
 use crate::output::{Output, fields, table};
 
@@ -100,6 +100,12 @@ pub(crate) enum Add {
                             opens the VMs."
     )]
     Native(native::AddArguments),
+    /// A trust authority, which hands keys only to hosts that it has attested; `ward trust` sets one up.
+    #[command(
+        after_help = "Example:\n  ward trust describe --out services.json    # by the trust administrators\n  ward provider add \
+                            trusted vault --description services.json\n\nThe hosts need a TPM 2.0 (`ward host run --tpm`)."
+    )]
+    Trusted(trust::AddArguments),
 }
 
 /// `ward provider add standard`.
@@ -148,6 +154,10 @@ impl Provider {
             }
             Self::Add(Add::Native(arguments)) => {
                 let provider = native::add(&api, arguments).await?;
+                output.show(&provider, || describe(&provider))
+            }
+            Self::Add(Add::Trusted(arguments)) => {
+                let provider = trust::add(&api, arguments).await?;
                 output.show(&provider, || describe(&provider))
             }
             Self::Native(native) => native.run(&api, output).await,

@@ -31,12 +31,20 @@ pub(crate) struct Run {
     /// The QEMU to run; that of PATH unless given.
     #[arg(long, value_name = "FILE")]
     qemu: Option<PathBuf>,
-    /// The machine's TPM 2.0, such as `device:/dev/tpmrm0`: keys of native providers are sealed to it and outlive a restart.
+    /// The machine's TPM 2.0, such as `device:/dev/tpmrm0`: keys of native providers are sealed to it and outlive a restart,
+    /// and trust authorities attest the host by it.
     #[arg(long, value_name = "TCTI")]
     tpm: Option<String>,
     /// The PCRs (SHA-256) that must be as they were for the TPM to unseal: 7 is Secure Boot's; none binds to the TPM only.
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "7", requires = "tpm")]
     tpm_pcrs: Vec<u8>,
+    /// The firmware's event log, which trust authorities want to see.
+    #[arg(long, value_name = "FILE", default_value = TpmConfig::EVENT_LOG, requires = "tpm")]
+    tpm_event_log: PathBuf,
+    /// A file with the trust administrators' key (`ward trust admin-key`): the agent goes by what they sign and by nothing
+    /// else. Without it, it goes by the one of the first description that it sees.
+    #[arg(long, value_name = "FILE")]
+    trust_key: Option<PathBuf>,
 }
 
 pub(crate) async fn run(arguments: Run) -> Result<(), Problem> {
@@ -44,7 +52,9 @@ pub(crate) async fn run(arguments: Run) -> Result<(), Problem> {
     let mut config = Config::new(arguments.state, arguments.listen, exe);
     config.advertise = arguments.address;
     config.qemu = arguments.qemu;
-    config.tpm = arguments.tpm.map(|tcti| TpmConfig { tcti, pcrs: arguments.tpm_pcrs });
+    let (pcrs, event_log) = (arguments.tpm_pcrs, arguments.tpm_event_log);
+    config.tpm = arguments.tpm.map(|tcti| TpmConfig { tcti, pcrs, event_log });
+    config.trust_key = arguments.trust_key;
     ward_host::run(config, shutdown()?).await
 }
 

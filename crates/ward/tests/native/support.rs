@@ -21,7 +21,7 @@ pub(crate) fn text(path: &Path) -> &str {
 }
 
 /// Ports below those that the system hands out, so that no connection can have them while a process is started anew.
-fn port() -> u16 {
+pub(crate) fn port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = 10_000 + u16::try_from(std::process::id() % 1000).unwrap() * 20;
     std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed))
@@ -300,6 +300,12 @@ impl System {
     /// The ID of a host's agent.
     pub(crate) fn agent(&self, host: usize) -> String {
         self.hosts[host].agent.as_ref().unwrap().id().to_string()
+    }
+
+    /// The ID of the controller.
+    #[allow(dead_code, reason = "not every test program that shares this file asks")]
+    pub(crate) fn controller(&self) -> String {
+        self.controller.as_ref().unwrap().id().to_string()
     }
 
     /// The ID of the one QEMU that runs on a host.

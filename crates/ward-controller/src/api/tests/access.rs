@@ -118,6 +118,8 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
         ("post", "/native-providers/import") => json!({ "name": "new", "file": "", "password": "" }),
         ("post", "/native-providers/{provider}/export") => json!({ "password": new_password }),
         ("post", "/native-providers/{provider}/keep") => json!({ "version": 1 }),
+        ("post", "/trusted-providers") => json!({ "name": "new", "description": "" }),
+        ("put", "/trusted-providers/{provider}/description") => json!({ "description": "" }),
         ("put", "/providers/{provider}/rotation") => json!({ "days": 90 }),
         ("post", "/recryptions" | "/recryptions/plan") => json!({ "provider": "kms" }),
         (_, "/session/privileges") => {

@@ -259,14 +259,14 @@ impl Planner<'_> {
         }))
     }
 
-    /// Whether a provider may encrypt that is a native one.
+    /// Whether a provider may encrypt whose keys have no IDs.
     fn check_native(&self, provider: &ProviderName, key_is_named: bool) -> Result<(), Problem> {
         let found = self.providers.iter().find(|facts| facts.name == *provider);
         let Some(native) = found.and_then(|facts| facts.native) else { return Ok(()) };
         if key_is_named {
             return Err(self.refuse(
                 Code::RequestInvalid,
-                format!("the keys of native provider `{provider}` have no IDs: it makes one for each VM"),
+                format!("the keys of provider `{provider}` have no IDs: it makes one for each VM"),
                 "leave `--key-id` out".to_owned(),
             ));
         }

@@ -113,7 +113,16 @@ impl Vm {
 }
 
 fn host(host_name: &str) -> HostFacts {
-    HostFacts { id: HostId::new(), name: name(host_name), connected: true, unfit: None, qemu: true, tpm: false, vms: 0 }
+    HostFacts {
+        id: HostId::new(),
+        name: name(host_name),
+        connected: true,
+        unfit: None,
+        qemu: true,
+        tpm: false,
+        trust: Vec::new(),
+        vms: 0,
+    }
 }
 
 fn unfit() -> Problem {

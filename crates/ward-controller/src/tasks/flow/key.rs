@@ -4,7 +4,7 @@ use ward_types::{EventKind, EventSubject, HostId, KeyRef, Problem};
 
 use super::super::KeyMark;
 use super::super::run::{Run, Step};
-use super::native;
+use super::{native, trusted};
 use crate::keys::{self, KeyFault, Made, NotMade};
 use crate::plan::KeyChoice;
 use crate::store::server_key;
@@ -28,10 +28,14 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
     if let KeyMark::Ready { key } = mark {
         return Ok(key);
     }
-    if let KeyChoice::New(provider) = &choice
-        && let Some((key, host)) = native::new_key(run, provider).await?
-    {
-        return ready(run, n, key, Some(host), true).await;
+    if let KeyChoice::New(provider) = &choice {
+        let made = match native::new_key(run, provider).await? {
+            None => trusted::new_key(run, provider).await?,
+            made => made,
+        };
+        if let Some((key, host)) = made {
+            return ready(run, n, key, Some(host), true).await;
+        }
     }
     let what = run.what();
     let provider = choice.provider().clone();

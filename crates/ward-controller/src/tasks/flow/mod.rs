@@ -8,6 +8,7 @@ mod native;
 mod power;
 mod remove;
 mod tpm;
+mod trusted;
 
 use tokio::sync::watch;
 use ward_rpc::api::host::{AbandonJob, HomeRef};
@@ -107,7 +108,7 @@ async fn tell_of_key(
         }
         (KeyChoice::New(_), KeyMark::Made { key } | KeyMark::Ready { key }) => {
             // One that is wrapped was in the reference only, and is gone with it.
-            if key.kdk().is_some() {
+            if key.is_wrapped() {
                 return Ok(Vec::new());
             }
             // The host was past the point at which it is undone.

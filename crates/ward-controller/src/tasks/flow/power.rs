@@ -12,7 +12,7 @@ use super::super::run::{Run, Step};
 use crate::hosts::Link;
 use crate::keys::{Supply, home_key, lock, report_problem, supply};
 use crate::native::needs_tpm;
-use crate::plan::{Needs, place};
+use crate::plan::{self, Needs, place};
 use crate::store::vm;
 
 /// How long a host may take to start a VM.
@@ -31,12 +31,14 @@ pub(super) async fn start(run: &mut Run) -> Step {
         None => {
             run.controller.links.settled().await;
             let hosts = run.controller.links.facts(run.vm.cluster);
+            let trusted = plan::trusted(&keys);
             let needs = Needs {
                 asked: asked.as_ref(),
                 rather: run.vm.host,
                 qemu: true,
                 keys: !keys.is_empty(),
                 tpm: needs_tpm(&mut *run.controller.store.read().await?, &keys).await?,
+                trusted: &trusted,
                 ..Needs::default()
             };
             let host = match place(&run.what(), &hosts, needs) {

@@ -266,6 +266,7 @@ impl Agent {
         inside.keys.keys().collect::<Vec<_>>().hash(&mut hasher);
         let mark = KeysMark { boot: inside.boot, revision: hasher.finish() };
         Ok(HostStatus {
+            trust: Vec::new(),
             host: self.id,
             version: "0.0.0".into(),
             boot: inside.boot,

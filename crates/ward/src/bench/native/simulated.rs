@@ -73,6 +73,7 @@ impl Agent {
 
 async fn status(State(agent): State<Arc<Agent>>) -> Json<HostStatus> {
     Json(HostStatus {
+        trust: Vec::new(),
         host: agent.id,
         version: env!("CARGO_PKG_VERSION").into(),
         boot: agent.boot,

@@ -1,0 +1,279 @@
+//! The dialogue with one trust authority: to be attested, and to get keys for that. Its instances are tried in turn.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use attest::label::Label;
+use attest::quote::{Nonce, QuoteRequest};
+use attest::tpm::Public;
+use jiff::Timestamp;
+use tokio::net::lookup_host;
+use ward_secret::Kek;
+use ward_trust::api::{Ask, Attest, Enrol, EnrolAnswer, Health, Question, Token};
+use ward_trust::client::{Client, Identity};
+use ward_trust::key_provider::WrappedKek;
+use ward_trust::services::{ServiceAddress, Services};
+use ward_trust::signed::Signed;
+use ward_types::{Code, Problem, ProviderName};
+
+use super::evidence::{Machine, MachineKeys};
+use crate::fault::Fault;
+
+/// A token that is good for less than that is none: what it is for takes time, and clocks differ.
+const LEAST: Duration = Duration::from_secs(3);
+
+/// What this host needs to be attested.
+pub(crate) struct Attester {
+    /// The TPM; none where the host was given none.
+    pub(crate) machine: Option<Arc<Machine>>,
+    /// The TLS certificate that tokens are bound to.
+    pub(crate) identity: Identity,
+}
+
+/// A trust authority that this host was told of.
+pub(crate) struct Authority {
+    pub(crate) signed: Signed,
+    pub(crate) services: Services,
+    attester: Arc<Attester>,
+    /// Held by who is attested just now: others who need a token wait for that one.
+    turn: tokio::sync::Mutex<()>,
+    verdict: Mutex<Verdict>,
+}
+
+/// How the host stands.
+#[derive(Clone, Default)]
+pub(crate) struct Verdict {
+    token: Option<String>,
+    pub(crate) attested: Option<Timestamp>,
+    pub(crate) expires: Option<Timestamp>,
+    pub(crate) trouble: Option<Problem>,
+    /// Why no key provider service is reached.
+    pub(crate) unreached: Option<Problem>,
+}
+
+impl Authority {
+    pub(crate) fn new(signed: Signed, services: Services, attester: Arc<Attester>) -> Self {
+        Self { signed, services, attester, turn: tokio::sync::Mutex::default(), verdict: Mutex::default() }
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
+        self.verdict.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Verdict)) {
+        change(&mut self.verdict.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Forgets the token, so that the next who needs one has the host attested.
+    pub(crate) fn forget(&self) {
+        self.set(|verdict| {
+            verdict.token = None;
+            verdict.expires = None;
+        });
+    }
+
+    /// A token that is good for at least `margin`: the one that is there, or a new one.
+    pub(crate) async fn token(&self, margin: Duration) -> Result<(String, Timestamp), Problem> {
+        let _turn = self.turn.lock().await;
+        let Verdict { token, expires, .. } = self.verdict();
+        if let (Some(token), Some(expires)) = (token, expires)
+            && Timestamp::now() + margin.max(LEAST) < expires
+        {
+            return Ok((token, expires));
+        }
+        match self.attest().await {
+            Ok(Token { token, expires, .. }) => {
+                self.set(|verdict| {
+                    *verdict = Verdict {
+                        token: Some(token.clone()),
+                        attested: Some(Timestamp::now()),
+                        expires: Some(expires),
+                        trouble: None,
+                        unreached: verdict.unreached.take(),
+                    };
+                });
+                Ok((token, expires))
+            }
+            Err(problem) => {
+                self.set(|verdict| {
+                    verdict.trouble = Some(problem.clone());
+                    // A service that is away takes nothing back; a refusal does.
+                    if !is_away(&problem) {
+                        verdict.token = None;
+                        verdict.expires = None;
+                    }
+                });
+                Err(problem)
+            }
+        }
+    }
+
+    async fn attest(&self) -> Result<Token, Problem> {
+        let what = "this host can't be attested";
+        let machine = self.attester.machine.clone().ok_or_else(|| {
+            let remedy = "run its agent with `--tpm`, if the machine has one";
+            Problem::new(Code::HostUnfit, what, "its agent was given no TPM 2.0", remedy)
+        })?;
+        let keys = blocking(what, &machine, Machine::keys).await?;
+        let mut last = None;
+        for address in &self.services.attestation {
+            let client = match self.client(address).await {
+                Ok(client) => client,
+                Err(problem) => {
+                    last = Some(problem);
+                    continue;
+                }
+            };
+            match attest_at(&client, &self.services.policy, &machine, &keys, &self.attester.identity).await {
+                Err(problem) if is_away(&problem) => last = Some(problem),
+                answer => return answer,
+            }
+        }
+        Err(last.unwrap_or_else(|| none_described(what)))
+    }
+
+    /// A KEK, and until when it may be kept.
+    pub(crate) async fn kek(&self, wanted: &Wanted) -> Result<(Given, Timestamp), Problem> {
+        for last_try in [false, true] {
+            let (token, expires) = self.token(Duration::ZERO).await?;
+            match self.ask(&token, wanted).await {
+                // Whoever refuses it may have been told to deny all that are so old.
+                Err(problem) if problem.code == Code::TokenRefused && !last_try => self.forget(),
+                answer => return answer.map(|given| (given, expires)),
+            }
+        }
+        Err(none_described("this host gets no key"))
+    }
+
+    async fn ask(&self, token: &str, wanted: &Wanted) -> Result<Given, Problem> {
+        let mut away = none_described("this host gets no key");
+        for address in &self.services.key_providers {
+            let answer = match self.client(address).await {
+                Ok(client) => wanted.ask(&client, token).await,
+                Err(problem) => Err(problem),
+            };
+            match answer {
+                Err(problem) if is_away(&problem) => away = problem,
+                answer => return answer,
+            }
+        }
+        Err(away)
+    }
+
+    /// Looks whether an instance of the key provider service answers.
+    pub(crate) async fn look_for_keys(&self) {
+        let mut away = Some(none_described("this host gets no key"));
+        for address in &self.services.key_providers {
+            let answer = match self.client(address).await {
+                Ok(client) => client.call(Health {}).await,
+                Err(problem) => Err(problem),
+            };
+            away = answer.err();
+            if away.is_none() {
+                break;
+            }
+        }
+        self.set(|verdict| verdict.unreached = away);
+    }
+
+    async fn client(&self, service: &ServiceAddress) -> Result<Client, Problem> {
+        let what = format!("the trust authority's service at {} can't be asked", service.address);
+        let unreachable = |why: String| {
+            let remedy = "check that the service runs, and this host's name service";
+            Problem::new(Code::TrustUnreachable, &what, why, remedy)
+        };
+        let address = lookup_host(&service.address)
+            .await
+            .map_err(|error| unreachable(error.to_string()))?
+            .next()
+            .ok_or_else(|| unreachable("the name has no address".to_owned()))?;
+        let name = service.address.rsplit_once(':').map_or(service.address.as_str(), |(host, _)| host);
+        Client::new(&self.attester.identity, &service.certificate, name, address)
+            .map_err(|error| Problem::internal(&what, error))
+    }
+}
+
+/// What is asked of the key provider service.
+pub(crate) enum Wanted {
+    /// A new KEK.
+    New(ProviderName),
+    /// One that was wrapped.
+    Unwrapped(WrappedKek),
+}
+
+/// What it gives.
+pub(crate) struct Given {
+    pub(crate) kek: Kek,
+    /// Only of a new one.
+    pub(crate) wrapped: Option<WrappedKek>,
+}
+
+impl Wanted {
+    async fn ask(&self, client: &Client, token: &str) -> Result<Given, Problem> {
+        match self {
+            Self::New(provider) => {
+                let (kek, wrapped) = client.make_kek(token, provider).await?;
+                Ok(Given { kek, wrapped: Some(wrapped) })
+            }
+            Self::Unwrapped(wrapped) => Ok(Given { kek: client.unwrap_kek(token, wrapped).await?, wrapped: None }),
+        }
+    }
+}
+
+/// Whether another instance may answer.
+fn is_away(problem: &Problem) -> bool {
+    matches!(problem.code, Code::TrustUnreachable | Code::Internal | Code::Busy)
+}
+
+fn none_described(what: &str) -> Problem {
+    let why = "the trust authority's description names no instance of the service";
+    Problem::new(Code::TrustUnreachable, what, why, "have it described anew: `ward trust describe`")
+}
+
+/// The dialogue with one instance: questions are its own.
+async fn attest_at(
+    client: &Client,
+    policy: &Label,
+    machine: &Arc<Machine>,
+    keys: &MachineKeys,
+    identity: &Identity,
+) -> Result<Token, Problem> {
+    let what = "this host can't be attested";
+    let ak = Public::from_tpm2b(&keys.ak).map_err(|error| Problem::internal(what, error))?.name();
+    let ask = || Ask { ak: ak.clone(), policy: policy.clone() };
+    let asked = match client.call(ask()).await {
+        Err(problem) if problem.code == Code::NotFound => {
+            enrol(client, machine, keys).await?;
+            client.call(ask()).await
+        }
+        asked => asked,
+    };
+    let Question { question, nonce, bank, pcrs } = asked?;
+    let nonce = Nonce::new(&nonce).map_err(|error| Problem::internal(what, error))?;
+    let request = QuoteRequest::new(nonce, bank, pcrs).map_err(|error| Problem::internal(what, error))?;
+    // To this agent's own certificate, and to none that anybody names to it.
+    let request = request.bound_to(identity.thumbprint());
+    let evidence = blocking(what, machine, move |machine| machine.evidence(&request)).await?;
+    client.call(Attest { question, evidence }).await
+}
+
+async fn enrol(client: &Client, machine: &Arc<Machine>, keys: &MachineKeys) -> Result<(), Problem> {
+    let MachineKeys { ek, ek_certificate, ak } = keys.clone();
+    let challenge = client.call(Enrol { ek, ek_certificate, ak }).await?;
+    let blob = challenge.credential;
+    let secret = blocking("this host can't be enrolled", machine, move |machine| machine.activate(&blob)).await?;
+    let enrolled = client.call(EnrolAnswer { question: challenge.question, secret: secret.to_vec() }).await?;
+    tracing::info!(host = %enrolled.host, admitted = enrolled.admitted, "enrolled by the trust authority");
+    Ok(())
+}
+
+/// TPMs are slow.
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    machine: &Arc<Machine>,
+    work: impl FnOnce(&Machine) -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Problem> {
+    let machine = Arc::clone(machine);
+    let done = tokio::task::spawn_blocking(move || work(&machine)).await;
+    done.map_err(|panic| Problem::internal(what, panic))?.map_err(|fault| fault.problem(what))
+}

@@ -1,0 +1,149 @@
+//! `ward trust`.
+//!
+//! ```text
+//! services    the two services, and setting them up
+//! attestation what the trust administrators say of TPMs, hosts and base images
+//! keys        trusted key providers, and which tokens are accepted
+//! fleet       what a controller says of hosts and services
+//! ```
+
+mod attestation;
+mod fleet;
+mod keys;
+mod services;
+
+pub(crate) use fleet::{AddArguments, add};
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use ward_types::{Code, Problem};
+
+use crate::output::Output;
+
+/// What to do with the trust authority. All but `status`, `remediate` and `import-description` is done on the services' own
+/// machine, by the trust administrators: whoever may read the services' directory.
+#[derive(Subcommand)]
+pub(crate) enum Trust {
+    /// Set a trust authority up on this machine: the administrators' key, an attestation service, a key provider service.
+    #[command(after_help = services::SEQUENCE)]
+    Init(services::Init),
+    /// Run the attestation service.
+    Attestation(services::Run),
+    /// Run the key provider service.
+    KeyProvider(services::Run),
+    /// Sign the description of the services: what a controller imports, and its hosts go by.
+    Describe(services::Describe),
+    /// Print the trust administrators' public key, for `ward host run --trust-key`.
+    AdminKey {
+        #[command(flatten)]
+        at: At,
+    },
+    /// The signed configuration: for further instances of the services.
+    #[command(subcommand)]
+    Config(services::Config),
+    /// The CAs of TPM makers that are trusted.
+    #[command(subcommand)]
+    TpmCa(attestation::TpmCa),
+    /// Endorsement keys that are trusted by themselves.
+    #[command(subcommand)]
+    Ek(attestation::Ek),
+    /// Base images: what hosts may have booted.
+    #[command(subcommand)]
+    BaseImage(attestation::BaseImage),
+    /// Attestation policies: what the hosts of a cluster must be.
+    #[command(subcommand)]
+    Policy(attestation::Policy),
+    /// Hosts that have enrolled.
+    #[command(subcommand)]
+    Host(attestation::Host),
+    /// Change how the attestation service behaves.
+    Settings(attestation::ChangeSettings),
+    /// Refuse all attestation tokens that were issued before some moment.
+    DenyBefore(keys::DenyBefore),
+    /// Trusted key providers: each has a primary key at a key server.
+    #[command(subcommand)]
+    Provider(keys::Provider),
+    /// Show what hosts asked the services for.
+    Audit(services::Audit),
+    /// Show how hosts and services are, as the controller sees it: what each is to go by, and goes by.
+    Status,
+    /// Have a host told anew what it is to go by, and attested at once; all hosts unless one is named.
+    Remediate {
+        /// The host.
+        host: Option<String>,
+    },
+    /// Give the controller a newer description of a trusted provider's services.
+    ImportDescription(fleet::ImportDescription),
+}
+
+/// Where the trust authority keeps its state on this machine.
+#[derive(Args, Clone)]
+pub(crate) struct At {
+    /// The directory of the trust authority.
+    #[arg(long = "dir", value_name = "DIR", default_value = "/var/lib/ward/trust", env = "WARD_TRUST_DIR")]
+    directory: PathBuf,
+}
+
+impl At {
+    fn attestation(&self) -> PathBuf {
+        self.directory.join("attestation")
+    }
+
+    fn key_provider(&self) -> PathBuf {
+        self.directory.join("key-provider")
+    }
+
+    fn admin_key(&self) -> PathBuf {
+        self.directory.join("admin.key")
+    }
+}
+
+impl Trust {
+    /// Whether it is a process that serves.
+    pub(crate) const fn is_service(&self) -> bool {
+        matches!(self, Self::Attestation(_) | Self::KeyProvider(_))
+    }
+
+    pub(crate) async fn run(self, output: Output) -> Result<(), Problem> {
+        match self {
+            Self::Init(init) => init.run(output).await,
+            Self::Attestation(run) => run.attestation().await,
+            Self::KeyProvider(run) => run.key_provider().await,
+            Self::Describe(describe) => describe.run(output).await,
+            Self::AdminKey { at } => services::admin_key(&at, output),
+            Self::Config(config) => config.run(output).await,
+            Self::TpmCa(tpm_ca) => tpm_ca.run(output).await,
+            Self::Ek(ek) => ek.run(output).await,
+            Self::BaseImage(image) => image.run(output).await,
+            Self::Policy(policy) => policy.run(output).await,
+            Self::Host(host) => host.run(output).await,
+            Self::Settings(settings) => settings.run(output).await,
+            Self::DenyBefore(deny) => deny.run(output).await,
+            Self::Provider(provider) => provider.run(output).await,
+            Self::Audit(audit) => audit.run(output).await,
+            Self::Status => fleet::status(output).await,
+            Self::Remediate { host } => fleet::remediate(host, output).await,
+            Self::ImportDescription(import) => import.run(output).await,
+        }
+    }
+}
+
+fn problem(what: &str, error: &ward_trust::Error) -> Problem {
+    let (code, remedy) = match error {
+        ward_trust::Error::NotFound { .. } => (Code::NotFound, "see which there are"),
+        ward_trust::Error::Exists { .. } => (Code::Exists, "choose another name"),
+        ward_trust::Error::InUse { .. } => (Code::InUse, "remove what needs it first"),
+        ward_trust::Error::NotInitialized { .. } => (Code::NotFound, "set it up with `ward trust init`"),
+        ward_trust::Error::Invalid { .. } => (Code::RequestInvalid, "correct that and try again"),
+        _ => (Code::StorageIo, "mend that and try again"),
+    };
+    Problem::new(code, what, error.to_string(), remedy)
+}
+
+fn read_bytes(what: &str, path: &Path) -> Result<Vec<u8>, Problem> {
+    std::fs::read(path).map_err(|error| {
+        let why = format!("{}: {error}", path.display());
+        Problem::new(Code::RequestInvalid, what, why, "name a file that is there and can be read")
+    })
+}

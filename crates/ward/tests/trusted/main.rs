@@ -1,0 +1,14 @@
+//! Trusted key providers, on whole systems: a trust authority, a key server, a controller and a host that are processes of
+//! their own, with a TPM (swtpm) and the event log of a boot that was recorded.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+mod authority;
+#[path = "../../../attest/tests/common/mod.rs"]
+mod common;
+mod story;
+#[path = "../native/support.rs"]
+#[allow(dead_code)]
+mod support;
+#[path = "../../../attest/tests/real_tpm/tpm.rs"]
+#[allow(dead_code)]
+mod tpm;

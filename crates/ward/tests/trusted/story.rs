@@ -1,0 +1,110 @@
+//! The way of a VM under a trusted provider: attest, encrypt, start, tamper, refuse, remediate; to another provider and back.
+
+use std::fs;
+
+use ward_controller::api::types::{TrustState, VmView};
+use ward_types::{Code, EventKind, Power};
+
+use crate::authority::{Authority, Machine, stands, wait_for};
+use crate::support::{System, eventually, found_below, in_memory, text};
+
+fn restart_agent(system: &mut System, machine: &Machine, authority: &Authority) {
+    system.kill_agent(0);
+    let key = authority.path("admin.pub");
+    let mut arguments = machine.arguments();
+    arguments.extend(["--trust-key".to_owned(), text(&key).to_owned()]);
+    system.start_agent(0, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    system.host_answers(0);
+}
+
+fn power(system: &System, vm: &str) -> Power {
+    system.json::<VmView>(&["vm", "show", vm]).power
+}
+
+#[test]
+fn a_host_that_booted_what_it_should_gets_keys_and_a_tampered_one_does_not() {
+    let machine = Machine::booted();
+    let mut authority = Authority::set_up(&machine);
+    let mut system = System::start(1);
+    restart_agent(&mut system, &machine, &authority);
+    let add = ["provider", "add", "trusted", "vault", "--description"];
+    let services = authority.path("services.json");
+    system.ward(&[&add[..], &[text(&services)]].concat());
+
+    // Nobody has let the host in: it gets no key, and it is said why before anything begins.
+    eventually("the host has tried", || {
+        let trouble = wait_for(&system, TrustState::NotAttested).trouble.unwrap();
+        (trouble.code == Code::HostNotAdmitted).then_some(())
+    });
+    let content = system.plain_vm("web-1");
+    system.refused(Code::HostNotAdmitted, &["vm", "encrypt", "web-1"]);
+    authority.admit(&system);
+    let view = wait_for(&system, TrustState::Healthy);
+    assert!(view.applied == view.desired && view.expires > view.attested, "{view:?}");
+
+    // The same commands as with any provider.
+    system.ward(&["vm", "encrypt", "web-1"]);
+    let vm: VmView = system.json(&["vm", "show", "web-1"]);
+    system.ward(&["vm", "start", "web-1"]);
+    assert_eq!(power(&system, "web-1"), Power::On);
+    let kek = authority.kek(&vm.keys[0]);
+    assert!(in_memory(&system.agent(0), &kek), "the host has it");
+    assert!(!in_memory(&system.controller(), &kek), "the controller never sees it");
+    assert!(!in_memory(&authority.key_provider(), &kek), "who made it has forgotten it");
+    for place in [system.controller_state(), system.host_state(0), authority.path("trust"), vm.home] {
+        assert_eq!(found_below(&place, &kek), None);
+    }
+
+    // Somebody changes what the machine boots. What runs runs on; nothing that needs a key starts.
+    system.plain_vm("plain-1");
+    system.encrypted_vm("web-2", "vault");
+    machine.tpm.extend(4, &[&attest::hash::HashAlg::Sha256.digest(&[b"a boot kit"])]);
+    system.ward(&["trust", "remediate", "h0"]);
+    let view = wait_for(&system, TrustState::NotAttested);
+    let trouble = view.trouble.unwrap();
+    assert_eq!(trouble.code, Code::AttestationFailed);
+    assert!(trouble.why.contains("PCR 4"), "{trouble:?}");
+    let problem = system.refused(Code::AttestationFailed, &["vm", "start", "web-2"]);
+    assert!(problem.why.contains("PCR 4"), "{problem:?}");
+    assert_eq!(power(&system, "web-1"), Power::On);
+    system.ward(&["vm", "start", "plain-1"]);
+    eventually("the event", || system.has_event(EventKind::HostNotAttested).then_some(()));
+    let home = system.json::<VmView>(&["vm", "show", "web-2"]).home;
+    let state = system.host_state(0);
+    system.refused(Code::AttestationFailed, &["host", "start", text(&home), "--state", text(&state)]);
+
+    // It boots again what it should.
+    machine.tpm.reboot(&machine.log);
+    system.ward(&["trust", "remediate", "h0"]);
+    wait_for(&system, TrustState::Healthy);
+    system.ward(&["vm", "start", "web-2"]);
+    assert!(system.has_event(EventKind::HostAttested));
+
+    // All tokens are denied that there are: the host gets another by itself.
+    for vm in ["web-1", "web-2", "plain-1"] {
+        system.ward(&["vm", "stop", vm, "--force"]);
+    }
+    restart_agent(&mut system, &machine, &authority);
+    wait_for(&system, TrustState::Healthy);
+    authority.trust(&["deny-before", "now"]);
+    let restarted = stands(&system).unwrap().attested;
+    eventually("a token that is not denied", || system.succeeds(&["vm", "start", "web-1"]).then_some(()));
+    system.ward(&["vm", "stop", "web-1", "--force"]);
+    eventually("it is attested anew", || (stands(&system)?.attested > restarted).then_some(()));
+
+    // To another provider, back, and out.
+    system.backed_up("n1");
+    system.ward(&["vm", "recrypt", "web-1", "--provider", "n1"]);
+    system.ward(&["vm", "recrypt", "web-1", "--provider", "vault"]);
+    let again: VmView = system.json(&["vm", "show", "web-1"]);
+    assert!(again.keys[0] != vm.keys[0] && again.keys[0].provider.as_str() == "vault");
+    system.ward(&["vm", "decrypt", "web-1"]);
+    let home = system.json::<VmView>(&["vm", "show", "web-1"]).home;
+    let plain =
+        fs::read_dir(home).unwrap().flatten().find(|file| file.path().extension().is_some_and(|it| it == "raw"));
+    assert!(fs::read(plain.unwrap().path()).unwrap() == content);
+
+    // A service that is gone is told of.
+    authority.stop_attestation();
+    eventually("the event", || system.has_event(EventKind::TrustServiceDown).then_some(()));
+}
