@@ -85,7 +85,9 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
             path.contains("/vms")
                 || path.ends_with("/register")
                 || path.contains("/providers")
-                || path.contains("/tasks"),
+                || path.contains("/tasks")
+                || path.contains("/keys")
+                || path.contains("/hosts"),
             &[409, 502, 507],
         ),
     ];
