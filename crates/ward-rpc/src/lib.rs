@@ -13,6 +13,7 @@ mod framing;
 mod keys;
 mod native;
 mod pki;
+mod rest;
 mod serve;
 mod tls;
 

@@ -11,7 +11,7 @@ use axum::extract::{Extension, Json};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, EXPECT};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use ward_types::{Problem, ProblemDocument};
 
+use crate::rest::Shared;
 use crate::{Call, Peer};
 
 /// What a handler gives back.
@@ -72,7 +73,19 @@ async fn connection(
     let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer);
         let router = router.clone();
-        async move { Ok::<_, Infallible>(router.oneshot(request.map(Body::new)).await.into_response()) }
+        async move {
+            // A client that waits to be told to send its body is better told no.
+            let waits = request.headers().contains_key(EXPECT);
+            let (head, body) = request.into_parts();
+            let body = Shared::new(body);
+            let rest = body.clone();
+            let request = http::Request::from_parts(head, Body::new(body));
+            let response = router.oneshot(request).await.into_response();
+            if !waits {
+                rest.hear_out().await;
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

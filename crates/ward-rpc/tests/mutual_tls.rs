@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -107,5 +109,33 @@ async fn a_refusal_arrives_whole() {
             assert_eq!(*problem, Problem::new(Code::Busy, "cannot tell", "asked not to", "ask otherwise"));
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// A client may send head and body apart, and the head alone may be refused.
+#[tokio::test]
+async fn a_client_that_is_refused_before_it_has_sent_all_hears_it_and_may_go_on() {
+    let ca = Authority::generate().unwrap();
+    let server = server(&ca, ServerKind::Open).await;
+    let tls = tokio_rustls::TlsConnector::from(ward_rpc::client_config(ca.certificate(), None).unwrap());
+    let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from(server.role.server_name()).unwrap();
+    let mut stream = tls.connect(name, stream).await.unwrap();
+    for _ in 0..2 {
+        stream.write_all(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\n").await.unwrap();
+        stream.flush().await.unwrap();
+        // Whoever does not hear the rest answers, and hangs up, before it comes.
+        let early = tokio::time::timeout(Duration::from_millis(200), stream.read_u8()).await;
+        assert!(early.is_err(), "it did not wait: {early:?}");
+        stream.write_all(b"{\"a\":1}").await.unwrap();
+        let mut answer = vec![0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, b"HTTP/1.1 404");
+        let mut rest = vec![0; 4096];
+        while !answer.ends_with(b"\r\n\r\n") {
+            let read = stream.read(&mut rest).await.unwrap();
+            assert!(read > 0, "the connection was closed");
+            answer.extend(&rest[..read]);
+        }
     }
 }

@@ -86,7 +86,9 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
                 || path.ends_with("/register")
                 || path.ends_with("/remediate")
                 || path.contains("/providers")
-                || path.contains("/tasks"),
+                || path.contains("/tasks")
+                || path.contains("/keys")
+                || path.contains("/hosts"),
             &[409, 502, 507],
         ),
     ];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::extract::{Json, State};
-use ward_types::{EventKind, EventSubject, KeyRef, Object, Privilege, Problem};
+use ward_types::{Code, EventKind, EventSubject, KeyRef, Object, Privilege, Problem};
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body, Params};
@@ -112,6 +112,7 @@ pub(super) async fn check(
     sight: Sight,
     Body(asked): Body<CheckKeys>,
 ) -> ApiResult<Json<KeyCheck>> {
+    let what = "cannot make sure that a key can be had";
     let caller = sight.caller();
     let ask = if asked.fetch {
         let _: Granted<FetchKeys> = grant(&controller, caller, Root, Default::default()).await?;
@@ -120,12 +121,17 @@ pub(super) async fn check(
         let _: Granted<operations::CheckKeys> = grant(&controller, caller, Root, Default::default()).await?;
         Ask::States
     };
-    let limit = asked.limit.unwrap_or(CHECK).clamp(1, MAX_LIMIT) as usize;
+    let limit = match asked.limit.unwrap_or(CHECK) {
+        0 => {
+            let why = "no keys at a time is none at all";
+            return Err(Problem::new(Code::RequestInvalid, what, why, "give a limit of 1 or more").into());
+        }
+        limit => limit.min(MAX_LIMIT) as usize,
+    };
     let mut db = controller.store.read().await?;
     let total = vm::count_keys(&mut db).await?;
     let (keys, next) = vm::some_keys(&mut db, asked.after.as_deref(), limit).await?;
     drop(db);
-    let what = "cannot make sure that a key can be had";
     let standings = stand(&controller, what, &keys, ask).await?;
     let subject = EventSubject { user: Some(caller.user().clone()), ..EventSubject::default() };
     let lost: BTreeMap<_, _> = standings.into_iter().filter(|(_, standing)| standing.fault.is_some()).collect();
