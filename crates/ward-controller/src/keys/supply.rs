@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use ward_rpc::{CallError, KeyPush};
-use ward_types::{Code, EventKind, EventSubject, HostId, KeyRef, Problem, ProviderName};
+use ward_types::{Code, EventKind, EventSubject, HostId, KeyLocator, KeyRef, Problem, ProviderName};
 
 use super::{KeyFault, connect, fetch, id_at_server, not_at_a_server, report};
 use crate::controller::{Controller, Shared};

@@ -148,6 +148,7 @@ impl Agent {
             qemu: None,
             kvm: false,
             unfit: None,
+            trust: Vec::new(),
             native: NativeStatus::default(),
         }
     }
