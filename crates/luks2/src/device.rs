@@ -302,8 +302,8 @@ impl<I: Io> Device<I> {
         Ok(id)
     }
 
-    /// Removes a keyslot and overwrites its area. From the first write on it opens nothing; a crash before the last
-    /// leaves an [unfinished removal](Self::unfinished_removals).
+    /// Overwrites a keyslot's area and removes it from the header, in this order, as cryptsetup does. A crash before the
+    /// last write leaves it in the header, where it may open nothing any more; a repeat finishes.
     ///
     /// # Errors
     /// [`Error::NoSuchKeyslot`]; [`Error::LastKeyslot`] where no other would open the data (see
@@ -313,8 +313,7 @@ impl<I: Io> Device<I> {
         self.remove_keyslot_and_tokens(id, &[])
     }
 
-    /// As [`remove_keyslot`](Self::remove_keyslot), with tokens that go in the same moment in which the keyslot ceases to
-    /// open anything.
+    /// As [`remove_keyslot`](Self::remove_keyslot), with tokens that go in the same moment in which the header forgets it.
     ///
     /// # Errors
     /// Those of [`remove_keyslot`](Self::remove_keyslot); [`Error::NoSuchToken`].
@@ -326,12 +325,18 @@ impl<I: Io> Device<I> {
         if self.opens_data(metadata, id) && !others {
             return Err(Error::LastKeyslot(id));
         }
+        let area = metadata.keyslots.get(&id).map(Keyslot::area);
         let mut metadata = metadata.clone();
         let removals: Vec<_> = tokens.iter().copied().map(TokenChange::Remove).collect();
         token::apply(&mut metadata, &removals, None)?;
-        removal::retire(&mut metadata, id)?;
-        self.commit(metadata)?;
-        self.destroy_retired()
+        removal::forget(&mut metadata, id);
+        let header = self.next(metadata)?;
+        // The area first: a header that knows no keyslot there would never have it overwritten.
+        if let Some((offset, size)) = area {
+            keyslot::wipe(&self.io, offset, size)?;
+            self.io.sync().map_err(Error::io("make the overwriting of a keyslot durable"))?;
+        }
+        self.write(header)
     }
 
     /// Removes and overwrites all keyslots. **What the device holds is lost**, save for whoever has the volume key.

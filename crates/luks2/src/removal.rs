@@ -1,4 +1,5 @@
-//! How a keyslot goes: it is *retired* in one write of the header, then its area is overwritten, then it is forgotten.
+//! How a keyslot goes that another one takes the place of in the same moment, or that goes with all others: it is *retired*
+//! in one write of the header, then its area is overwritten, then it is forgotten.
 //!
 //! A header in which a keyslot is retired must be sound to other software too, and cryptsetup wants every keyslot to
 //! belong to exactly one digest. So a retired keyslot belongs to a digest that no key has: one of zeros, for no segment.

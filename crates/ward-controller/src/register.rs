@@ -9,7 +9,7 @@ use crate::authz::operations::{RegisterEncryptedVm, RegisterVm, ReloadVm, Unlock
 use crate::authz::{Granted, Note, grant};
 use crate::controller::Shared;
 use crate::hosts::Link;
-use crate::keys::{KeyFault, Supply, going, home_key, report, supply};
+use crate::keys::{KeyFault, Supply, going, report, supply};
 use crate::native;
 use crate::plan::{self, Needs, place};
 use crate::store::cluster::{self, DatastoreRow};
@@ -69,6 +69,12 @@ impl Place {
         Ok(Self { what, subject, home, link, hosts: controller.links.of_cluster(datastore.cluster) })
     }
 
+    async fn give(&self, controller: &Shared, key: &KeyRef) -> Result<(), Problem> {
+        let (keys, must) = (std::slice::from_ref(key), Some(self.link.id));
+        let order = Supply { what: &self.what, subject: &self.subject, keys, hosts: &self.hosts, must };
+        supply(controller, order).await
+    }
+
     async fn read(&self) -> Result<VmConfig, Problem> {
         let read = self.link.call(ReadHome { home: self.home.clone() }).await;
         let problem = match read {
@@ -104,7 +110,7 @@ impl Place {
         _: MayUnlock,
         config: VmConfig,
     ) -> Result<(VmConfig, Option<Problem>), Problem> {
-        let Some(home) = home_key(&config).cloned() else { return Ok((config, None)) };
+        let Some(home) = config.home.key().cloned() else { return Ok((config, None)) };
         if let Err(problem) = self.supply(controller, std::slice::from_ref(&home)).await {
             return Ok((config, Some(problem)));
         }
@@ -136,7 +142,7 @@ impl Place {
     }
 }
 
-/// Takes a VM into the inventory. Where its keys are not to be had, it is locked until they are.
+/// Takes a VM into the inventory. Where its home's key is not to be had, it is locked until it is.
 pub(crate) async fn register(
     controller: &Shared,
     granted: Granted<RegisterVm>,
@@ -219,7 +225,7 @@ async fn set_locked(tx: &mut Tx, user: &Name, row: &VmRow, locked: Option<&Probl
         let subject = EventSubject {
             vm: Some(row.id),
             user: Some(user.clone()),
-            key: row.config.as_ref().and_then(home_key).cloned(),
+            key: row.config.as_ref().and_then(|config| config.home.key()).cloned(),
             ..EventSubject::default()
         };
         event::record_problem(tx, EventKind::VmLocked, &subject, problem).await?;
@@ -229,7 +235,7 @@ async fn set_locked(tx: &mut Tx, user: &Name, row: &VmRow, locked: Option<&Probl
 
 /// Why a VM is locked, in the words in which it is kept.
 fn lock_of(row: &VmRow, config: &VmConfig, problem: &Problem) -> Problem {
-    let key = home_key(config).map_or_else(String::new, |key| format!(" {key}"));
+    let key = config.home.key().map_or_else(String::new, |key| format!(" {key}"));
     let why = format!("its key{key} is not to be had: {}", problem.why);
     let remedy = format!("{}; it is unlocked by itself when the key is there", problem.remedy);
     Problem::new(problem.code, format!("VM `{}` is locked", row.name), why, remedy)
@@ -329,7 +335,7 @@ async fn settle(
     let code = |problem: Option<&Problem>| problem.map(|problem| problem.code);
     if code(now.locked.as_ref()) != code(locked) {
         vm::set_locked(&mut tx, row.id, locked).await?;
-        let key = home_key(config).cloned();
+        let key = config.home.key().cloned();
         let subject = EventSubject {
             vm: Some(row.id),
             user: user.cloned(),
@@ -357,7 +363,7 @@ pub(crate) async fn unlock_by_itself(controller: &Shared, row: &VmRow, link: &Li
     let home = HomeRef { datastore: datastore.directory, directory: row.directory.clone() };
     let config = link.call(ReadHome { home }).await.map_err(|error| error.into_problem(&what))?;
     // What the home names now may be another key, which nobody has asked for yet.
-    if home_key(&config) != row.config.as_ref().and_then(home_key) {
+    if config.home.key() != row.config.as_ref().and_then(|config| config.home.key()) {
         return Ok(());
     }
     settle(controller, row, None, &config, None).await

@@ -12,10 +12,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::Hello;
+use ward_rpc::api::disk::ReadDisk;
 use ward_rpc::api::host::{
-    AbandonJob, CancelJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, KeysMark, MakeKey, MakeTrustedKey,
-    NativeStatus, ObtainKeys, ReadConsole, ReadHome, StartHome, StartJob, StartVm, Started, Status, StopVm, TakeTrust,
-    VmPower, WatchJob,
+    AbandonJob, CancelJob, CheckJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, KeysMark, MakeKey,
+    MakeTrustedKey, NativeStatus, ObtainKeys, ReadConsole, ReadHome, StartHome, StartJob, StartVm, Started, Status,
+    StopVm, TakeTrust, VmPower, WatchJob,
 };
 use ward_rpc::{
     Answer, Call, Credentials, KeyPush, NativePush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply, ServerKind,
@@ -119,7 +120,7 @@ impl Agent {
             tracing::warn!(why = fault.why, "this host can't run VMs");
         }
         let vms = Vms::new(Settings { host, exe: exe.clone(), run_dir, keys: keys.clone(), qemu });
-        let jobs = Arc::new(Jobs::new(Environment { host, exe, keys: keys.clone() }));
+        let jobs = Arc::new(Jobs::new(Environment { host, exe, keys: keys.clone(), rehearsal: false }));
         Ok(Self {
             enrolment: enrolment.clone(),
             boot: Uuid::new_v4(),
@@ -295,6 +296,8 @@ fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
         s.agent.jobs.watch(call.job, call.seen, wait(call.wait_ms), &s.shutdown).await
     });
     router = bind(router, |s, call: CancelJob| async move { s.agent.jobs.cancel(call.job) });
+    router = bind(router, |s, call: CheckJob| async move { s.agent.jobs.check(call).await });
+    router = bind(router, |s, call: ReadDisk| async move { s.agent.jobs.look_at(call.path).await });
     router = bind(router, |s, call: AbandonJob| async move { s.agent.jobs.abandon(call).await });
     router = bind(router, |s, call: ForgetJob| async move { s.agent.jobs.forget(call.job) });
     router = bind(router, |s, call: StartVm| async move { s.agent.vms.start(call.vm, call.home).await });

@@ -155,11 +155,20 @@ fn remedy(kind: DiskErrorKind) -> &'static str {
 
 /// What opening or changing a LUKS2 header may say, of that file, with that key.
 pub(crate) fn of_luks(error: &luks2::Error, path: &Path, key: &KeyRef) -> Fault {
+    match error {
+        luks2::Error::NoKeyslotOpens { .. } | luks2::Error::WrongVolumeKey => {
+            Fault::key_wrong(&path.display().to_string(), key)
+        }
+        _ => of_header(error, path),
+    }
+}
+
+/// The same where no key was tried.
+pub(crate) fn of_header(error: &luks2::Error, path: &Path) -> Fault {
     use luks2::Error;
     let why = format!("{}: {error}", path.display());
     match error {
         Error::Io { source, .. } => Fault::io(&error.to_string().replacen("cannot ", "", 1), path, source),
-        Error::NoKeyslotOpens { .. } | Error::WrongVolumeKey => Fault::key_wrong(&path.display().to_string(), key),
         Error::NotLuks2 | Error::BothDamaged { .. } => Fault::new(
             Code::HeaderDamaged,
             why,

@@ -78,6 +78,19 @@ impl Volume {
         Ok(Self { device, path: path.to_owned() })
     }
 
+    /// What a disk says about itself; none where that is nothing of Ward's.
+    pub(crate) fn read_label(file: File, path: &Path) -> Result<Option<Label>> {
+        let device = Device::open(file).map_err(|error| fault::of_header(&error, path))?;
+        let labels = Self { device, path: path.to_owned() }.labels()?;
+        Ok(labels.into_iter().next().map(|(_, _, label)| label))
+    }
+
+    /// How long the content is that the file holds.
+    pub(crate) fn content_len(&self, key: &KeyRef) -> Result<u64> {
+        let segment = self.device.data_segment().map_err(|error| fault::of_luks(&error, &self.path, key))?;
+        Ok(segment.len)
+    }
+
     /// What is wrong with one copy of the header, if that was damage. What a crash left behind is none.
     pub(crate) fn damage(&self) -> Option<Notice> {
         let damage = match self.device.health() {

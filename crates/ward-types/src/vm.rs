@@ -130,6 +130,20 @@ pub struct DiskConfig {
     pub plain_format: PlainFormat,
     /// Whether it is encrypted.
     pub crypto: DiskCrypto,
+    /// Whether the VM has it when it runs. A disk that was detached stays in the home, under its number and its key, and
+    /// what may be done to the encryption of disks may be done to it.
+    #[serde(default = "attached", skip_serializing_if = "is_attached")]
+    #[schema(default = true)]
+    pub attached: bool,
+}
+
+const fn attached() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "Serde asks like that")]
+const fn is_attached(attached: &bool) -> bool {
+    *attached
 }
 
 /// Whether a disk is encrypted.
@@ -205,23 +219,43 @@ impl VmConfig {
         nvram.into_iter().chain(self.disks.iter().map(VolumeRef::from))
     }
 
+    /// The volumes that it has when it runs: the store of its UEFI variables, and the disks that are attached.
+    pub fn volumes_to_run(&self) -> impl Iterator<Item = VolumeRef<'_>> {
+        let detached =
+            |volume: &VolumeRef<'_>| self.disks.iter().any(|disk| !disk.attached && volume.id == disk.id.into());
+        self.volumes().filter(move |volume| !detached(volume))
+    }
+
     /// That volume.
     #[must_use]
     pub fn volume(&self, id: VolumeId) -> Option<VolumeRef<'_>> {
         self.volumes().find(|volume| volume.id == id)
     }
 
-    /// Every KEK that the VM needs to run, each once: the home's first, then the disks'.
+    /// The disks that the VM has when it runs.
+    pub fn attached(&self) -> impl Iterator<Item = &DiskConfig> {
+        self.disks.iter().filter(|disk| disk.attached)
+    }
+
+    /// The disk that it boots from; none where it boots a kernel.
+    #[must_use]
+    pub fn boot_disk(&self) -> Option<&DiskConfig> {
+        match self.boot {
+            Boot::Disk => self.attached().next(),
+            Boot::Kernel { .. } => None,
+        }
+    }
+
+    /// Every KEK that the VM needs to run, each once: the home's first, then those of the disks that it has then.
+    #[must_use]
+    pub fn keys_to_run(&self) -> Vec<&KeyRef> {
+        each_once(self.home.key().into_iter().chain(self.attached().filter_map(DiskConfig::key)))
+    }
+
+    /// Every KEK under which anything of the VM is, each once: the home's first, then those of all its disks.
     #[must_use]
     pub fn keys(&self) -> Vec<&KeyRef> {
-        let disks = self.disks.iter().filter_map(DiskConfig::key);
-        let mut keys = Vec::new();
-        for key in self.home.key().into_iter().chain(disks) {
-            if !keys.contains(&key) {
-                keys.push(key);
-            }
-        }
-        keys
+        each_once(self.home.key().into_iter().chain(self.disks.iter().filter_map(DiskConfig::key)))
     }
 
     /// Whether anything of the VM is encrypted.
@@ -278,6 +312,16 @@ impl HomeCrypto {
             Self::Encrypted { key, .. } => Some(key),
         }
     }
+}
+
+fn each_once<'a>(all: impl Iterator<Item = &'a KeyRef>) -> Vec<&'a KeyRef> {
+    let mut keys = Vec::new();
+    for key in all {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys
 }
 
 impl DiskConfig {

@@ -12,7 +12,9 @@ use http::request::Parts;
 use jiff::{Timestamp, ToSpan as _};
 use tokio::sync::Semaphore;
 use ward_secret::Zeroizing;
-use ward_types::{AuditOutcome, Code, EventKind, EventSubject, Name, Object, PrivilegeSet, Problem, TokenId, UserId};
+use ward_types::{
+    AuditOutcome, Code, EventKind, EventSubject, Name, Object, PrivilegeSet, Problem, TaskId, TokenId, UserId,
+};
 
 use super::edge::ApiError;
 use super::repeat::{self, Examined};
@@ -49,6 +51,8 @@ pub(crate) struct Caller {
     user: Name,
     session: TokenId,
     request: Option<RequestKey>,
+    /// The task that the request begins, if it begins one: the audit log tells of it before there is one.
+    task: TaskId,
 }
 
 impl Caller {
@@ -59,7 +63,9 @@ impl Caller {
     pub(crate) async fn who_began(controller: &Controller, what: &str, name: &Name) -> Result<Self, Problem> {
         let row = user::find(&mut *controller.store.read().await?, name.as_str()).await?;
         match row.filter(|row| !row.disabled) {
-            Some(row) => Ok(Self { id: row.id, user: row.name, session: TokenId::new(), request: None }),
+            Some(row) => {
+                Ok(Self { id: row.id, user: row.name, session: TokenId::new(), request: None, task: TaskId::new() })
+            }
             None => Err(Problem::new(
                 Code::AuthDenied,
                 what,
@@ -72,7 +78,7 @@ impl Caller {
     /// The controller itself, where it works by the clock.
     pub(crate) fn scheduler() -> Result<Self, Problem> {
         let user = SCHEDULER.parse().map_err(|error| Problem::internal("cannot work by the clock", error))?;
-        Ok(Self { id: UserId::new(), user, session: TokenId::new(), request: None })
+        Ok(Self { id: UserId::new(), user, session: TokenId::new(), request: None, task: TaskId::new() })
     }
 
     /// Whether a name is that of the controller itself.
@@ -90,6 +96,11 @@ impl Caller {
 
     pub(crate) const fn session(&self) -> TokenId {
         self.session
+    }
+
+    /// The ID of the task that the request begins, if it begins one.
+    pub(crate) const fn task(&self) -> TaskId {
+        self.task
     }
 
     /// The key by which a repetition of the request is known.
@@ -148,7 +159,13 @@ pub(crate) async fn authenticate(
 pub(crate) async fn caller(controller: &Controller, token: &str) -> Result<Option<Caller>, Problem> {
     let mut db = controller.store.read().await?;
     let session = user::session(&mut db, &password::digest_secret(token)).await?;
-    Ok(session.map(|row| Caller { id: row.user_id, user: row.user, session: row.id, request: None }))
+    Ok(session.map(|row| Caller {
+        id: row.user_id,
+        user: row.user,
+        session: row.id,
+        request: None,
+        task: TaskId::new(),
+    }))
 }
 
 /// Who the console's cookie stands for.

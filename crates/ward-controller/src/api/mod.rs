@@ -24,6 +24,7 @@ mod trusted;
 pub mod types;
 mod users;
 mod vm_crypto;
+mod vm_disks;
 mod vm_inventory;
 mod vm_tpm;
 pub(crate) mod vms;
@@ -116,6 +117,10 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(vm_crypto::recrypt))
         .routes(routes!(vm_crypto::crypto))
         .routes(routes!(vm_crypto::set_policy))
+        .routes(routes!(vm_disks::list, vm_disks::add))
+        .routes(routes!(vm_disks::remove))
+        .routes(routes!(vm_disks::attach))
+        .routes(routes!(vm_disks::detach))
         .routes(routes!(vm_inventory::register))
         .routes(routes!(vm_inventory::unregister))
         .routes(routes!(vm_inventory::unlock))
@@ -129,6 +134,7 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(recryptions::plan))
         .routes(routes!(recryptions::list, recryptions::add))
         .routes(routes!(recryptions::show))
+        .routes(routes!(recryptions::vms))
         .routes(routes!(recryptions::pause))
         .routes(routes!(recryptions::resume))
         .routes(routes!(recryptions::cancel))

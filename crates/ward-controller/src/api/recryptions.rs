@@ -1,11 +1,14 @@
 //! The recryption of many VMs.
 
 use axum::extract::{Json, State};
+use jiff::Timestamp;
 use ward_types::{Problem, TaskId};
 
 use super::edge::{ApiResult, Body, Params, not_found};
 use super::page::{Listed, Page};
-use super::types::{RecryptionPlan, RecryptionQuery, RecryptionRequest, RecryptionState, RecryptionView};
+use super::types::{
+    PageQuery, RecryptionPlan, RecryptionQuery, RecryptionRequest, RecryptionState, RecryptionView, RecryptionVm,
+};
 use crate::authz::operations::{BeginRecryption, ChangeRecryption, PlanRecryption, ReadRecryption};
 use crate::authz::{Granted, Note, Sight, grant};
 use crate::controller::{Controller, Shared};
@@ -56,11 +59,11 @@ pub(super) async fn add(
     let planned = recryption::plan(&controller, &request, &sight).await?;
     let note = format!("{} VMs", planned.vms.len());
     let granted: Granted<BeginRecryption> = grant(&controller, sight.caller(), planned.fleet, note.into()).await?;
-    let id = recryption::begin(&controller, granted, request, planned.vms).await?;
+    let id = recryption::begin(&controller, granted, request, planned.vms, Timestamp::now()).await?;
     view(&controller, id).await
 }
 
-/// Shows a recryption with all its VMs: the report.
+/// Shows a recryption: how far it is.
 #[utoipa::path(get, path = "/recryptions/{recryption}", tag = "recryption",
     params(("recryption" = String, Path, description = "ID")),
     responses((status = 200, body = RecryptionView), (status = "4XX", body = Problem)))]
@@ -70,6 +73,23 @@ pub(super) async fn show(
 ) -> ApiResult<Json<RecryptionView>> {
     match granted.on().recryption() {
         Some(id) => view(&controller, id).await,
+        None => Err(not_found("recryption", "").into()),
+    }
+}
+
+/// Lists the VMs of a recryption, by name, and what came of each: the report.
+#[utoipa::path(get, path = "/recryptions/{recryption}/vms", tag = "recryption",
+    params(("recryption" = String, Path, description = "ID"), PageQuery),
+    responses((status = 200, body = [RecryptionVm]), (status = "4XX", body = Problem)))]
+pub(super) async fn vms(
+    State(controller): State<Shared>,
+    granted: Granted<ReadRecryption>,
+    page: Page,
+) -> ApiResult<Listed<RecryptionVm>> {
+    match granted.on().recryption() {
+        Some(id) => {
+            Ok(page.cut(recryption::report(&controller, id).await?, |item: &RecryptionVm| item.name.to_string()))
+        }
         None => Err(not_found("recryption", "").into()),
     }
 }

@@ -1,6 +1,7 @@
 //! What requests and answers of the REST API are made of. The command-line client speaks these types too.
 
 mod access;
+mod disks;
 mod keys;
 mod native;
 mod operations;
@@ -8,6 +9,7 @@ mod provider;
 mod trusted;
 
 pub use self::access::*;
+pub use self::disks::*;
 pub use self::keys::*;
 pub use self::native::*;
 pub use self::operations::*;

@@ -130,7 +130,7 @@ async fn record<O: Operation>(
         object_name: on.name(),
         privileges: needs::<O>(on),
         keys,
-        task: None,
+        task: (O::BEGINS && outcome == AuditOutcome::Granted).then(|| caller.task()),
         detail: note.detail,
     };
     audit::record(&mut tx, draft).await?;

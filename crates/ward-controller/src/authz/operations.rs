@@ -1,5 +1,5 @@
 //! All operations that take a privilege. One line each: the object that it is done on, its name in the audit log, what
-//! follows "cannot" where it is refused, whether it changes anything, the privileges that it takes, and those that it
+//! follows "cannot" where it is refused, whether it reads, changes anything at once or begins a task, the privileges that it takes, and those that it
 //! takes besides where the object is encrypted.
 
 use ward_types::{Privilege, PrivilegeSet};
@@ -20,6 +20,8 @@ pub(crate) trait Operation: Send + Sync + 'static {
     const VERB: &'static str;
     /// Whether it changes anything. What does is always in the audit log.
     const CHANGES: bool;
+    /// Whether it begins a task, whose ID the audit log then tells.
+    const BEGINS: bool;
     /// The privileges that it takes.
     const NEEDS: PrivilegeSet;
     /// Those that it takes besides on an object that is encrypted.
@@ -47,6 +49,7 @@ macro_rules! operations {
                 const NAME: &'static str = $name;
                 const VERB: &'static str = $verb;
                 const CHANGES: bool = operations!(@ $changes);
+                const BEGINS: bool = operations!(# $changes);
                 const NEEDS: PrivilegeSet = PrivilegeSet::of(&[$(Privilege::$need),*]);
                 const NEEDS_IF_ENCRYPTED: PrivilegeSet = PrivilegeSet::of(&[$($(Privilege::$more),*)?]);
             }
@@ -63,6 +66,10 @@ macro_rules! operations {
     };
     (@ reads) => { false };
     (@ changes) => { true };
+    (@ begins) => { true };
+    (# reads) => { false };
+    (# changes) => { false };
+    (# begins) => { true };
 }
 
 operations! {
@@ -91,16 +98,24 @@ operations! {
     DescribeProvider on ProviderRow: "provider.describe", "import the description of", changes, [CryptoManageKeyServers];
     RemediateTrust on HostRow: "trust.remediate", "have the trust authority attest", changes, [CryptoRegisterHost];
     ReadVm on VmRow: "vm.read", "show", reads, [Read];
-    CreateVm on DatastoreRow: "vm.create", "make a VM on", changes, [VmCreate];
-    CreateEncryptedVm on DatastoreRow: "vm.create-encrypted", "make an encrypted VM on", changes, [CryptoEncryptNew];
-    CloneVm on VmRow: "vm.clone", "clone", changes, [VmClone] if encrypted [CryptoClone];
-    ImportVm on DatastoreRow: "vm.import", "import a VM to", changes, [VmCreate, VmImport];
-    StartVm on VmRow: "vm.start", "start", changes, [VmPower];
-    StopVm on VmRow: "vm.stop", "stop", changes, [VmPower];
-    EncryptVm on VmRow: "vm.encrypt", "encrypt", changes, [CryptoEncrypt];
-    DecryptVm on VmRow: "vm.decrypt", "decrypt", changes, [CryptoDecrypt];
-    RecryptVm on VmRow: "vm.recrypt", "recrypt", changes, [CryptoRecrypt];
-    SetVmPolicy on VmRow: "vm.set-policy", "set the storage policies of", changes, [VmConfigure];
+    CreateVm on DatastoreRow: "vm.create", "make a VM on", begins, [VmCreate];
+    CreateEncryptedVm on DatastoreRow: "vm.create-encrypted", "make an encrypted VM on", begins, [CryptoEncryptNew];
+    CloneVm on VmRow: "vm.clone", "clone", begins, [VmClone] if encrypted [CryptoClone];
+    ImportVm on DatastoreRow: "vm.import", "import a VM to", begins, [VmCreate, VmImport];
+    StartVm on VmRow: "vm.start", "start", begins, [VmPower];
+    StopVm on VmRow: "vm.stop", "stop", begins, [VmPower];
+    EncryptVm on VmRow: "vm.encrypt", "encrypt", begins, [CryptoEncrypt];
+    DecryptVm on VmRow: "vm.decrypt", "decrypt", begins, [CryptoDecrypt];
+    RecryptVm on VmRow: "vm.recrypt", "recrypt", begins, [CryptoRecrypt];
+    SetVmPolicy on VmRow: "vm.set-policy", "set the storage policies of", begins, [VmConfigure];
+    AddDisk on VmRow: "vm.disk-add", "give another disk to", begins, [VmConfigure];
+    AddEncryptedDisk on VmRow: "vm.disk-add-encrypted", "give an encrypted disk to", begins, [CryptoAddDisk];
+    EncryptNewDisk on VmRow: "vm.disk-encrypt-new", "encrypt a new disk of", begins, [CryptoEncryptNew];
+    ImportDisk on VmRow: "vm.disk-import", "import a disk to", begins, [VmConfigure, VmImport];
+    CopyDisk on VmRow: "vm.disk-copy", "copy a disk of", begins, [VmClone] if encrypted [CryptoClone];
+    AttachDisk on VmRow: "vm.disk-attach", "attach a disk of", begins, [VmConfigure];
+    DetachDisk on VmRow: "vm.disk-detach", "detach a disk of", begins, [VmConfigure];
+    RemoveDisk on VmRow: "vm.disk-remove", "delete a disk of", begins, [VmConfigure, VmDelete];
     SetTemplate on VmRow: "vm.template", "set the template mark of", changes, [VmConfigure];
     AddTpm on VmRow: "vm.add-tpm", "give a vTPM to", changes, [VmConfigure, CryptoEncrypt];
     RemoveTpm on VmRow: "vm.remove-tpm", "remove the vTPM of", changes, [VmConfigure, CryptoDecrypt];
@@ -110,13 +125,13 @@ operations! {
     UnlockVm on VmRow: "vm.unlock", "unlock", changes, [CryptoRegisterVm];
     ReloadVm on VmRow: "vm.reload", "reload", changes, [VmConfigure] if encrypted [CryptoRegisterVm];
     UnregisterVm on VmRow: "vm.unregister", "unregister", changes, [VmDelete];
-    RemoveVm on VmRow: "vm.remove", "delete", changes, [VmDelete];
+    RemoveVm on VmRow: "vm.remove", "delete", begins, [VmDelete];
     ReadConsole on VmRow: "vm.console", "read the console of", reads, [VmConsole] if encrypted [CryptoAccess];
     ReadTask on TaskTarget: "task.read", "show", reads, [Read];
     CancelTask on TaskTarget: "task.cancel", "cancel", changes, [TaskCancel];
     ReadRecryption on Fleet: "recryption.read", "show", reads, [Read];
     PlanRecryption on Fleet: "recryption.plan", "recrypt", reads, [CryptoRecrypt];
-    BeginRecryption on Fleet: "recryption.begin", "recrypt", changes, [CryptoRecrypt];
+    BeginRecryption on Fleet: "recryption.begin", "recrypt", begins, [CryptoRecrypt];
     ChangeRecryption on Fleet: "recryption.change", "change", changes, [CryptoRecrypt];
     ChangePolicies on Root: "policy.change", "change storage policies", changes, [CryptoManageEncryptionPolicy];
     ReadUsers on Root: "user.read", "show users and groups", reads, [UserManage];

@@ -345,12 +345,19 @@ impl Target for TaskTarget {
 pub(crate) struct Fleet {
     recryption: Option<TaskId>,
     vms: Vec<VmRow>,
+    /// Where there could be VMs, where there is none.
+    cluster: Option<ClusterRow>,
 }
 
 impl Fleet {
     /// The VMs of a recryption that may be begun.
     pub(crate) const fn new(vms: Vec<VmRow>) -> Self {
-        Self { recryption: None, vms }
+        Self { recryption: None, vms, cluster: None }
+    }
+
+    /// No VM, in a cluster that the caller may do it in.
+    pub(crate) const fn nothing_in(cluster: ClusterRow) -> Self {
+        Self { recryption: None, vms: Vec::new(), cluster: Some(cluster) }
     }
 
     /// The recryption, where it was begun.
@@ -360,7 +367,7 @@ impl Fleet {
 
     /// What is left of the VMs of one that was begun.
     pub(crate) async fn of(db: &mut AnyConnection, id: TaskId) -> store::Result<Self> {
-        Ok(Self { recryption: Some(id), vms: recryption::rows(db, id).await? })
+        Ok(Self { recryption: Some(id), vms: recryption::rows(db, id).await?, cluster: None })
     }
 }
 
@@ -376,8 +383,9 @@ impl Target for Fleet {
     }
 
     fn object(&self) -> Object {
-        match self.vms.as_slice() {
-            [vm] => vm.object(),
+        match (self.vms.as_slice(), &self.cluster) {
+            ([vm], _) => vm.object(),
+            (_, Some(cluster)) => cluster.object(),
             _ => Object::Root,
         }
     }
@@ -387,7 +395,11 @@ impl Target for Fleet {
     }
 
     fn paths(&self) -> Vec<Vec<Object>> {
-        if self.vms.is_empty() { vec![Root.path()] } else { self.vms.iter().map(VmRow::path).collect() }
+        match (self.vms.as_slice(), &self.cluster) {
+            ([], Some(cluster)) => vec![cluster.path()],
+            ([], None) => vec![Root.path()],
+            (vms, _) => vms.iter().map(VmRow::path).collect(),
+        }
     }
 
     fn is_known(&self) -> bool {

@@ -11,7 +11,6 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use ward_types::{ClusterId, EventKind, EventSubject, KeyRef, Power, Problem};
 
-use super::home_key;
 use crate::controller::Shared;
 use crate::hosts::Link;
 use crate::register;
@@ -61,7 +60,7 @@ pub(crate) async fn lock(
 
 /// Why a VM is locked, where that is news.
 fn why(row: &VmRow, key: &KeyRef, problem: &Problem) -> Option<Problem> {
-    let home = row.config.as_ref().and_then(home_key);
+    let home = row.config.as_ref().and_then(|config| config.home.key());
     if home != Some(key) || row.locked.as_ref().is_some_and(|known| known.code == problem.code) {
         return None;
     }
@@ -74,7 +73,7 @@ fn why(row: &VmRow, key: &KeyRef, problem: &Problem) -> Option<Problem> {
 pub(crate) async fn release(controller: &Shared, cluster: ClusterId) -> Result<(), StoreError> {
     let rows = vm::locked(&mut *controller.store.read().await?, cluster).await?;
     let found = rows.into_iter().filter_map(|row| {
-        let key = row.config.as_ref().and_then(home_key)?;
+        let key = row.config.as_ref().and_then(|config| config.home.key())?;
         let has = |link: &Arc<Link>| link.told().is_some_and(|told| told.has(key));
         let link = controller.links.of_cluster(cluster).into_iter().find(has)?;
         Some((row, link))

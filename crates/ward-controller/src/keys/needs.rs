@@ -60,14 +60,6 @@ pub(crate) async fn of_tasks(db: &mut AnyConnection) -> Result<BTreeSet<KeyRef>,
     Ok(task::open(db).await?.iter().flat_map(|row| row.work.all_keys().cloned().collect::<Vec<_>>()).collect())
 }
 
-/// The key without which a VM is locked: that of its home.
-pub(crate) const fn home_key(config: &VmConfig) -> Option<&KeyRef> {
-    match &config.home {
-        HomeCrypto::Encrypted { key, .. } => Some(key),
-        HomeCrypto::Plain => None,
-    }
-}
-
 /// Keys that are about to be needed: a VM is being taken into the inventory. Hosts keep them.
 #[derive(Default)]
 pub(crate) struct ReservedKeys(Mutex<Vec<KeyRef>>);

@@ -19,6 +19,7 @@ use crate::{native, trusted};
 const MOMENT: Duration = Duration::from_secs(2);
 
 /// Keys on their way.
+#[derive(Clone, Copy)]
 pub(crate) struct Supply<'a> {
     /// For what, as a problem says it.
     pub(crate) what: &'a str,

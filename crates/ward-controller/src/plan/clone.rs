@@ -126,6 +126,7 @@ fn as_if_plain(new: &CreateVm) -> VmConfig {
         },
         plain_format: PlainFormat::Raw,
         crypto: DiskCrypto::Plain,
+        attached: true,
     };
     VmConfig {
         version: VmConfig::VERSION,

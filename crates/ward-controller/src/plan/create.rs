@@ -1,7 +1,7 @@
 //! Making VMs.
 
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ward_rpc::api::host::{CreateVm, DiskSource, KernelSource, NewFirmware};
 use ward_types::{Code, Name, PlainFormat, Problem, TaskKind, VmId};
@@ -44,7 +44,23 @@ pub(crate) struct CreatePlan {
 
 const SECTOR: u64 = 4096;
 const MAX_DISK: u64 = 64 << 40;
-const MAX_DISKS: usize = 32;
+pub(super) const MAX_DISKS: usize = 32;
+
+/// Whether a disk of that size can be made.
+pub(super) fn check_size(size: u64) -> Result<(), (String, &'static str)> {
+    if size == 0 || !size.is_multiple_of(SECTOR) || size > MAX_DISK {
+        return Err((
+            format!("a disk of {size} bytes can't be made"),
+            "give a size that is a multiple of 4096 bytes, at most 64 TiB",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a file can be named by that path.
+pub(super) fn is_path(path: &Path) -> bool {
+    path.is_absolute() && !path.as_os_str().as_bytes().contains(&0)
+}
 
 /// Plans the making of a VM; `exists` says whether there is one of that name.
 pub(crate) fn create(new: NewVm, exists: bool) -> Result<CreatePlan, Problem> {
@@ -97,7 +113,6 @@ pub(crate) fn create(new: NewVm, exists: bool) -> Result<CreatePlan, Problem> {
             }),
         ),
     );
-    let is_path = |path: &PathBuf| path.is_absolute() && !path.as_os_str().as_bytes().contains(&0);
     if let Some(path) = paths.find(|path| !is_path(path)) {
         return invalid(
             format!("`{}` is not an absolute path", path.display()),
@@ -106,12 +121,9 @@ pub(crate) fn create(new: NewVm, exists: bool) -> Result<CreatePlan, Problem> {
     }
     for disk in &new.disks {
         if let NewDisk::Blank { size, .. } = disk
-            && (*size == 0 || size % SECTOR != 0 || *size > MAX_DISK)
+            && let Err((why, remedy)) = check_size(*size)
         {
-            return invalid(
-                format!("a disk of {size} bytes can't be made"),
-                "give a size that is a multiple of 4096 bytes, at most 64 TiB",
-            );
+            return invalid(why, remedy);
         }
     }
     let disks = new.disks.into_iter().map(|disk| match disk {

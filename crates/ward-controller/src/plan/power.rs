@@ -23,7 +23,7 @@ pub(crate) fn start(
             ),
         ));
     }
-    let keys = owned_keys(config);
+    let keys: Vec<_> = config.keys_to_run().into_iter().cloned().collect();
     let trusted = trusted(&keys);
     let needs =
         Needs { asked, rather: ran_on, qemu: true, keys: !keys.is_empty(), trusted: &trusted, ..Needs::default() };

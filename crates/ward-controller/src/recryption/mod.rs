@@ -22,9 +22,11 @@ use crate::controller::{Controller, Shared};
 use crate::plan;
 use crate::store::recryption::{self, RecryptionRow};
 use crate::store::vm::VmRow;
-use crate::store::{StoreError, event, policy, provider, task, vm};
+use crate::store::{StoreError, Tx, cluster, event, policy, provider, task, vm};
 use crate::tasks::cannot;
 use crate::tasks::submit::Order;
+#[cfg(test)]
+pub(crate) use schedule::look;
 pub(crate) use schedule::schedule;
 use select::{Fleet, FleetComponent, FleetVm, request_of};
 
@@ -48,8 +50,16 @@ pub(crate) async fn plan(
     sight: &Sight,
 ) -> Result<Planned, Problem> {
     check(controller, request).await?;
-    let mut rows = vm::list(&mut *controller.store.read().await?).await?;
+    let mut db = controller.store.read().await?;
+    let (mut rows, clusters) = (vm::list(&mut db).await?, cluster::list(&mut db).await?);
+    drop(db);
     rows.retain(|row| sight.sees(row));
+    if rows.is_empty() {
+        // Whoever may recrypt what will be in some cluster may know that nothing is there now.
+        let place = clusters.into_iter().find(|cluster| sight.may(Privilege::CryptoRecrypt, cluster));
+        let fleet = place.map_or_else(|| authz::Fleet::new(Vec::new()), authz::Fleet::nothing_in);
+        return Ok(Planned { fleet, vms: Vec::new() });
+    }
     let mut vms = load(controller).await?.select(request, Timestamp::now());
     vms.retain(|planned| rows.iter().any(|row| row.id == planned.vm));
     if !vms.is_empty() {
@@ -61,9 +71,9 @@ pub(crate) async fn plan(
 }
 
 /// What is due by the clock.
-async fn due(controller: &Controller, request: &RecryptionRequest) -> Result<Planned, Problem> {
+async fn due(controller: &Controller, request: &RecryptionRequest, now: Timestamp) -> Result<Planned, Problem> {
     check(controller, request).await?;
-    let vms = load(controller).await?.select(request, Timestamp::now());
+    let vms = load(controller).await?.select(request, now);
     let mut rows = vm::list(&mut *controller.store.read().await?).await?;
     rows.retain(|row| vms.iter().any(|planned| row.id == planned.vm));
     Ok(Planned { fleet: authz::Fleet::new(rows), vms })
@@ -75,13 +85,14 @@ pub(crate) async fn begin(
     granted: Granted<BeginRecryption>,
     request: RecryptionRequest,
     vms: Vec<RecryptionPlanVm>,
+    now: Timestamp,
 ) -> Result<TaskId, Problem> {
     let row = RecryptionRow {
-        id: TaskId::new(),
+        id: granted.caller().task(),
         user: granted.user().clone(),
         request,
         state: RecryptionState::Running,
-        created: Timestamp::now(),
+        created: now,
         ended: None,
     };
     let item = |vm: RecryptionPlanVm| RecryptionVm {
@@ -96,9 +107,14 @@ pub(crate) async fn begin(
     recryption::add(&mut tx, &row, &vms).await?;
     let message = format!("recryption {} of {} VMs begun by `{}`", row.id, vms.len(), row.user);
     event::record(&mut tx, EventKind::RecryptionStarted, &about(&row), &message).await?;
+    let id = row.id;
+    if vms.is_empty() {
+        end(&mut tx, &row, RecryptionState::Ended, &vms).await?;
+        tx.commit().await?;
+        return Ok(id);
+    }
     tx.commit().await?;
     crash_point::reach("recryption.accepted");
-    let id = row.id;
     spawn(controller, row);
     Ok(id)
 }
@@ -148,10 +164,15 @@ pub(crate) async fn view(controller: &Controller, id: TaskId) -> Result<Option<R
     let mut db = controller.store.read().await?;
     let Some(row) = recryption::get(&mut db, id).await? else { return Ok(None) };
     let vms = recryption::vms(&mut db, id).await?;
-    Ok(Some(summary(row, vms)))
+    Ok(Some(summary(row, &vms)))
 }
 
-/// The newest that are to be shown, at most `limit`, without their VMs, and whether there are more.
+/// Its VMs, by name: the report.
+pub(crate) async fn report(controller: &Controller, id: TaskId) -> Result<Vec<RecryptionVm>, StoreError> {
+    recryption::vms(&mut *controller.store.read().await?, id).await
+}
+
+/// The newest that are to be shown, at most `limit`, and whether there are more.
 pub(crate) async fn newest(
     controller: &Controller,
     sight: &Sight,
@@ -168,12 +189,12 @@ pub(crate) async fn newest(
             return Ok((views, true));
         }
         let vms = recryption::vms(&mut db, row.id).await?;
-        views.push(RecryptionView { vms: Vec::new(), ..summary(row, vms) });
+        views.push(summary(row, &vms));
     }
     Ok((views, false))
 }
 
-fn summary(row: RecryptionRow, vms: Vec<RecryptionVm>) -> RecryptionView {
+fn summary(row: RecryptionRow, vms: &[RecryptionVm]) -> RecryptionView {
     let count = |state| vms.iter().filter(|vm| vm.state == state).count();
     RecryptionView {
         id: row.id,
@@ -185,7 +206,6 @@ fn summary(row: RecryptionRow, vms: Vec<RecryptionVm>) -> RecryptionView {
         total: vms.len(),
         done: count(RecryptionVmState::Done),
         failed: count(RecryptionVmState::Failed),
-        vms,
     }
 }
 
@@ -343,6 +363,7 @@ async fn set(
     let mut tx = controller.store.write().await?;
     recryption::set_vm(&mut tx, id, item.vm, state, task, problem.as_ref()).await?;
     tx.commit().await?;
+    crash_point::reach("recryption.noted");
     (item.state, item.problem) = (state, problem);
     item.task = task.or(item.task);
     Ok(())
@@ -354,9 +375,16 @@ async fn finish(
     end: RecryptionState,
     vms: &[RecryptionVm],
 ) -> Result<(), StoreError> {
-    let count = |state| vms.iter().filter(|vm| vm.state == state).count();
     let mut tx = controller.store.write().await?;
-    recryption::set_state(&mut tx, row.id, end).await?;
+    self::end(&mut tx, row, end, vms).await?;
+    tx.commit().await?;
+    crash_point::reach("recryption.ended");
+    Ok(())
+}
+
+async fn end(tx: &mut Tx, row: &RecryptionRow, end: RecryptionState, vms: &[RecryptionVm]) -> Result<(), StoreError> {
+    let count = |state| vms.iter().filter(|vm| vm.state == state).count();
+    recryption::set_state(tx, row.id, end).await?;
     let message = format!(
         "recryption {} has {end}: {} VMs done, {} failed, {} needed nothing, {} not begun",
         row.id,
@@ -365,6 +393,5 @@ async fn finish(
         count(RecryptionVmState::Skipped),
         count(RecryptionVmState::Pending)
     );
-    event::record(&mut tx, EventKind::RecryptionEnded, &about(row), &message).await?;
-    tx.commit().await
+    event::record(tx, EventKind::RecryptionEnded, &about(row), &message).await
 }

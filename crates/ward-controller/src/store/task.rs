@@ -44,12 +44,11 @@ fn task(row: &AnyRow) -> Result<TaskRow> {
 /// Adds a task that is to be begun. Fails with a conflict where the VM has an open one.
 pub(crate) async fn add(
     db: &mut AnyConnection,
-    kind: TaskKind,
+    (id, kind): (TaskId, TaskKind),
     vm: (VmId, &Name),
     user: &Name,
     work: &Work,
 ) -> Result<TaskRow> {
-    let id = TaskId::new();
     let created = now();
     let step = "queued";
     sqlx::query(

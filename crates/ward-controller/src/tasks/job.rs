@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ward_rpc::CallError;
-use ward_rpc::api::host::{ForgetJob, JobOutcome, JobSpec, JobStatus, Notice, StartJob, WatchJob};
+use ward_rpc::api::host::{CheckJob, ForgetJob, JobOutcome, JobSpec, JobStatus, Notice, StartJob, WatchJob};
 use ward_types::{Code, EventKind, HostId, KeyRef, Problem, VmConfig};
 
 use super::run::{Run, Step};
@@ -38,7 +38,7 @@ pub(crate) async fn run_job(run: &mut Run, spec: &JobSpec, keys: &[KeyRef]) -> S
         match attend(run, &link, spec, keys).await? {
             Attended::Ended(done) => return Ok(done),
             Attended::Away => {
-                if !replace(run, &link, keys).await? {
+                if !replace(run, &link, keys, tpm).await? {
                     run.say(&format!("waits for host {}, which does not answer", link.name));
                 }
             }
@@ -53,6 +53,43 @@ pub(crate) async fn run_job(run: &mut Run, spec: &JobSpec, keys: &[KeyRef]) -> S
                     )
                     .into());
                 }
+            }
+        }
+    }
+}
+
+/// Has a host check whether it could do a job, for which it needs the keys that are `have`.
+pub(super) async fn check_job(run: &mut Run, spec: &JobSpec, have: &[KeyRef], tpm: bool) -> Step {
+    let mut away_since: Option<Instant> = None;
+    let mut losses = 0;
+    loop {
+        let tpm = tpm || needs_tpm(&mut *run.controller.store.read().await?, have).await?;
+        let link = placed(run, true, tpm).await?;
+        let answer = match give_keys(run, &link, have).await? {
+            Ok(()) => {
+                run.say(&format!("has host {} check what it takes", link.name));
+                let call = CheckJob { job: run.info.id, home: run.home.clone(), spec: spec.clone() };
+                link.call(call).await
+            }
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(()) => {
+                crash_point::reach("task.checked");
+                return Ok(());
+            }
+            // Its agent has started anew since it got them.
+            Err(CallError::Refused(problem)) if problem.code == Code::KeyNotOnHost && losses < MAX_KEY_LOSSES => {
+                losses += 1;
+            }
+            Err(CallError::Refused(problem)) => return Err((*problem).into()),
+            Err(CallError::Unreachable { .. }) => {
+                let since = *away_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > PATIENCE && replace(run, &link, have, tpm).await? {
+                    away_since = None;
+                }
+                run.say(&format!("waits for host {}, which does not answer", link.name));
+                tokio::time::sleep(TRY_EVERY).await;
             }
         }
     }
@@ -147,6 +184,15 @@ async fn watch(run: &Run, link: &Link, seen: u64) -> Result<JobStatus, CallError
 
 /// Gives the host the keys that it lacks, then the job. A job that it has already it only tells of.
 async fn begin(run: &Run, link: &Arc<Link>, spec: &JobSpec, keys: &[KeyRef]) -> Step<Result<JobStatus, CallError>> {
+    if let Err(error) = give_keys(run, link, keys).await? {
+        return Ok(Err(error));
+    }
+    let call = StartJob { job: run.info.id, home: run.home.clone(), spec: spec.clone() };
+    Ok(link.call(call).await)
+}
+
+/// Gives the host the keys that it lacks.
+async fn give_keys(run: &Run, link: &Arc<Link>, keys: &[KeyRef]) -> Step<Result<(), CallError>> {
     match link.lacks(keys).await {
         Err(error) => return Ok(Err(error)),
         Ok(lacking) if lacking.is_empty() => {}
@@ -165,18 +211,16 @@ async fn begin(run: &Run, link: &Arc<Link>, spec: &JobSpec, keys: &[KeyRef]) -> 
             }
         }
     }
-    let call = StartJob { job: run.info.id, home: run.home.clone(), spec: spec.clone() };
-    Ok(link.call(call).await)
+    Ok(Ok(()))
 }
 
 /// Gives the job of a host that is away to another one, if there is one that can take it.
-async fn replace(run: &mut Run, away: &Link, keys: &[KeyRef]) -> Step<bool> {
+async fn replace(run: &mut Run, away: &Link, keys: &[KeyRef], tpm: bool) -> Step<bool> {
     // What is done beside a running VM is done where it runs.
     if run.runs_on().is_some() {
         return Ok(false);
     }
     let hosts = run.controller.links.facts(run.vm.cluster);
-    let tpm = needs_tpm(&mut *run.controller.store.read().await?, keys).await?;
     let trusted = run.trusted().await?;
     let needs = Needs { not: Some(away.id), keys: !keys.is_empty(), tpm, trusted: &trusted, ..Needs::default() };
     let Ok(host) = place(&run.what(), &hosts, needs) else { return Ok(false) };

@@ -9,24 +9,31 @@ mod engine;
 mod flow;
 mod job;
 pub(crate) mod may;
+pub(crate) mod may_disk;
 mod run;
 pub(crate) mod submit;
 
 use serde::{Deserialize, Serialize};
 use ward_rpc::api::host::{CreateVm, HomeRef, TpmChange};
-use ward_types::{Component, HostId, KeyRef, Name, PolicyName, ProviderName, TaskKind};
+use ward_types::{Component, DiskId, HostId, KeyRef, Name, PolicyName, ProviderName, TaskKind};
 
 pub(crate) use board::Board;
 pub(crate) use engine::{cancel, resume_all};
 
-use crate::plan::{CryptPlan, KeyChoice};
+use crate::plan::{CryptPlan, DiskVerb, KeyChoice, NewDiskPlan};
 
 /// What a task takes, and which durable steps are behind it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "work", rename_all = "kebab-case")]
 pub(crate) enum Work {
     /// Make a VM.
-    Make { spec: CreateVm, host: Option<HostId> },
+    Make {
+        spec: CreateVm,
+        /// The storage policies under which its components are.
+        #[serde(default)]
+        policies: Vec<(Component, PolicyName)>,
+        host: Option<HostId>,
+    },
     /// Change the encryption of components of one.
     Crypt {
         plan: CryptPlan,
@@ -60,6 +67,17 @@ pub(crate) enum Work {
     },
     /// Give one a vTPM or take it away, and encrypt its home where that takes it.
     Tpm { change: TpmChange, plan: CryptPlan, marks: Vec<KeyMark>, host: Option<HostId> },
+    /// Give one another disk.
+    AddDisk {
+        /// The keys that it takes to make it, and that there are.
+        keys: Vec<KeyRef>,
+        plan: NewDiskPlan,
+        marks: Vec<KeyMark>,
+        policies: Vec<(Component, PolicyName)>,
+        host: Option<HostId>,
+    },
+    /// Attach, detach or delete a disk of one.
+    ChangeDisk { keys: Vec<KeyRef>, disk: DiskId, verb: DiskVerb, host: Option<HostId> },
     /// Start one.
     Start { asked: Option<Name>, keys: Vec<KeyRef>, host: Option<HostId> },
     /// Stop one.
@@ -92,6 +110,8 @@ impl Work {
             | Self::MakeEncrypted { host, .. }
             | Self::Clone { host, .. }
             | Self::Tpm { host, .. }
+            | Self::AddDisk { host, .. }
+            | Self::ChangeDisk { host, .. }
             | Self::Start { host, .. }
             | Self::Remove { host, .. } => *host,
             Self::Stop { host, .. } => Some(*host),
@@ -101,7 +121,7 @@ impl Work {
     /// The providers without which it can't go on.
     pub(crate) fn providers(&self) -> impl Iterator<Item = &ProviderName> {
         let same: &[KeyRef] = match self {
-            Self::Clone { keys, .. } => keys,
+            Self::Clone { keys, .. } | Self::AddDisk { keys, .. } => keys,
             _ => &[],
         };
         self.keys().map(|(choice, _)| choice.provider()).chain(same.iter().map(|key| &key.provider))
@@ -114,6 +134,7 @@ impl Work {
             | Self::MakeEncrypted { plan, marks, .. }
             | Self::Tpm { plan, marks, .. }
             | Self::Clone { plan, marks, .. } => (&plan.keys, marks),
+            Self::AddDisk { plan, marks, .. } => (&plan.crypt.keys, marks),
             _ => (&[], &[]),
         };
         choices.iter().zip(marks)
@@ -138,7 +159,8 @@ impl Work {
             Self::Crypt { marks, .. }
             | Self::MakeEncrypted { marks, .. }
             | Self::Tpm { marks, .. }
-            | Self::Clone { marks, .. } => marks.get_mut(key),
+            | Self::Clone { marks, .. }
+            | Self::AddDisk { marks, .. } => marks.get_mut(key),
             _ => None,
         }
     }
@@ -151,6 +173,8 @@ impl Work {
             | Self::MakeEncrypted { host, .. }
             | Self::Clone { host, .. }
             | Self::Tpm { host, .. }
+            | Self::AddDisk { host, .. }
+            | Self::ChangeDisk { host, .. }
             | Self::Start { host, .. }
             | Self::Remove { host, .. } => *host = Some(id),
             Self::Stop { host, .. } => *host = id,

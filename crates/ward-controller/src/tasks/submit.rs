@@ -1,5 +1,7 @@
 //! How a task comes to be: everything is checked, then the task is written down, then it runs.
 
+mod disk;
+
 use ward_rpc::api::host::{HomeRef, TpmChange};
 use ward_types::{
     ClusterId, Code, Component, CryptoRequest, EventKind, EventSubject, KeyRef, KeyWish, Name, PolicyName, Power,
@@ -70,14 +72,14 @@ impl Order<'_> {
         let plan = plan::create(new, exists)?;
         let what = cannot(plan.kind, &plan.spec.name);
         let work = match policies {
-            None if !plan.spec.tpm => Work::Make { spec: plan.spec.clone(), host: None },
+            None if !plan.spec.tpm => Work::Make { spec: plan.spec.clone(), policies: Vec::new(), host: None },
             wanted => {
                 let rows = policy::list(&mut tx).await?;
                 let providers = providers(&mut tx, place.cluster).await?;
                 let (crypt, policies) = plan::create_under(plan.kind, &plan.spec, wanted, &rows, &providers)?;
                 let (spec, marks) = (plan.spec.clone(), vec![KeyMark::None; crypt.keys.len()]);
                 if crypt.steps.is_empty() {
-                    Work::Make { spec, host: None }
+                    Work::Make { spec, policies, host: None }
                 } else if may.encrypts() {
                     Work::MakeEncrypted { spec, plan: crypt, marks, policies, host: None }
                 } else {
@@ -364,7 +366,7 @@ impl Order<'_> {
         (id, name): (VmId, &Name),
         work: Work,
     ) -> Result<TaskInfo, Problem> {
-        let row: TaskRow = match task::add(&mut tx, kind, (id, name), caller.user(), &work).await {
+        let row: TaskRow = match task::add(&mut tx, (caller.task(), kind), (id, name), caller.user(), &work).await {
             // Only where two controllers share a database: here the transaction would have seen the other task.
             Err(error) if error.is_conflict() => {
                 let why = "another task works on it";

@@ -2,8 +2,8 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use ward_controller::api::types::{PolicyView, RecryptionPlan, RecryptionView, TaskView, VmView};
-use ward_types::{Code, EventKind, KeyRef, TaskKind};
+use ward_controller::api::types::{PolicyView, RecryptionPlan, RecryptionView, TaskView, VmDiskView, VmView};
+use ward_types::{Code, EventKind, KeyRef, Problem, TaskKind};
 
 use crate::support::{Host, KeyServer, Ward, in_time};
 
@@ -98,6 +98,73 @@ async fn policies_encrypt_and_decrypt_and_are_kept() {
     ward.api.done(Method::POST, "/vms/web/encrypt", Some(json!({}))).await;
     let policies = vm(&ward, "web").await.policies;
     assert!(policies.iter().all(|policy| policy.policy.as_str() == "VM Encryption Policy"), "{policies:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_does_not_encrypt_is_kept_for_a_new_vm() {
+    let (ward, server, _host) = ward().await;
+    let open = json!({ "name": "Open", "encrypts": false });
+    ward.api.post::<PolicyView>("/policies", open).await.unwrap();
+    let disk = json!({ "source": "blank", "size": 4096, "format": "raw" });
+    let new = json!({ "name": "web", "disks": [disk], "policies": { "home": "Open", "all_disks": "Open" } });
+    ward.api.done(Method::POST, "/vms", Some(new)).await;
+    let web = vm(&ward, "web").await;
+    assert!(!web.encrypted && web.policies.len() == 2);
+    assert!(web.policies.iter().all(|policy| policy.policy.as_str() == "Open"), "{:?}", web.policies);
+    assert_eq!(server.count().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_would_refuse_makes_no_key() {
+    let (ward, server, host) = ward().await;
+    ward.vm("plain").await;
+    encrypted(&ward, "web").await;
+    let keys = server.count().await;
+    let full = Problem::new(Code::StorageFull, "cannot do it", "the datastore is full", "make room");
+    host.change(|inside| inside.refuses_jobs = Some(full));
+    let disk = json!({ "source": "blank", "size": 4096, "format": "raw" });
+    let encrypts = "VM Encryption Policy";
+    for (path, body) in [
+        ("/vms/plain/encrypt", json!({})),
+        ("/vms/web/recrypt", json!({ "deep": true })),
+        ("/vms/web/clone", json!({ "name": "new", "keys": "new" })),
+        ("/vms", json!({ "name": "new", "disks": [disk], "policies": { "home": encrypts, "all_disks": encrypts } })),
+        ("/vms/web/disks", json!({ "from": disk, "crypto": { "op": "encrypt" } })),
+    ] {
+        let task: TaskView = ward.api.post(path, body).await.unwrap();
+        assert_eq!(
+            ward.api.ended(&task.info).await.problem.map(|problem| problem.code),
+            Some(Code::StorageFull),
+            "{path}"
+        );
+        assert_eq!(server.count().await, keys, "{path}");
+    }
+    assert_eq!(ward.api.told(EventKind::KeyUnneeded).await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_gets_and_loses_disks() {
+    let (ward, server, _host) = ward().await;
+    let key = encrypted(&ward, "web").await;
+    let disk = json!({ "source": "blank", "size": 4096, "format": "raw" });
+    ward.api
+        .done(Method::POST, "/vms/web/disks", Some(json!({ "from": disk, "policy": "VM Encryption Policy" })))
+        .await;
+    let disks: Vec<VmDiskView> = ward.api.get("/vms/web/disks").await.unwrap();
+    assert_eq!(disks.iter().map(|disk| disk.boots).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(vm(&ward, "web").await.keys.len(), 2);
+    assert_eq!(server.count().await, 2);
+    ward.api.done(Method::POST, "/vms/web/disks/1/detach", Some(json!(null))).await;
+    let disks: Vec<VmDiskView> = ward.api.get("/vms/web/disks").await.unwrap();
+    assert!(!disks[1].attached);
+    assert!(ward.api.told(EventKind::KeyUnneeded).await.is_empty(), "what is detached needs its key");
+    assert_eq!(refused(&ward, "/vms/web/disks/0/detach", json!(null)).await, Code::Composition);
+    assert_eq!(refused(&ward, "/vms/web/disks/7/detach", json!(null)).await, Code::NotFound);
+    let task: TaskView = ward.api.delete("/vms/web/disks/1").await.unwrap();
+    assert_eq!(ward.api.ended(&task.info).await.problem, None);
+    assert_eq!(key_of(&ward, "web").await, key);
+    assert_eq!(ward.api.told(EventKind::KeyUnneeded).await.len(), 1);
+    assert_eq!(ward.api.told(EventKind::VmDisksChanged).await.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

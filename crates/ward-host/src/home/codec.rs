@@ -276,6 +276,7 @@ mod tests {
                 size: 1 << 20,
                 plain_format: PlainFormat::Raw,
                 crypto: DiskCrypto::Plain,
+                attached: true,
             }],
             firmware: Firmware::Bios,
             tpm: None,

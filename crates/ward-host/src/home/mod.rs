@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ward_rpc::api::host::HomeRef;
 use ward_secret::HomeKey;
-use ward_types::{Boot, Code, FileName, KeyLocator, KeyRef, VmConfig};
+use ward_types::{Boot, Code, FileName, KeyLocator, KeyRef, VmConfig, VolumeRef};
 
 use crate::fault::{Doing, Fault, Result};
 use crate::files::{self, Moments};
@@ -148,11 +148,20 @@ impl Home {
 
     /// Looks for each file that the description names.
     pub(crate) fn check_files(&self, config: &VmConfig) -> Result<()> {
+        self.check(config, config.volumes())
+    }
+
+    /// Looks for each file that the VM needs to run.
+    pub(crate) fn check_files_to_run(&self, config: &VmConfig) -> Result<()> {
+        self.check(config, config.volumes_to_run())
+    }
+
+    fn check<'a>(&self, config: &'a VmConfig, volumes: impl Iterator<Item = VolumeRef<'a>>) -> Result<()> {
         let boot = match &config.boot {
             Boot::Disk => [None, None],
             Boot::Kernel { kernel, initrd, .. } => [Some(kernel), initrd.as_ref()],
         };
-        let names = boot.into_iter().flatten().chain(config.volumes().map(|volume| volume.file));
+        let names = boot.into_iter().flatten().chain(volumes.map(|volume| volume.file));
         for name in names {
             self.open_file(name, false)?;
         }

@@ -14,8 +14,9 @@ use ward_types::{
 };
 
 use super::Environment;
-use super::make::{self, Content, Form, Part, Prepared, Source};
-use super::plan::{self, Names, Planned, home_key};
+use super::fill::{Form, Part, Source};
+use super::make::{self, Content, Prepared};
+use super::plan::{self, Names, Planned};
 use crate::fault::{Fault, Result};
 use crate::home::{Holder, Home, JOB_JSON, Use, VerifiedHome, codec};
 use crate::keys::ResolvedKeks;
@@ -35,10 +36,8 @@ pub(crate) fn prepare(environment: &Environment, job: TaskId, at: &HomeRef, clon
     }
     let described = home.read()?;
     check_plan(described.unverified(), &clone.plan)?;
-    let now = described.unverified().keys().into_iter().cloned();
-    let new = clone.plan.steps().iter().filter_map(|step| step.action.key().cloned());
-    let keys: Vec<KeyRef> = now.chain(new).collect();
-    let mut keys = environment.keys.lock().resolve_all(&keys)?;
+    let new = clone.plan.steps().iter().filter_map(|step| step.action.key());
+    let mut keys = environment.resolve(described.unverified().keys(), new)?;
     let verified = described.verify(|key| keys.get(key))?;
     home.check_files(verified.config())?;
     let mut kept = BTreeMap::new();
@@ -144,7 +143,7 @@ impl Cloning<'_> {
 
     /// The clone's home, and its key: the same one unless the data are encrypted anew.
     fn new_home(&self) -> Result<(HomeCrypto, Option<HomeKey>)> {
-        let now = home_key(self.verified.config());
+        let now = self.verified.config().home.key();
         let (key, same) = match (self.action(Component::Home), now) {
             (None, None) | (Some(StepAction::Decrypt), _) => return Ok((HomeCrypto::Plain, None)),
             (None, Some(key)) => (self.kept(key), true),

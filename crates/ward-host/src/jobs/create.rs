@@ -10,7 +10,8 @@ use ward_types::{
 };
 
 use super::Environment;
-use super::make::{self, Content, Form, Part, Prepared, Source};
+use super::fill::{Form, Part, Source};
+use super::make::{self, Content, Prepared};
 use crate::fault::{Fault, Result};
 use crate::firmware;
 use crate::home::codec;
@@ -42,7 +43,7 @@ pub(crate) fn prepare(
         if new.disks.len() != vm.disks.len() {
             return Err(Fault::invalid("there are not as many keys as disks"));
         }
-        keys = environment.keys.lock().resolve_all(std::iter::once(&new.home).chain(new.disks.iter().flatten()))?;
+        keys = environment.resolve([], std::iter::once(&new.home).chain(new.disks.iter().flatten()))?;
         let key = HomeKey::generate()?;
         home = HomeCrypto::Encrypted { wrapped_key: codec::wrap(&key, keys.get(&new.home)?)?, key: new.home };
         home_key = Some(key);
@@ -131,7 +132,7 @@ fn new_disk(vm: VmId, id: DiskId, source: DiskSource, key: Option<KeyRef>) -> Re
     let (size, plain_format, source) = match source {
         DiskSource::Blank { size, format } => (size, format, None),
         DiskSource::Copy { path } => {
-            let (source, format, size) = Source::open_image(path)?;
+            let (source, format, size) = Source::open_image(path, None)?;
             (size, format, Some(source))
         }
     };
@@ -153,5 +154,5 @@ fn new_disk(vm: VmId, id: DiskId, source: DiskSource, key: Option<KeyRef>) -> Re
         }
     };
     let crypto = key.map_or(DiskCrypto::Plain, |key| DiskCrypto::Encrypted { key });
-    Ok((DiskConfig { id, file, size, plain_format, crypto }, part))
+    Ok((DiskConfig { id, file, size, plain_format, crypto, attached: true }, part))
 }

@@ -93,7 +93,9 @@ pub(crate) fn prepare(
         wait_for_orphans(&home, record)?;
     }
     let record = match record {
-        Some(record) if record.job == job && (record.plan != plan || record.tpm.change != tpm) => {
+        Some(record)
+            if record.job == job && (record.plan != plan || record.tpm.change != tpm || record.disk.is_some()) =>
+        {
             return Err(Fault::invalid(format!("job {job} was begun with another plan")));
         }
         Some(record) if record.job != job => {
@@ -122,7 +124,7 @@ pub(crate) fn prepare(
 }
 
 /// A disk process whose agent was killed gives up by itself, but may not have done so yet.
-fn wait_for_orphans(home: &Home, record: &Record) -> Result<()> {
+pub(super) fn wait_for_orphans(home: &Home, record: &Record) -> Result<()> {
     let deadline = Instant::now() + ORPHANS_END_WITHIN;
     let names = record.files.iter().flat_map(|files| [files.from.to_string(), files.to.to_string(), part(&files.to)]);
     for path in names.map(|name| home.file(&name)) {
@@ -141,7 +143,7 @@ fn wait_for_orphans(home: &Home, record: &Record) -> Result<()> {
 }
 
 /// What a record's job comes to where another one is to follow: forward if its moment has passed, else back.
-fn settle(home: &Home, record: &Record) -> Result<()> {
+pub(super) fn settle(home: &Home, record: &Record) -> Result<()> {
     tracing::warn!(job = %record.job, home = %home.path().display(), "a job was interrupted and is settled now");
     let described = home.read()?;
     if is_done(described.unverified(), record)? {
@@ -175,6 +177,9 @@ pub(crate) fn abandon(environment: &Environment, job: TaskId, at: &HomeRef) -> R
 }
 
 fn is_done(config: &VmConfig, record: &Record) -> Result<bool> {
+    if let Some(disk) = &record.disk {
+        return Ok(config.disk(disk.id).is_some() == disk.added);
+    }
     Ok(plan::plan(config, &record.plan, record.tpm.change, &record.names())? == Planned::AlreadyDone)
 }
 
@@ -187,8 +192,8 @@ fn check(
     work: Work,
     record: Option<Record>,
 ) -> Result<Task> {
-    let home_key = described.unverified().home.key().cloned();
-    let keys = environment.keys.lock().resolve_all(home_key.iter().chain(work.keys()))?;
+    let old = described.unverified().home.key().into_iter().chain(work.old_keys());
+    let keys = environment.resolve(old, work.new_keys())?;
     let verified = described.verify(|key| keys.get(key))?;
     let config = verified.config();
     home.check_files(config)?;
@@ -196,7 +201,7 @@ fn check(
         // Another host may run it without our lock, or a program of somebody else have it open.
         lock::check_unused(&home.file(volume.file.as_str()))?;
     }
-    let tpm_key = match (&config.tpm, &home_key) {
+    let tpm_key = match (&config.tpm, config.home.key()) {
         (Some(tpm), Some(kek)) => Some(codec::unwrap_tpm(&tpm.wrapped_key, keys.get(kek)?)?),
         _ => None,
     };
@@ -585,10 +590,12 @@ fn reopened<W, K>(
 }
 
 /// Removes the old files of a job whose moment has passed.
-fn finish(home: &Home, config: &VmConfig, record: &Record) -> Result<()> {
+pub(super) fn finish(home: &Home, config: &VmConfig, record: &Record) -> Result<()> {
     let in_use = files_of(config);
-    // What the VM needs must be there, and last, before what it came from goes.
-    home.check_files(config)?;
+    if record.disk.is_none() {
+        // What the VM needs must be there, and last, before what it came from goes.
+        home.check_files(config)?;
+    }
     home.sync()?;
     for files in record.files.iter().filter(|files| !in_use.contains(&files.from)) {
         home.remove(files.from.as_str())?;
@@ -603,7 +610,7 @@ fn finish(home: &Home, config: &VmConfig, record: &Record) -> Result<()> {
 }
 
 /// Removes the new files of a job whose moment has not come.
-fn undo(home: &Home, config: &VmConfig, record: &Record) -> Result<()> {
+pub(super) fn undo(home: &Home, config: &VmConfig, record: &Record) -> Result<()> {
     let in_use = files_of(config);
     for files in record.files.iter().filter(|files| !in_use.contains(&files.to)) {
         home.remove(files.to.as_str())?;
@@ -616,7 +623,7 @@ fn undo(home: &Home, config: &VmConfig, record: &Record) -> Result<()> {
     record.remove(home)
 }
 
-fn undone(undone: Result<()>, mut fault: Fault) -> Ended {
+pub(super) fn undone(undone: Result<()>, mut fault: Fault) -> Ended {
     if let Err(second) = undone {
         fault.why.push_str(&format!(
             "; and not all of it could be undone ({}): the next job on the VM does that",
@@ -626,12 +633,12 @@ fn undone(undone: Result<()>, mut fault: Fault) -> Ended {
     Ended::Failed(fault)
 }
 
-fn not_tidied(fault: Fault) -> Fault {
+pub(super) fn not_tidied(fault: Fault) -> Fault {
     let why = format!("it is done, but old files or keyslots remain: {}", fault.why);
     Fault::new(fault.code, why, "put the storage right and ask again: only these are then removed")
 }
 
-fn done(config: VmConfig, notices: Vec<Notice>) -> Ended {
+pub(super) fn done(config: VmConfig, notices: Vec<Notice>) -> Ended {
     Ended::With(JobOutcome::Done { config: Some(Box::new(config)), notices })
 }
 

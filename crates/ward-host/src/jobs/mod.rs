@@ -8,6 +8,8 @@ mod control;
 mod convert;
 mod create;
 mod crypt;
+mod disks;
+mod fill;
 mod make;
 mod plan;
 mod record;
@@ -20,11 +22,14 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use ward_rpc::api::host::{AbandonJob, Abandoned, HomeRef, JobOutcome, JobSpec, JobStatus, StartJob, TpmChange};
-use ward_types::{Code, CryptoStep, HostId, Problem, StepAction, TaskId};
+use ward_rpc::api::disk::DiskInfo;
+use ward_rpc::api::host::{
+    AbandonJob, Abandoned, CheckJob, HomeRef, JobOutcome, JobSpec, JobStatus, StartJob, TpmChange,
+};
+use ward_types::{Code, CryptoStep, HostId, KeyRef, Problem, StepAction, TaskId};
 
 use crate::fault::{Fault, Result};
-use crate::keys::SharedKeys;
+use crate::keys::{ResolvedKeks, SharedKeys};
 use control::{Control, Interrupt};
 pub(crate) use crypt::settle_left;
 
@@ -35,6 +40,27 @@ pub(crate) struct Environment {
     /// The binary that plays the disk process.
     pub(crate) exe: PathBuf,
     pub(crate) keys: SharedKeys,
+    /// Whether it is only asked what would be refused. Then keys that are not made yet stand for those that will be.
+    pub(crate) rehearsal: bool,
+}
+
+impl Environment {
+    /// The keys that a piece of work needs: those under which something is already, and those under which it will be.
+    fn resolve<'k>(
+        &self,
+        old: impl IntoIterator<Item = &'k KeyRef>,
+        new: impl IntoIterator<Item = &'k KeyRef>,
+    ) -> Result<ResolvedKeks> {
+        let old: Vec<_> = old.into_iter().collect();
+        if !self.rehearsal {
+            return self.keys.lock().resolve_all(old.into_iter().chain(new));
+        }
+        let mut keys = self.keys.lock().resolve_all(old)?;
+        for key in new {
+            keys.stand_in(key)?;
+        }
+        Ok(keys)
+    }
 }
 
 /// How the working half of a job came to its end.
@@ -49,6 +75,7 @@ pub(crate) enum Ended {
 enum Prepared {
     Make(make::Prepared),
     Crypt(Box<crypt::Prepared>),
+    Disks(disks::Prepared),
     Remove(remove::Prepared),
 }
 
@@ -65,6 +92,7 @@ impl Prepared {
             JobSpec::Tpm { plan, change } => {
                 Self::Crypt(Box::new(crypt::prepare(environment, job, home, plan, Some(change))?))
             }
+            JobSpec::Disks(change) => Self::Disks(disks::prepare(environment, job, home, change)?),
             JobSpec::Remove => Self::Remove(remove::prepare(environment, job, home)?),
         })
     }
@@ -73,7 +101,16 @@ impl Prepared {
         match self {
             Self::Make(make) => make.run(environment, control),
             Self::Crypt(crypt) => crypt.run(environment, control),
+            Self::Disks(disks) => disks.run(environment, control),
             Self::Remove(remove) => remove.run(control),
+        }
+    }
+
+    /// Leaves all as it was.
+    fn leave(self) -> Result<()> {
+        match self {
+            Self::Make(make) => make.leave(),
+            Self::Crypt(_) | Self::Disks(_) | Self::Remove(_) => Ok(()),
         }
     }
 }
@@ -94,7 +131,7 @@ impl Jobs {
 
     /// Begins a job, or tells how it stands.
     pub(crate) async fn start(self: &Arc<Self>, call: StartJob) -> std::result::Result<JobStatus, Problem> {
-        let (job, what) = (call.job, what(&call));
+        let (job, what) = (call.job, what(&call.home, &call.spec));
         let (jobs, said) = (Arc::clone(self), what.clone());
         // In a task of its own: it must come to its end even where the caller hangs up.
         let beginning = tokio::spawn(async move {
@@ -134,6 +171,28 @@ impl Jobs {
         let jobs = Arc::clone(self);
         self.working.spawn(async move { jobs.work(what, prepared, control).await });
         Ok(status)
+    }
+
+    /// Tells why a job would be refused now, and leaves everything as it is.
+    pub(crate) async fn check(&self, call: CheckJob) -> std::result::Result<(), Problem> {
+        let what = what(&call.home, &call.spec);
+        let environment = Environment { rehearsal: true, ..self.environment.clone() };
+        let checking = tokio::task::spawn_blocking(move || {
+            Prepared::new(&environment, call.job, &call.home, call.spec).and_then(Prepared::leave)
+        });
+        match checking.await {
+            Ok(checked) => checked.map_err(|fault| fault.problem(what)),
+            Err(panic) => Err(Problem::internal(what, panic)),
+        }
+    }
+
+    /// Tells what a file is that is to become a disk.
+    pub(crate) async fn look_at(&self, path: PathBuf) -> std::result::Result<DiskInfo, Problem> {
+        let what = format!("cannot use {}", path.display());
+        match tokio::task::spawn_blocking(move || disks::look_at(&path)).await {
+            Ok(info) => info.map_err(|fault| fault.problem(what)),
+            Err(panic) => Err(Problem::internal(what, panic)),
+        }
     }
 
     fn beginning(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<tokio::sync::Mutex<()>>>> {
@@ -244,11 +303,12 @@ fn unknown(job: TaskId) -> Problem {
 }
 
 /// What a job does, as the first sentence of a problem.
-fn what(call: &StartJob) -> String {
-    let name = &call.home.directory;
-    match &call.spec {
+fn what(home: &HomeRef, spec: &JobSpec) -> String {
+    let name = &home.directory;
+    match spec {
         JobSpec::Create(_) | JobSpec::CreateEncrypted { .. } => format!("cannot create VM `{name}`"),
         JobSpec::Clone(clone) => format!("cannot clone VM `{}`", clone.from.directory),
+        JobSpec::Disks(_) => format!("cannot change the disks of VM `{name}`"),
         JobSpec::Remove => format!("cannot remove VM `{name}`"),
         JobSpec::Tpm { change: TpmChange::Add, .. } => format!("cannot give VM `{name}` a vTPM"),
         JobSpec::Tpm { change: TpmChange::Remove, .. } => format!("cannot remove the vTPM of VM `{name}`"),

@@ -19,6 +19,15 @@ pub(crate) enum Form {
     Luks(KeyRef),
 }
 
+impl Form {
+    const fn key(&self) -> Option<&KeyRef> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Luks(key) => Some(key),
+        }
+    }
+}
+
 /// A volume in one of its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Image {
@@ -165,11 +174,11 @@ pub(crate) fn plan(config: &VmConfig, plan: &CryptoPlan, tpm: Option<TpmChange>,
                 work.home = HomeStep::Decrypt;
             }
             (Component::Home, StepAction::ShallowRecrypt { key }) => {
-                refuse_same_or_plain(home_key(config), key, step.component)?;
+                refuse_same_or_plain(config.home.key(), key, step.component)?;
                 work.home = HomeStep::Rewrap(key.clone());
             }
             (Component::Home, StepAction::DeepRecrypt { key }) => {
-                refuse_same_or_plain(home_key(config), key, step.component)?;
+                refuse_same_or_plain(config.home.key(), key, step.component)?;
                 work.home = HomeStep::Recrypt(key.clone());
             }
             (Component::Disk(id), action) => work.change(find(config, id)?.into(), action, names)?,
@@ -286,7 +295,7 @@ impl Names<'_> {
 }
 
 /// `disk-0.luks`, or with a number where something has that name, or would have it with one of Ward's endings.
-fn fresh_name(taken: &BTreeSet<String>, base: &str, extension: &str) -> Result<FileName> {
+pub(crate) fn fresh_name(taken: &BTreeSet<String>, base: &str, extension: &str) -> Result<FileName> {
     let is_free = |name: &String| !taken.iter().any(|taken| taken.starts_with(name.as_str()));
     let plain = std::iter::once(format!("{base}{extension}"));
     let name = plain.chain((2..).map(|n| format!("{base}-{n}{extension}"))).find(is_free);
@@ -296,15 +305,10 @@ fn fresh_name(taken: &BTreeSet<String>, base: &str, extension: &str) -> Result<F
 /// Whether a component is already as the step wants it.
 fn step_holds(config: &VmConfig, step: &CryptoStep) -> Result<bool> {
     let key = match step.component {
-        Component::Home => home_key(config),
+        Component::Home => config.home.key(),
         Component::Disk(id) => find(config, id)?.key(),
     };
     Ok(key == step.action.key())
-}
-
-/// The KEK of the home, if it is encrypted.
-pub(crate) const fn home_key(config: &VmConfig) -> Option<&KeyRef> {
-    config.home.key()
 }
 
 fn find(config: &VmConfig, id: DiskId) -> Result<&DiskConfig> {
@@ -423,18 +427,20 @@ impl Work {
         Ok(after)
     }
 
-    /// The keys that it takes, those of what is encrypted now (besides the home) and those of what will be.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &KeyRef> {
+    /// The keys of what is encrypted now and is worked on, besides the home.
+    pub(crate) fn old_keys(&self) -> impl Iterator<Item = &KeyRef> {
+        let disks = self.conversions.iter().filter_map(|conversion| conversion.from.form.key());
+        self.rekeyings.iter().map(|rekeying| &rekeying.from).chain(disks)
+    }
+
+    /// The keys of what will be.
+    pub(crate) fn new_keys(&self) -> impl Iterator<Item = &KeyRef> {
         let home = match &self.home {
             HomeStep::Encrypt(key) | HomeStep::Rewrap(key) | HomeStep::Recrypt(key) => Some(key),
             HomeStep::Keep | HomeStep::Decrypt => None,
         };
-        let rekeyings = self.rekeyings.iter().flat_map(|rekeying| [&rekeying.from, &rekeying.to]);
-        let disks = self.conversions.iter().flat_map(|conversion| [&conversion.from.form, &conversion.to.form]);
-        home.into_iter().chain(rekeyings).chain(disks.filter_map(|form| match form {
-            Form::Plain(_) => None,
-            Form::Luks(key) => Some(key),
-        }))
+        let disks = self.conversions.iter().filter_map(|conversion| conversion.to.form.key());
+        home.into_iter().chain(self.rekeyings.iter().map(|rekeying| &rekeying.to)).chain(disks)
     }
 
     /// How many bytes of disk are to be converted.
@@ -465,7 +471,7 @@ mod tests {
                 Some(k) => ("luks", DiskCrypto::Encrypted { key: key(*k) }),
             };
             let file = format!("{id}.{extension}").parse().unwrap();
-            DiskConfig { id, file, size: 1 << 20, plain_format: PlainFormat::Qcow2, crypto }
+            DiskConfig { id, file, size: 1 << 20, plain_format: PlainFormat::Qcow2, crypto, attached: true }
         };
         VmConfig {
             version: 1,
@@ -678,7 +684,7 @@ mod tests {
             let moved = before.firmware.nvram() != after.firmware.nvram();
             prop_assert_eq!(moved, uefi && ask_home.as_ref().is_some_and(|action| !action.is_online()));
             prop_assert_eq!(before.tpm != after.tpm, before.tpm.is_some() && ask_home.is_some());
-            let needed: Vec<_> = work.keys().collect();
+            let needed: Vec<_> = work.old_keys().chain(work.new_keys()).collect();
             for (old, new) in before.disks.iter().zip(&after.disks) {
                 let asked = steps.iter().find(|step| step.component == Component::Disk(old.id));
                 prop_assert_eq!(asked.is_some(), old != new);

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use ward_rpc::api::host::TpmChange;
-use ward_types::{CryptoPlan, FileName, TaskId, VolumeId, WrappedHomeKey, WrappedTpmKey};
+use ward_types::{CryptoPlan, DiskId, FileName, TaskId, VolumeId, WrappedHomeKey, WrappedTpmKey};
 
 use super::plan::{Files, Names, Work};
 use crate::fault::{Fault, Result};
@@ -18,7 +18,7 @@ use crate::vtpm;
 const VERSION: u32 = 1;
 const MAX_RECORD: u64 = 1 << 20;
 
-/// The record of encrypting, decrypting and recrypting.
+/// The record of encrypting, decrypting and recrypting, and of disks that come and go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Record {
@@ -37,6 +37,9 @@ pub(crate) struct Record {
     /// What it does to the vTPM.
     #[serde(default, skip_serializing_if = "TpmRecord::is_empty")]
     pub(crate) tpm: TpmRecord,
+    /// The disk that the VM gets or loses, where that is all that is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) disk: Option<DiskNote>,
 }
 
 /// What a job does to the vTPM.
@@ -59,6 +62,15 @@ impl TpmRecord {
     }
 }
 
+/// A disk that a VM gets or loses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DiskNote {
+    pub(crate) id: DiskId,
+    /// Whether it gets it.
+    pub(crate) added: bool,
+}
+
 impl Record {
     pub(crate) fn new(
         job: TaskId,
@@ -69,7 +81,14 @@ impl Record {
     ) -> Self {
         let (from, to) = (work.tpm.from().cloned(), work.tpm.to().cloned());
         let tpm = TpmRecord { change, from, to, key: tpm_key };
-        Self { version: VERSION, job, plan, files: work.files(), rekeyed: work.rekeyed(), home_key, tpm }
+        Self { version: VERSION, job, plan, files: work.files(), rekeyed: work.rekeyed(), home_key, tpm, disk: None }
+    }
+
+    /// That of a job that gives a VM a disk or takes one from it. Where it is not in the description, its file goes.
+    pub(crate) fn of_disk(job: TaskId, disk: DiskNote, file: FileName) -> Self {
+        let files = vec![Files { disk: disk.id.into(), from: file.clone(), to: file }];
+        let (plan, tpm) = (CryptoPlan::default(), TpmRecord::default());
+        Self { version: VERSION, job, plan, files, rekeyed: Vec::new(), home_key: None, tpm, disk: Some(disk) }
     }
 
     /// The names of new files that the job chose.
@@ -79,7 +98,7 @@ impl Record {
 
     /// Whether the job works beside the running VM.
     pub(crate) fn is_online(&self) -> bool {
-        self.plan.is_online() && self.tpm.change.is_none()
+        self.plan.is_online() && self.tpm.change.is_none() && self.disk.is_none()
     }
 
     /// The record in a home, if a job left one.
@@ -106,6 +125,12 @@ impl Record {
             home.remove(&part(&files.to))?;
             home.remove(&checkpoint(&files.to))?;
             home.remove(&format!("{}.new", checkpoint(&files.to)))?;
+            // Of a disk that is filled as those of a new VM are.
+            let filled = part(&files.to);
+            for note in [format!("{filled}.raw"), format!("{filled}{CHECKPOINT}"), format!("{filled}{CHECKPOINT}.new")]
+            {
+                home.remove(&note)?;
+            }
         }
         if let Some(to) = &self.tpm.to {
             vtpm::remove(&home.file(&vtpm::part(to)))?;

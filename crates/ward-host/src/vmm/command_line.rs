@@ -166,6 +166,7 @@ mod tests {
             size: 1 << 20,
             plain_format,
             crypto: DiskCrypto::Plain,
+            attached: true,
         };
         let mut config = VmConfig {
             version: 1,

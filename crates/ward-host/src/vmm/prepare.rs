@@ -46,11 +46,11 @@ pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, vm: VmI
     if config.id != vm {
         return Err(Fault::home_invalid(format!("{} is the home of VM {}", home.path().display(), config.id)));
     }
-    let keys = keys.lock().resolve_all(config.keys())?;
+    let keys = resolve(keys, config)?;
     let verified = described.verify(|key| keys.get(key))?;
     let config = verified.config();
-    home.check_files(config)?;
-    for volume in config.volumes() {
+    home.check_files_to_run(config)?;
+    for volume in config.volumes_to_run() {
         lock::check_unused(&home.file(volume.file.as_str()))?;
     }
     let mut opening = Opening {
@@ -62,7 +62,7 @@ pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, vm: VmI
         deks: Vec::new(),
         damaged: Vec::new(),
     };
-    let ways = config.disks.iter().map(|disk| Ok((disk.id, opening.open(disk)?))).collect::<Result<_>>()?;
+    let ways = config.attached().map(|disk| Ok((disk.id, opening.open(disk)?))).collect::<Result<_>>()?;
     let firmware = match (&config.firmware, config.volume(VolumeId::Nvram)) {
         (Firmware::Uefi { secure_boot, .. }, Some(nvram)) => {
             opening.open_nvram(nvram)?;
@@ -88,6 +88,23 @@ pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, vm: VmI
     }
     let config = config.clone();
     Ok(Prepared { config, home, lock, ways, order, deks, notices, firmware, tpm })
+}
+
+/// The keys that the VM needs to run. Where it is a disk's that is missing, the disk is named: without it the VM might run.
+fn resolve(keys: &SharedKeys, config: &VmConfig) -> Result<ResolvedKeks> {
+    let cache = keys.lock();
+    let fault = match cache.resolve_all(config.keys_to_run()) {
+        Ok(keys) => return Ok(keys),
+        Err(fault) => fault,
+    };
+    cache.resolve_all(config.home.key())?;
+    for disk in config.attached() {
+        if let Err(fault) = cache.resolve_all(disk.key()) {
+            let why = format!("{} ({}) is encrypted and its key can't be used: {}", disk.id, disk.file, fault.why);
+            return Err(Fault { why, ..fault });
+        }
+    }
+    Err(fault)
 }
 
 struct Opening<'a> {

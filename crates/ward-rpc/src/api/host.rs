@@ -9,6 +9,7 @@ use ward_types::{
     VmConfig, VmId,
 };
 
+use super::disk::DiskChange;
 use crate::Call;
 
 /// Where a VM home lies: a directory in a datastore.
@@ -203,6 +204,23 @@ impl Call for StartJob {
     const NAME: &'static str = "start-job";
 }
 
+/// Asks whether a job could begin now, and leaves everything as it is. Of the keys that it takes only those must be on the
+/// host under which something is already: so that none is made for a job that would be refused.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CheckJob {
+    /// The job has the ID of its task.
+    pub job: TaskId,
+    /// The VM home.
+    pub home: HomeRef,
+    /// What is to be done, with anything for the keys that are not made yet.
+    pub spec: JobSpec,
+}
+
+impl Call for CheckJob {
+    type Reply = ();
+    const NAME: &'static str = "check-job";
+}
+
 /// Work that takes long. Each is checked whole before it begins, survives a crash at any point, and undoes itself
 /// where it fails.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,6 +254,8 @@ pub enum JobSpec {
     },
     /// Makes a VM from another one, which is off and stays as it is. The home must not exist.
     Clone(CloneVm),
+    /// Gives a VM a disk or takes one from it.
+    Disks(DiskChange),
 }
 
 /// What becomes of a VM's vTPM.

@@ -1,4 +1,5 @@
 //! The calls, by who answers them.
 
 pub mod controller;
+pub mod disk;
 pub mod host;

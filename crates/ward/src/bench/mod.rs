@@ -108,6 +108,9 @@ pub(crate) struct RecryptArguments {
     /// Of how many disks of each set cryptsetup replaces the key too.
     #[arg(long, default_value_t = 200)]
     cryptsetup_disks: usize,
+    /// How many disks Ward works on at a time in its second turn; a fleet's recryption works on as many VMs.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    at_once: u8,
     /// The directory to work in: on the storage that is to be measured.
     #[arg(long, default_value = ".")]
     dir: PathBuf,

@@ -1,7 +1,10 @@
 //! `ward recrypt`.
 
 use clap::{Args, Subcommand};
-use ward_controller::api::types::{RecryptionPlan, RecryptionRequest, RecryptionState, RecryptionView, WatchQuery};
+use serde::Serialize;
+use ward_controller::api::types::{
+    RecryptionPlan, RecryptionRequest, RecryptionState, RecryptionView, RecryptionVm, WatchQuery,
+};
 use ward_types::{Problem, ProviderName, TaskId};
 
 use super::parse_days;
@@ -100,7 +103,7 @@ impl Recrypt {
                     tokio::time::sleep(LOOK_EVERY).await;
                     view = api.query(&format!("/recryptions/{}", view.id), &WatchQuery::default()).await?;
                 }
-                show(&view, output)
+                show(&api, &view, output).await
             }
             Self::Ls => {
                 let views: Vec<RecryptionView> = api.list("/recryptions").await?;
@@ -118,7 +121,7 @@ impl Recrypt {
                     table(&["id", "state", "done", "failed", "user", "begun"], views.iter().map(row))
                 })
             }
-            Self::Show { run } => show(&api.get(&format!("/recryptions/{run}")).await?, output),
+            Self::Show { run } => show(&api, &api.get(&format!("/recryptions/{run}")).await?, output).await,
             Self::Pause { run } => change(&api, run, "pause", output).await,
             Self::Resume { run } => change(&api, run, "resume", output).await,
             Self::Cancel { run } => change(&api, run, "cancel", output).await,
@@ -127,7 +130,7 @@ impl Recrypt {
 }
 
 async fn change(api: &Api, run: TaskId, verb: &str, output: Output) -> Result<(), Problem> {
-    show(&api.post(&format!("/recryptions/{run}/{verb}"), &()).await?, output)
+    show(api, &api.post(&format!("/recryptions/{run}/{verb}"), &()).await?, output).await
 }
 
 fn describe_plan(plan: &RecryptionPlan) -> String {
@@ -148,8 +151,19 @@ fn describe_plan(plan: &RecryptionPlan) -> String {
     table(&["vm", "component", "key", "in use since", "new key of"], rows)
 }
 
-fn show(view: &RecryptionView, output: Output) -> Result<(), Problem> {
-    output.show(view, || {
+/// A recryption with all its VMs.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    view: &'a RecryptionView,
+    vms: Vec<RecryptionVm>,
+}
+
+async fn show(api: &Api, view: &RecryptionView, output: Output) -> Result<(), Problem> {
+    // One of no VMs is nobody's.
+    let vms = if view.total == 0 { Vec::new() } else { api.list(&format!("/recryptions/{}/vms", view.id)).await? };
+    let report = Report { view, vms };
+    output.show(&report, || {
         let head = fields(&[
             ("id", view.id.to_string()),
             ("state", view.state.to_string()),
@@ -159,10 +173,10 @@ fn show(view: &RecryptionView, output: Output) -> Result<(), Problem> {
             ("begun", view.created.to_string()),
             ("ended", view.ended.map_or_else(String::new, |time| time.to_string())),
         ]);
-        if view.vms.is_empty() {
+        if report.vms.is_empty() {
             return head;
         }
-        let rows = view.vms.iter().map(|vm| {
+        let rows = report.vms.iter().map(|vm| {
             let why = vm.problem.as_ref().map_or_else(String::new, |problem| problem.why.clone());
             vec![vm.name.to_string(), vm.state.to_string(), why]
         });

@@ -7,7 +7,7 @@ use std::fs;
 use ward_controller::api::types::TaskView;
 use ward_types::{Code, EventKind, TaskKind};
 
-use crate::support::{MIB, System, decipher, disk, problem_of, set, text};
+use crate::support::{MIB, System, cryptsetup_opens, decipher, disk, eventually, problem_of, set, text};
 
 const SIZE: u64 = 2 * MIB;
 
@@ -177,5 +177,52 @@ fn an_agent_killed_while_the_key_server_goes() {
         system.done(&["vm", "stop", &vm, "--force"]);
         system.done(&["vm", verb, &vm]);
         bench.check(&vm, verb, "at last");
+    }
+}
+
+/// The controller killed at each step of the recryption of a fleet: it goes on, and each VM gets one new key, which alone
+/// opens its disk.
+#[test]
+fn the_controller_killed_at_any_step_of_a_fleets_recryption() {
+    const POINTS: [&str; 9] = [
+        "recryption.accepted",
+        "recryption.begun",
+        "recryption.noted#1",
+        "recryption.noted#2",
+        "recryption.ended",
+        "task.key-made-unknown",
+        "task.key-ready",
+        "task.job-done",
+        "task.before-end",
+    ];
+    let mut bench = Bench::new();
+    let vms = [bench.vm("decrypt"), bench.vm("decrypt")];
+    let mut keys = vms.len();
+    for point in POINTS {
+        let system = &bench.system;
+        let old = vms.each_ref().map(|vm| system.key_id(vm));
+        let ended = system.events().iter().filter(|event| event.kind == EventKind::RecryptionEnded).count();
+        system.stop("controller");
+        let mut own = system.own("controller", &[("WARD_CRASH_AT", point)]);
+        let run = ["recrypt", "run", "--provider", "kms", "--concurrency", "1", "--no-wait"];
+        let mut client = system.ask_meanwhile(&run);
+        own.is_killed();
+        client.wait().unwrap();
+        system.restart("controller");
+        eventually("the recryption's end", || {
+            let events = system.events();
+            let ends: Vec<_> = events.iter().filter(|event| event.kind == EventKind::RecryptionEnded).collect();
+            let newest = ends.iter().max_by_key(|event| event.id).filter(|_| ends.len() == ended + 1)?;
+            assert!(newest.message.contains(" 0 failed") && newest.message.contains(" 0 not begun"), "{newest:?}");
+            Some(())
+        });
+        keys += vms.len();
+        assert_eq!(system.access().all().len(), keys, "{point}: one new key for each VM, and no more");
+        for (vm, old) in vms.iter().zip(old) {
+            let (new, disk) = (system.key_id(vm), system.file(vm, "disk-0.luks"));
+            assert!(new != old, "{point}: {vm} was left out");
+            assert!(decipher(&disk, &system.access().kek(&new), bench.content.len()) == bench.content, "{point}");
+            assert!(!cryptsetup_opens(&disk, &system.access().kek(&old)), "{point}: {vm}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! story     an existing VM is encrypted, run, moved, decrypted; on Ward's key server and on PyKMIP's
 //! keys      what can be wrong with a key, a key server, or a host that should get a key
+//! disks     disks that a VM gets and loses
 //! storage   what can be wrong with images, disks and datastores
 //! vms       a VM that is not in the state that was asked for
 //! renewal   keys that are replaced, a VM that leaves the inventory and comes back
@@ -17,6 +18,7 @@
 
 mod access;
 mod cli;
+mod disks;
 mod firmware;
 mod keys;
 mod kills;

@@ -5,6 +5,7 @@
 mod access;
 mod accounts;
 mod operations;
+mod recryptions;
 mod requests;
 
 use std::path::Path;
@@ -19,8 +20,8 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use ward_types::{
-    AuditEntry, ClusterId, DatastoreId, HostId, KeyId, KeyRef, Name, Object, Power, ProviderKind, TaskId, TaskKind,
-    VmConfig, VmId,
+    AuditEntry, ClusterId, DatastoreId, DiskConfig, DiskCrypto, DiskId, HostId, KeyId, KeyRef, Name, Object,
+    PlainFormat, Power, ProviderKind, TaskId, TaskKind, VmConfig, VmId,
 };
 
 use super::auth::COOKIE_NAME;
@@ -232,6 +233,22 @@ impl House {
         id
     }
 
+    /// Gives a VM a plain disk.
+    pub(super) async fn add_disk(&self, id: VmId) {
+        let mut tx = self.controller.store.write().await.unwrap();
+        let mut config = vm::get(&mut tx, id).await.unwrap().unwrap().config.unwrap();
+        config.disks.push(DiskConfig {
+            id: DiskId(0),
+            file: "disk-0.raw".parse().unwrap(),
+            size: 4096,
+            plain_format: PlainFormat::Raw,
+            crypto: DiskCrypto::Plain,
+            attached: true,
+        });
+        vm::set_config(&mut tx, id, &config).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
     /// A provider whose key server is nowhere.
     pub(super) async fn add_provider(&self, named: &str) {
         let provider_name = named.parse().unwrap();
@@ -249,7 +266,7 @@ impl House {
     pub(super) async fn add_task(&self, vm: (VmId, &Name)) -> TaskId {
         let work = Work::Stop { host: HostId::new(), force: true, wait_ms: 0 };
         let mut tx = self.controller.store.write().await.unwrap();
-        let row = task::add(&mut tx, TaskKind::VmStop, vm, &name("admin"), &work).await.unwrap();
+        let row = task::add(&mut tx, (TaskId::new(), TaskKind::VmStop), vm, &name("admin"), &work).await.unwrap();
         task::end(&mut tx, row.info.id, row.info.progress, None).await.unwrap();
         tx.commit().await.unwrap();
         row.info.id

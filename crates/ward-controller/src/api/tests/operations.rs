@@ -1,14 +1,20 @@
 //! Which privileges an operation takes whose parts are several things: each part takes its own.
 
 use serde_json::{Value, json};
+use ward_rpc::api::disk::VolumeLabel;
 use ward_types::Privilege::{
-    self, CryptoClone, CryptoDecrypt, CryptoEncrypt, CryptoEncryptNew, CryptoRecrypt, Read, VmClone, VmConfigure,
-    VmCreate,
+    self, CryptoAddDisk, CryptoClone, CryptoDecrypt, CryptoEncrypt, CryptoEncryptNew, CryptoRecrypt, Read, VmClone,
+    VmConfigure, VmCreate, VmImport,
 };
-use ward_types::{Object, Power};
+use ward_types::{Code, CryptoSpec, DiskId, Object, Power, VmId};
 
 use super::{House, key};
+use crate::api::auth::Caller;
+use crate::authz::named;
+use crate::plan::Origin;
 use crate::store::permission;
+use crate::store::vm::VmRow;
+use crate::tasks::may_disk::{From, MayAddDisk};
 
 /// A user with these privileges everywhere.
 async fn user_with(house: &House, user: &str, privileges: &[Privilege]) -> String {
@@ -50,6 +56,18 @@ async fn each_part_takes_its_own_privilege_and_no_other() {
         ("/vms/secret/clone", clone("same", "decrypt"), &[VmClone, CryptoClone, VmCreate, CryptoDecrypt]),
         ("/vms/open/clone", clone("same", "no-op"), &[VmClone, VmCreate]),
         ("/vms/open/clone", clone("same", "encrypt"), &[VmClone, VmCreate, CryptoEncryptNew]),
+        ("/vms/open/disks", json!({ "from": disk }), &[VmConfigure]),
+        (
+            "/vms/secret/disks",
+            json!({ "from": disk, "crypto": { "op": "encrypt" } }),
+            &[VmConfigure, CryptoAddDisk, CryptoEncryptNew],
+        ),
+        (
+            "/vms/secret/disks",
+            json!({ "from": disk, "policy": encrypts }),
+            &[VmConfigure, CryptoAddDisk, CryptoEncryptNew],
+        ),
+        ("/vms/open/disks", json!({ "from": { "source": "file", "path": "/image" } }), &[VmConfigure, VmImport]),
     ];
     for (row, (path, body, takes)) in table.iter().enumerate() {
         for lacks in 0..takes.len() {
@@ -63,6 +81,33 @@ async fn each_part_takes_its_own_privilege_and_no_other() {
         let user = user_with(&house, &format!("u{row}"), takes).await;
         let problem = house.post(&user, path, body.clone()).await.refused(409, "host.none");
         assert!(problem["why"].as_str().unwrap().contains("host"), "{path} {body}: {problem}");
+    }
+}
+
+/// Whatever an encrypted file says of itself: whose key it has, of that VM it is a disk.
+#[tokio::test]
+async fn an_encrypted_file_takes_what_copying_from_its_vm_takes() {
+    let house = House::new().await;
+    let place = house.add_cluster("default").await;
+    house.add_vm("secret", place, Power::Off, Some(&key("1"))).await;
+    house.add_vm("mine", place, Power::Off, Some(&key("2"))).await;
+    let label = VolumeLabel { key: key("1"), vm: VmId::new(), disk: DiskId(0) };
+    let origin = Origin::Volume { path: "/store/disk.luks".into(), label, known: None };
+    let enough = [VmConfigure, VmImport, CryptoAddDisk, VmClone, CryptoClone];
+    for (user, lacks) in [("a", 3), ("b", 4), ("c", 2), ("d", 1), ("e", 0), ("f", 9)] {
+        let has: Vec<_> = enough.iter().enumerate().filter(|(n, _)| *n != lacks).map(|(_, it)| *it).collect();
+        user_with(&house, user, &has).await;
+        let caller = Caller::who_began(&house.controller, "cannot", &user.parse().unwrap()).await.unwrap();
+        let mine: VmRow = named(&house.controller, "mine").await.unwrap();
+        let asked = MayAddDisk::ask(&house.controller, &caller, mine, (From::File, &origin), (&CryptoSpec::NoOp, None));
+        match (asked.await, enough.get(lacks)) {
+            (Ok(_), None) => {}
+            (Err(problem), Some(lacks)) => {
+                assert_eq!(problem.code, Code::AuthDenied);
+                assert!(problem.why.contains(lacks.as_str()), "{problem}");
+            }
+            (_, lacks) => panic!("{user} lacks {lacks:?}"),
+        }
     }
 }
 

@@ -336,9 +336,6 @@ pub struct RecryptionView {
     pub done: usize,
     /// How many failed.
     pub failed: usize,
-    /// The VMs; left out of lists.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub vms: Vec<RecryptionVm>,
 }
 
 /// What a recryption of many VMs would come to.

@@ -1,10 +1,11 @@
-//! Every rule of what may be asked of which component, by table; and that they hold after any sequence, by property.
+//! Every rule of what may be asked of which component, by table; `plan/tests/sequence.rs` has them all by property.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
 use ward_types::{Boot, DiskConfig, DiskCrypto, DiskId, KeyId, PlainFormat, Power, VmId, WrappedHomeKey};
 
 use super::super::NativeFacts;
+use super::super::tests::{Vm, any_config, vm_config};
 use super::*;
 
 pub(in crate::plan) fn key(id: u8) -> KeyRef {
@@ -17,7 +18,7 @@ pub(in crate::plan) fn vm(home: Option<u8>, disks: &[Option<u8>]) -> VmConfig {
         let id = DiskId(u16::try_from(n).unwrap());
         let crypto = crypto.map_or(DiskCrypto::Plain, |id| DiskCrypto::Encrypted { key: key(id) });
         let file = format!("{id}.raw").parse().unwrap();
-        DiskConfig { id, file, size: 1 << 20, plain_format: PlainFormat::Raw, crypto }
+        DiskConfig { id, file, size: 1 << 20, plain_format: PlainFormat::Raw, crypto, attached: true }
     };
     VmConfig {
         version: VmConfig::VERSION,
@@ -33,11 +34,11 @@ pub(in crate::plan) fn vm(home: Option<u8>, disks: &[Option<u8>]) -> VmConfig {
     }
 }
 
-fn encrypted_home(key: Option<KeyRef>) -> HomeCrypto {
+pub(in crate::plan) fn encrypted_home(key: Option<KeyRef>) -> HomeCrypto {
     key.map_or(HomeCrypto::Plain, |key| HomeCrypto::Encrypted { key, wrapped_key: WrappedHomeKey("x".into()) })
 }
 
-fn providers(default: Option<&str>) -> Vec<ProviderFacts> {
+pub(in crate::plan) fn providers(default: Option<&str>) -> Vec<ProviderFacts> {
     let provider =
         |name: &str| ProviderFacts { name: name.parse().unwrap(), is_default: default == Some(name), native: None };
     vec![provider("a"), provider("b")]
@@ -59,7 +60,7 @@ fn ask(config: &VmConfig, request: &CryptoRequest) -> Result<CryptPlan, Problem>
     ask_with(config, Power::Off, request, &providers(Some("a")))
 }
 
-fn wish(provider: Option<&str>, key_id: Option<u8>) -> KeyWish {
+pub(in crate::plan) fn wish(provider: Option<&str>, key_id: Option<u8>) -> KeyWish {
     KeyWish {
         provider: provider.map(|name| name.parse().unwrap()),
         key_id: key_id.map(|id| KeyId::try_from(id.to_string()).unwrap()),
@@ -83,7 +84,7 @@ fn refused(config: &VmConfig, request: &CryptoRequest, code: Code) {
 }
 
 /// What a plan makes of a VM, step by step; the composition rule holds after each of them.
-fn apply(config: &VmConfig, plan: &CryptPlan, new: &[KeyRef]) -> VmConfig {
+pub(in crate::plan) fn apply(config: &VmConfig, plan: &CryptPlan, new: &[KeyRef]) -> VmConfig {
     let mut now = config.clone();
     for step in plan.steps(new).unwrap().steps() {
         let key = step.action.key().cloned();
@@ -278,64 +279,60 @@ fn a_task_is_called_what_it_does() {
     assert_eq!(kind(&request(S(), &[(0, D)])), TaskKind::VmReconfigure);
 }
 
-fn spec() -> impl Strategy<Value = CryptoSpec> {
-    let wish = (prop::option::of(prop_oneof![Just("a"), Just("b")]), prop::option::of(1u8..4))
-        .prop_map(|(provider, id)| wish(provider, id));
-    prop_oneof![
-        2 => Just(N),
-        1 => Just(CryptoSpec::Register),
-        3 => wish.clone().prop_map(CryptoSpec::Encrypt),
-        3 => Just(D),
-        2 => wish.clone().prop_map(CryptoSpec::ShallowRecrypt),
-        2 => wish.prop_map(CryptoSpec::DeepRecrypt),
-    ]
+#[test]
+fn a_refusal_names_the_host_and_the_task() {
+    let running = refusal(Vm::on(vm_config(Some("1"), &[])).facts(), Verb::Decrypt, Code::VmRunning);
+    assert!(running.why.contains("`h1`") && running.what == "cannot decrypt VM `web`", "{running}");
+    let busy = Vm::busy(vm_config(Some("1"), &[]));
+    let problem = refusal(busy.facts(), Verb::Decrypt, Code::Busy);
+    let task = busy.busy.as_ref().unwrap().id.to_string();
+    assert!(problem.why.contains(&task) && problem.why.contains("`ann`"), "{problem}");
+    refusal(Vm::unfinished().facts(), Verb::Decrypt, Code::HomeInvalid);
 }
 
-fn requests(disks: u16) -> impl Strategy<Value = Vec<CryptoRequest>> {
-    let one = (spec(), prop::collection::btree_map((0..disks + 1).prop_map(DiskId), spec(), 0..4))
-        .prop_map(|(home, disks)| CryptoRequest { home, disks });
-    prop::collection::vec(one, 1..12)
+fn refusal(facts: VmFacts<'_>, verb: Verb, code: Code) -> Problem {
+    super::super::tests::refused(all_of(facts, verb), code)
+}
+
+/// Does it to all that it applies to.
+fn all_of(facts: VmFacts<'_>, verb: Verb) -> Result<CryptPlan, Problem> {
+    crypt(facts, &whole(facts, &Selection::default(), verb)?, &providers(Some("a")))
+}
+
+fn parts(config: &VmConfig, encrypted: bool) -> Vec<Component> {
+    keys(config).into_iter().filter(|(_, key)| key.is_some() == encrypted).map(|(component, _)| component).collect()
 }
 
 proptest! {
-    /// Whatever is asked of whatever VM, in any sequence: what is accepted keeps the composition rule at every step, leads
-    /// each component to the key that was asked for and leaves all others under theirs, and takes as few keys as it can.
     #[test]
-    fn after_any_accepted_sequence_the_rules_hold(
-        home in prop::option::of(1u8..3),
-        disks in prop::collection::vec(prop::option::of(1u8..3), 0..4),
-        asked in requests(3),
-    ) {
-        prop_assume!(home.is_some() || disks.iter().all(Option::is_none));
-        let mut now = vm(home, &disks);
-        for (n, request) in asked.iter().enumerate() {
-            let Ok(plan) = ask(&now, request) else { continue };
-            let new: Vec<_> = plan.keys.iter().enumerate().map(|(m, choice)| match choice {
-                KeyChoice::Existing(key) => key.clone(),
-                KeyChoice::New(provider) => {
-                    KeyRef::standard(provider.clone(), KeyId::try_from(format!("new-{n}-{m}")).unwrap())
-                }
-            }).collect();
-            let after = apply(&now, &plan, &new);
-            let (old, got) = (keys(&now), keys(&after));
-            for (component, key) in &got {
-                let spec = match component {
-                    Component::Home => &request.home,
-                    Component::Disk(disk) => request.disks.get(disk).unwrap_or(&N),
-                };
-                match spec {
-                    CryptoSpec::NoOp | CryptoSpec::Register => prop_assert_eq!(key, &old[component]),
-                    CryptoSpec::Decrypt => prop_assert_eq!(key, &None),
-                    CryptoSpec::Encrypt(wish) | CryptoSpec::ShallowRecrypt(wish) | CryptoSpec::DeepRecrypt(wish) => {
-                        prop_assert!(key.is_some() && key != &old[component]);
-                        let provider = wish.provider.clone().unwrap_or_else(|| "a".parse().unwrap());
-                        prop_assert_eq!(&key.as_ref().unwrap().provider, &provider);
-                    }
-                }
+    fn encrypting_all_covers_exactly_what_is_plain_and_touches_no_key_that_is_there(config in any_config()) {
+        let (plain, there) = (parts(&config, false), config.keys().into_iter().cloned().collect::<Vec<_>>());
+        match all_of(Vm::off(config.clone()).facts(), Verb::Encrypt(KeyWish::default())) {
+            Ok(plan) => {
+                prop_assert_eq!(plan.steps.iter().map(|step| step.component).collect::<Vec<_>>(), plain);
+                let steps = plan.steps(&[key(9)]).unwrap();
+                let home = steps.steps().iter().position(|step| step.component == Component::Home);
+                prop_assert!(home.is_none_or(|at| at == 0));
+                let after = apply(&config, &plan, &[key(9)]);
+                prop_assert!(parts(&after, false).is_empty() && there.iter().all(|key| after.keys().contains(&key)));
             }
-            let fresh = plan.keys.iter().filter(|choice| matches!(choice, KeyChoice::New(_))).count();
-            prop_assert!(fresh <= 2, "one new key for each provider");
-            now = after;
+            Err(problem) => prop_assert!(problem.code == Code::AlreadyEncrypted && plain.is_empty()),
+        }
+    }
+
+    #[test]
+    fn decrypting_all_leaves_nothing_encrypted_and_the_home_for_last(config in any_config()) {
+        let encrypted = parts(&config, true);
+        match all_of(Vm::off(config.clone()).facts(), Verb::Decrypt) {
+            Ok(plan) => {
+                let steps = plan.steps(&[]).unwrap();
+                let home = steps.steps().iter().position(|step| step.component == Component::Home);
+                prop_assert!(home.is_none_or(|at| at == steps.steps().len() - 1));
+                let after = apply(&config, &plan, &[]);
+                prop_assert!(after.keys().is_empty());
+                prop_assert_eq!(after.disks.len(), config.disks.len());
+            }
+            Err(problem) => prop_assert!(problem.code == Code::NotEncrypted && encrypted.is_empty()),
         }
     }
 }

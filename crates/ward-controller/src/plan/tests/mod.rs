@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod create;
-mod crypt;
+mod disks;
 mod key;
 mod place;
 mod power;
+mod sequence;
 mod tpm;
 
 use jiff::Timestamp;
@@ -26,13 +27,14 @@ fn key(id: &str) -> KeyRef {
 }
 
 /// A VM whose home and disks are encrypted under the keys that are given.
-fn vm_config(home: Option<&str>, disks: &[Option<&str>]) -> VmConfig {
+pub(super) fn vm_config(home: Option<&str>, disks: &[Option<&str>]) -> VmConfig {
     let disk = |(number, crypto): (usize, &Option<&str>)| DiskConfig {
         id: DiskId(u16::try_from(number).unwrap()),
         file: format!("disk-{number}.img").parse().unwrap(),
         size: 1 << 20,
         plain_format: PlainFormat::Raw,
         crypto: crypto.map_or(DiskCrypto::Plain, |id| DiskCrypto::Encrypted { key: key(id) }),
+        attached: true,
     };
     VmConfig {
         version: VmConfig::VERSION,
@@ -52,9 +54,13 @@ fn vm_config(home: Option<&str>, disks: &[Option<&str>]) -> VmConfig {
 }
 
 /// Any VM of up to four disks, of which each part may be encrypted under one of two keys.
-fn any_config() -> impl Strategy<Value = VmConfig> {
+pub(super) fn any_config() -> impl Strategy<Value = VmConfig> {
     let part = || prop::option::of(prop::sample::select(vec!["1", "2"]));
-    (part(), prop::collection::vec(part(), 0..5)).prop_map(|(home, disks)| vm_config(home, &disks))
+    (part(), prop::collection::vec(part(), 0..5))
+        .prop_filter("a disk is encrypted only with its home", |(home, disks)| {
+            home.is_some() || disks.iter().all(Option::is_none)
+        })
+        .prop_map(|(home, disks)| vm_config(home, &disks))
 }
 
 fn task(kind: TaskKind) -> TaskInfo {
@@ -74,32 +80,32 @@ fn task(kind: TaskKind) -> TaskInfo {
 }
 
 /// What facts of a VM consist of.
-struct Vm {
+pub(super) struct Vm {
     name: Name,
     config: Option<VmConfig>,
     power: Power,
     host: Option<Name>,
-    busy: Option<TaskInfo>,
+    pub(super) busy: Option<TaskInfo>,
 }
 
 impl Vm {
-    fn off(config: VmConfig) -> Self {
+    pub(super) fn off(config: VmConfig) -> Self {
         Self { name: name("web"), config: Some(config), power: Power::Off, host: None, busy: None }
     }
 
-    fn on(config: VmConfig) -> Self {
+    pub(super) fn on(config: VmConfig) -> Self {
         Self { power: Power::On, host: Some(name("h1")), ..Self::off(config) }
     }
 
-    fn busy(config: VmConfig) -> Self {
+    pub(super) fn busy(config: VmConfig) -> Self {
         Self { busy: Some(task(TaskKind::VmDecrypt)), ..Self::off(config) }
     }
 
-    fn unfinished() -> Self {
+    pub(super) fn unfinished() -> Self {
         Self { config: None, ..Self::off(vm_config(None, &[])) }
     }
 
-    fn facts(&self) -> VmFacts<'_> {
+    pub(super) fn facts(&self) -> VmFacts<'_> {
         VmFacts {
             name: &self.name,
             config: self.config.as_ref(),
@@ -130,7 +136,7 @@ fn unfit() -> Problem {
 }
 
 /// The problem of a refusal, which must be whole: what, on what, why, and what to do.
-fn refused<T>(result: Result<T, Problem>, code: Code) -> Problem {
+pub(super) fn refused<T>(result: Result<T, Problem>, code: Code) -> Problem {
     let problem = result.err().expect("a refusal");
     assert_eq!(problem.code, code, "{problem}");
     assert!(problem.what.starts_with("cannot ") && problem.what.contains("`web`"), "{}", problem.what);

@@ -1,6 +1,6 @@
 //! Groups, roles, permissions, the audit log, repeated requests.
 
-use ward_types::{AuditOutcome, Object, Privilege, PrivilegeSet, Subject, TaskKind, VmId};
+use ward_types::{AuditOutcome, Object, Privilege, PrivilegeSet, Subject, TaskId, TaskKind, VmId};
 
 use super::super::audit::{self, Draft};
 use super::super::permission::{self, SubjectId};
@@ -135,7 +135,8 @@ async fn a_request_key_is_taken_once(db: Db) {
     let mut tx = db.store.write().await.unwrap();
     let work = Work::Remove { keys: vec![], host: None };
     let vm = VmId::new();
-    let row = task::add(&mut tx, TaskKind::VmRemove, (vm, &name("web")), &name("ann"), &work).await.unwrap();
+    let row =
+        task::add(&mut tx, (TaskId::new(), TaskKind::VmRemove), (vm, &name("web")), &name("ann"), &work).await.unwrap();
     let key = RequestKey { value: "k".to_owned(), hash: "h".to_owned() };
     request::add(&mut tx, &name("ann"), &key, row.info.id).await.unwrap();
     request::add(&mut tx, &name("bob"), &key, row.info.id).await.unwrap();

@@ -1,6 +1,6 @@
 //! Rows that hold what this program would not have written: an error that names the column, never a panic.
 
-use ward_types::{EventKind, EventSubject, Power, ProviderKind, TaskKind};
+use ward_types::{EventKind, EventSubject, Power, ProviderKind, TaskId, TaskKind};
 
 use super::super::cells::now;
 use super::super::provider::{self, ProviderRow, ServerRow};
@@ -74,7 +74,7 @@ async fn fill(db: &Db) {
     provider.access.servers = vec![ServerRow { address: "h:5696".parse().unwrap(), pinned: None }];
     provider::add(&mut tx, &provider).await.unwrap();
     let work = Work::Remove { keys: vec![], host: None };
-    task::add(&mut tx, TaskKind::VmRemove, (row.id, &row.name), &name("ann"), &work).await.unwrap();
+    task::add(&mut tx, (TaskId::new(), TaskKind::VmRemove), (row.id, &row.name), &name("ann"), &work).await.unwrap();
     event::record(&mut tx, EventKind::UserLogin, &EventSubject::default(), "m").await.unwrap();
     let ann = user::add(&mut tx, &name("ann"), "hash").await.unwrap();
     user::add_session(&mut tx, ann, "secret", now() + 1_000_000_000).await.unwrap();

@@ -135,6 +135,7 @@ fn config(row: &VmRow, home: Option<&KeyRef>, disk: Option<&KeyRef>) -> VmConfig
             size: 1 << 20,
             plain_format: PlainFormat::Raw,
             crypto: disk.map_or(DiskCrypto::Plain, |key| DiskCrypto::Encrypted { key: key.clone() }),
+            attached: true,
         }],
         firmware: ward_types::Firmware::Bios,
         tpm: None,

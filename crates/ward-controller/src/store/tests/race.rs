@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ward_types::{EventKind, EventSubject, TaskKind, VmId};
+use ward_types::{EventKind, EventSubject, TaskId, TaskKind, VmId};
 
 use super::super::provider::{self, ProviderRow};
 use super::super::{event, setting, task};
@@ -23,7 +23,9 @@ async fn one_of_many_tasks_for_a_vm_is_open(db: Db) {
             tokio::spawn(async move {
                 let mut tx = store.write().await.unwrap();
                 let work = Work::Remove { keys: vec![], host: None };
-                let added = task::add(&mut tx, TaskKind::VmRemove, (vm, &name("web")), &name("ann"), &work).await;
+                let added =
+                    task::add(&mut tx, (TaskId::new(), TaskKind::VmRemove), (vm, &name("web")), &name("ann"), &work)
+                        .await;
                 match added {
                     Ok(_) => tx.commit().await.map(|()| true).unwrap(),
                     Err(error) => {

@@ -23,7 +23,7 @@ fn start() -> Work {
 }
 
 async fn add(tx: &mut Tx, vm: VmId, work: &Work) -> TaskRow {
-    task::add(tx, TaskKind::VmStart, (vm, &name("web")), &name("ann"), work).await.unwrap()
+    task::add(tx, (TaskId::new(), TaskKind::VmStart), (vm, &name("web")), &name("ann"), work).await.unwrap()
 }
 
 async fn a_task_goes_its_way(db: Db) {
@@ -94,7 +94,7 @@ async fn every_kind_of_work_is_kept(db: Db) {
     };
     let new = || KeyChoice::New("kms".parse().unwrap());
     let works = [
-        Work::Make { spec: spec.clone(), host },
+        Work::Make { spec: spec.clone(), policies: Vec::new(), host },
         crypt(new(), KeyMark::None),
         crypt(new(), KeyMark::Wanted),
         crypt(new(), KeyMark::Made { key: one.clone() }),
@@ -168,7 +168,7 @@ async fn a_vm_has_one_open_task(db: Db) {
     let first = add(&mut tx, vm, &start()).await.info.id;
     tx.commit().await.unwrap();
     let mut tx = db.store.write().await.unwrap();
-    conflict(task::add(&mut tx, TaskKind::VmStop, (vm, &name("web")), &name("bob"), &start()).await);
+    conflict(task::add(&mut tx, (TaskId::new(), TaskKind::VmStop), (vm, &name("web")), &name("bob"), &start()).await);
     drop(tx);
     let mut tx = db.store.write().await.unwrap();
     add(&mut tx, VmId::new(), &start()).await;

@@ -1,6 +1,6 @@
 //! VMs and the keys that they need.
 
-use ward_types::{HostId, Power, VmId};
+use ward_types::{HostId, Power, TaskId, VmId};
 
 use super::super::vm::{self, VmRow};
 use super::super::{cluster, task};
@@ -106,7 +106,7 @@ async fn a_vm_goes_with_its_keys_and_leaves_its_tasks(db: Db) {
     vm::set_config(&mut tx, row.id, &config(&row, Some(&key("kms", "1")), None)).await.unwrap();
     let work = Work::Remove { keys: vec![], host: None };
     let kind = ward_types::TaskKind::VmRemove;
-    let added = task::add(&mut tx, kind, (row.id, &row.name), &name("ann"), &work).await.unwrap();
+    let added = task::add(&mut tx, (TaskId::new(), kind), (row.id, &row.name), &name("ann"), &work).await.unwrap();
     vm::remove(&mut tx, row.id).await.unwrap();
     assert!(vm::get(&mut tx, row.id).await.unwrap().is_none());
     assert!(vm::keys_of_cluster(&mut tx, place.cluster).await.unwrap().is_empty());

@@ -6,19 +6,22 @@ use ward_types::{EventKind, KeyRef, Problem};
 use super::super::Work;
 use super::super::job::{forget, run_job};
 use super::super::run::{Run, Step};
-use super::key::ready_keys;
+use super::key::{Rehearsal, ready_keys};
 use crate::plan;
 use crate::store::{policy, vm};
 
 pub(super) async fn run(run: &mut Run) -> Step {
-    let new = ready_keys(run).await?;
-    let Work::Clone { source, from, keys, plan, policies, replace_tpm, .. } = &run.work else { return Ok(()) };
-    let steps = plan.steps(&new).ok_or_else(|| Problem::internal(run.what(), "a key of the plan is missing"))?;
+    let Work::Clone { source, from, keys, plan, policies, replace_tpm, .. } = run.work.clone() else { return Ok(()) };
     let (id, name) = (run.info.vm, run.info.vm_name.clone());
-    let clone = CloneVm { from: from.clone(), id, name, plan: steps, replace_tpm: *replace_tpm };
-    let (source, mut needed, policies) = (source.clone(), keys.clone(), policies.clone());
+    let spec_of = |keys: &[KeyRef]| {
+        let (from, name, plan) = (from.clone(), name.clone(), plan.steps(keys)?);
+        Some(JobSpec::Clone(CloneVm { from, id, name, plan, replace_tpm }))
+    };
+    let new = ready_keys(run, Rehearsal { have: &keys, spec: &spec_of }).await?;
+    let spec = spec_of(&new).ok_or_else(|| Problem::internal(run.what(), "a key of the plan is missing"))?;
+    let mut needed = keys.clone();
     needed.extend(new.into_iter().filter(|key| !keys.contains(key)));
-    let done = run_job(run, &JobSpec::Clone(clone), &needed).await?;
+    let done = run_job(run, &spec, &needed).await?;
     let config = done.config.ok_or_else(|| Problem::internal(run.what(), "the host made no VM"))?;
     let mut tx = run.controller.store.write().await?;
     vm::set_config(&mut tx, run.info.vm, &config).await?;

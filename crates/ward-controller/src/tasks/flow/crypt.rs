@@ -6,16 +6,16 @@ use ward_types::{Component, CryptoPlan, EventKind, KeyRef, Problem, StepAction, 
 use super::super::Work;
 use super::super::job::{Done, forget, run_job};
 use super::super::run::{Run, Step};
-use super::key::ready_keys;
+use super::key::{Rehearsal, ready_keys};
 use crate::plan;
 use crate::store::{Tx, policy, vm};
 
 pub(super) async fn run(run: &mut Run) -> Step {
     let before = run.vm.config.clone().ok_or_else(|| Problem::internal(run.what(), "the VM has no description"))?;
-    let keys = ready_keys(run).await?;
-    let Work::Crypt { plan, policies, .. } = &run.work else { return Ok(()) };
+    let Work::Crypt { plan, policies, .. } = run.work.clone() else { return Ok(()) };
+    let spec_of = |keys: &[KeyRef]| plan.steps(keys).map(|plan| JobSpec::Crypt { plan });
+    let keys = ready_keys(run, Rehearsal { have: &keys_of(&before), spec: &spec_of }).await?;
     let plan = plan.steps(&keys).ok_or_else(|| Problem::internal(run.what(), "a key of the plan is missing"))?;
-    let policies = policies.clone();
     let done = if plan.steps().is_empty() {
         None
     } else {

@@ -1,21 +1,58 @@
 //! The keys that a task takes: made or found at their key servers, and ready for use, before any host begins.
 
-use ward_types::{EventKind, EventSubject, HostId, KeyRef, Problem};
+use ward_rpc::api::host::JobSpec;
+use ward_types::{EventKind, EventSubject, HostId, KeyId, KeyRef, Problem};
 
 use super::super::KeyMark;
+use super::super::job::check_job;
 use super::super::run::{Run, Step};
 use super::{native, trusted};
 use crate::keys::{self, KeyFault, Made, NotMade};
 use crate::plan::KeyChoice;
-use crate::store::server_key;
+use crate::store::{self, server_key};
+
+/// The host's work for which keys are made, to be checked before any is.
+pub(super) struct Rehearsal<'a> {
+    /// The keys under which something is already that is worked on.
+    pub(super) have: &'a [KeyRef],
+    /// The work, with these keys; none where one is missing.
+    pub(super) spec: &'a (dyn Fn(&[KeyRef]) -> Option<JobSpec> + Sync),
+}
 
 /// All keys that a task takes, ready for use.
-pub(super) async fn ready_keys(run: &mut Run) -> Step<Vec<KeyRef>> {
+pub(super) async fn ready_keys(run: &mut Run, rehearsal: Rehearsal<'_>) -> Step<Vec<KeyRef>> {
+    rehearse(run, rehearsal).await?;
     let mut keys = Vec::new();
     for n in 0..run.work.keys().count() {
         keys.push(ready_key(run, n).await?);
     }
     Ok(keys)
+}
+
+/// Has a host check all that it would refuse for, before a key is made that nobody would need then.
+async fn rehearse(run: &mut Run, Rehearsal { have, spec }: Rehearsal<'_>) -> Step {
+    let makes = |(choice, _): &(&KeyChoice, &KeyMark)| matches!(choice, KeyChoice::New(_));
+    let begun = run.work.keys().any(|(_, mark)| *mark != KeyMark::None);
+    if begun || !run.work.keys().any(|key| makes(&key)) {
+        return Ok(());
+    }
+    let choices: Vec<_> = run.work.keys().map(|(choice, _)| choice.clone()).collect();
+    let mut tpm = false;
+    let mut keys = Vec::new();
+    for (n, choice) in choices.iter().enumerate() {
+        keys.push(match choice {
+            KeyChoice::Existing(key) => key.clone(),
+            KeyChoice::New(provider) => {
+                let row = store::native::get(&mut *run.controller.store.read().await?, provider).await?;
+                tpm |= row.is_some_and(|row| row.tpm_required);
+                // Whatever it will be called.
+                let id = KeyId::try_from(keys::name_of(run.info.id, n));
+                KeyRef::standard(provider.clone(), id.map_err(|error| Problem::internal(run.what(), error))?)
+            }
+        });
+    }
+    let spec = spec(&keys).ok_or_else(|| Problem::internal(run.what(), "a key of the plan is missing"))?;
+    check_job(run, &spec, have, tpm).await
 }
 
 /// One of them. Each step that the key server takes is written down before or after it, so that none is taken twice for
@@ -90,7 +127,7 @@ async fn ready(run: &mut Run, n: usize, key: KeyRef, host: Option<HostId>, new: 
         *mark = KeyMark::Ready { key: key.clone() };
     }
     let mut tx = run.controller.store.write().await?;
-    crate::store::task::set_work(&mut tx, run.info.id, "key ready", &run.work).await?;
+    store::task::set_work(&mut tx, run.info.id, "key ready", &run.work).await?;
     if new {
         if keys::id_at_server(&key).is_some() {
             server_key::made(&mut tx, &key).await?;

@@ -1,24 +1,23 @@
 //! Creating and importing.
 
-use ward_rpc::api::host::JobSpec;
+use ward_rpc::api::host::{CreateVm, JobSpec};
 use ward_types::{Component, DiskId, EventKind, KeyRef, Problem, TaskKind};
 
 use super::super::Work;
 use super::super::job::{forget, run_job};
 use super::super::run::{Run, Step};
-use super::key::ready_keys;
+use super::key::{Rehearsal, ready_keys};
+use crate::plan::CryptPlan;
 use crate::store::{policy, vm};
 
 pub(super) async fn run(run: &mut Run) -> Step {
-    let keys = ready_keys(run).await?;
-    let (spec, policies) = match &run.work {
-        Work::Make { spec, .. } => (JobSpec::Create(spec.clone()), Vec::new()),
+    let (spec, keys, policies) = match run.work.clone() {
+        Work::Make { spec, policies, .. } => (JobSpec::Create(spec), Vec::new(), policies),
         Work::MakeEncrypted { spec, plan, policies, .. } => {
-            let home = plan.key_of(Component::Home, &keys).cloned();
-            let home = home.ok_or_else(|| Problem::internal(run.what(), "the key of its home is missing"))?;
-            let disk = |n: u16| plan.key_of(Component::Disk(DiskId(n)), &keys).cloned();
-            let disks = (0..).zip(&spec.disks).map(|(n, _)| disk(n)).collect();
-            (JobSpec::CreateEncrypted { vm: spec.clone(), home, disks }, policies.clone())
+            let spec_of = |keys: &[KeyRef]| encrypted(&spec, &plan, keys);
+            let keys = ready_keys(run, Rehearsal { have: &[], spec: &spec_of }).await?;
+            let spec = spec_of(&keys).ok_or_else(|| Problem::internal(run.what(), "the key of its home is missing"))?;
+            (spec, keys, policies)
         }
         _ => return Ok(()),
     };
@@ -39,6 +38,13 @@ pub(super) async fn run(run: &mut Run) -> Step {
     run.succeed(tx).await?;
     forget(run, done.host).await;
     Ok(())
+}
+
+fn encrypted(vm: &CreateVm, plan: &CryptPlan, keys: &[KeyRef]) -> Option<JobSpec> {
+    let home = plan.key_of(Component::Home, keys).cloned()?;
+    let disk = |n: u16| plan.key_of(Component::Disk(DiskId(n)), keys).cloned();
+    let disks = (0..).zip(&vm.disks).map(|(n, _)| disk(n)).collect();
+    Some(JobSpec::CreateEncrypted { vm: vm.clone(), home, disks })
 }
 
 fn under(keys: &[KeyRef]) -> String {

@@ -2,6 +2,7 @@
 
 mod clone;
 mod crypt;
+mod disk;
 mod key;
 mod make;
 mod native;
@@ -32,6 +33,7 @@ pub(crate) async fn run(run: &mut Run) -> Step {
         Work::Clone { .. } => clone::run(run).await,
         Work::Crypt { .. } => crypt::run(run).await,
         Work::Tpm { .. } => tpm::run(run).await,
+        Work::AddDisk { .. } | Work::ChangeDisk { .. } => disk::run(run).await,
         Work::Start { .. } => power::start(run).await,
         Work::Stop { .. } => power::stop(run).await,
         Work::Remove { .. } => remove::run(run).await,

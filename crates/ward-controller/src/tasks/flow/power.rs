@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use ward_rpc::CallError;
 use ward_rpc::api::host::{StartVm, StopVm, VmPower};
-use ward_types::{Code, EventKind, EventSubject, KeyRef, Power, Problem};
+use ward_types::{Code, DiskConfig, EventKind, EventSubject, KeyRef, Power, Problem};
 
 use super::super::Work;
 use super::super::run::{Run, Step};
 use crate::hosts::Link;
-use crate::keys::{Supply, home_key, lock, report_problem, supply};
+use crate::keys::{Supply, lock, report_problem, supply};
 use crate::native::needs_tpm;
 use crate::plan::{self, Needs, place};
 use crate::store::vm;
@@ -99,22 +99,53 @@ async fn give(run: &Run, link: &Arc<Link>, keys: &[KeyRef]) -> Step {
     run.say(&format!("gives host {} its keys", link.name));
     let hosts = run.controller.links.of_cluster(run.vm.cluster);
     let (what, subject) = (run.what(), run.subject());
-    let home = run.vm.config.as_ref().and_then(home_key);
+    let home = run.vm.config.as_ref().and_then(|config| config.home.key());
     // The home's first: without it the VM is locked.
     let (home, disks): (Vec<_>, Vec<_>) = keys.iter().cloned().partition(|key| home == Some(key));
-    for keys in [home.as_slice(), disks.as_slice()].into_iter().filter(|keys| !keys.is_empty()) {
-        let order = Supply { what: &what, subject: &subject, keys, hosts: &hosts, must: Some(link.id) };
-        if let Err(problem) = supply(&run.controller, order).await {
-            if let Some(key) = keys.iter().find(|key| home.contains(key))
-                && problem.code != Code::HostUnreachable
-            {
-                let faults = [(key.clone(), problem.clone())].into();
-                lock(&run.controller, run.vm.cluster, &run.subject(), &faults).await?;
-            }
-            return Err(problem.into());
+    let order = Supply { what: &what, subject: &subject, keys: &home, hosts: &hosts, must: Some(link.id) };
+    if let Some(key) = home.first()
+        && let Err(problem) = supply(&run.controller, order).await
+    {
+        if problem.code != Code::HostUnreachable {
+            let faults = [(key.clone(), problem.clone())].into();
+            lock(&run.controller, run.vm.cluster, &run.subject(), &faults).await?;
+        }
+        return Err(problem.into());
+    }
+    // Each by itself, so that it is known which disk's it is that is not to be had.
+    for key in &disks {
+        if let Err(problem) = supply(&run.controller, Supply { keys: std::slice::from_ref(key), ..order }).await {
+            let disk = disk_of(run, key);
+            return Err(disk.map_or_else(|| problem.clone(), |disk| without(run, disk, problem.clone())).into());
         }
     }
     Ok(())
+}
+
+/// The disk that the VM can't do without, of those under a key that its home is not under.
+fn disk_of<'r>(run: &'r Run, key: &KeyRef) -> Option<&'r DiskConfig> {
+    let config = run.vm.config.as_ref()?;
+    if config.home.key() == Some(key) {
+        return None;
+    }
+    config.attached().find(|disk| disk.key() == Some(key))
+}
+
+/// The problem of a VM that could start but for a disk.
+fn without(run: &Run, disk: &DiskConfig, problem: Problem) -> Problem {
+    let (id, file, vm) = (disk.id, &disk.file, &run.info.vm_name);
+    let why = format!("{id} ({file}) is encrypted and its key is not to be had: {}", problem.why);
+    let boots = run.vm.config.as_ref().and_then(|config| config.boot_disk()).is_some_and(|boot| boot.id == id);
+    let remedy = if boots {
+        problem.remedy.clone()
+    } else {
+        format!(
+            "{}; or do without the disk: `ward vm disk detach {vm} {n}` or `ward vm disk rm {vm} {n}`",
+            problem.remedy,
+            n = id.0
+        )
+    };
+    Problem { why, remedy, ..problem }
 }
 
 /// Whether the VM runs, as the host says when it answers again.

@@ -1,21 +1,21 @@
 //! Giving a VM a vTPM, and taking it away.
 
 use ward_rpc::api::host::{JobSpec, TpmChange};
-use ward_types::{EventKind, Problem};
+use ward_types::{EventKind, KeyRef, Problem};
 
 use super::super::Work;
 use super::super::job::{forget, run_job};
 use super::super::run::{Run, Step};
 use super::crypt::{keys_of, record};
-use super::key::ready_keys;
+use super::key::{Rehearsal, ready_keys};
 use crate::plan;
 use crate::store::{policy, vm};
 
 pub(super) async fn run(run: &mut Run) -> Step {
     let before = run.vm.config.clone().ok_or_else(|| Problem::internal(run.what(), "the VM has no description"))?;
-    let keys = ready_keys(run).await?;
-    let Work::Tpm { change, plan, .. } = &run.work else { return Ok(()) };
-    let change = *change;
+    let Work::Tpm { change, plan, .. } = run.work.clone() else { return Ok(()) };
+    let spec_of = |keys: &[KeyRef]| plan.steps(keys).map(|plan| JobSpec::Tpm { plan, change });
+    let keys = ready_keys(run, Rehearsal { have: &keys_of(&before), spec: &spec_of }).await?;
     let plan = plan.steps(&keys).ok_or_else(|| Problem::internal(run.what(), "a key of the plan is missing"))?;
     let mut needed = keys_of(&before);
     needed.extend(keys.into_iter().filter(|key| !before.keys().contains(&key)));

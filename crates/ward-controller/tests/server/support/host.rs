@@ -15,9 +15,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Hello};
+use ward_rpc::api::disk::ReadDisk;
 use ward_rpc::api::host::{
-    CancelJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, JobOutcome, JobSpec, JobStatus, KeysMark,
-    NativeStatus, ReadHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
+    CancelJob, CheckJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, JobOutcome, JobSpec, JobStatus,
+    KeysMark, NativeStatus, ReadHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
 };
 use ward_rpc::{
     Answer, CallError, Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply,
@@ -59,6 +60,8 @@ pub struct Inside {
     pub slow: bool,
     /// Why it takes no keys.
     pub refuses_keys: Option<Problem>,
+    /// Why it would refuse every job.
+    pub refuses_jobs: Option<Problem>,
     /// Why it fails every job.
     pub fails_jobs: Option<Problem>,
 }
@@ -209,6 +212,13 @@ fn router(agent: Agent) -> Router {
         Ok(())
     });
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: StartJob| async move { agent.start_job(call) });
+    let router = ward_rpc::route(router, |agent: Agent, _: Peer, _: CheckJob| async move {
+        let refuses = agent.state.borrow().refuses_jobs.clone();
+        refuses.map_or(Ok(()), Err)
+    });
+    let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: ReadDisk| async move {
+        Ok(agent.storage.look_at(&call.path))
+    });
     let router =
         ward_rpc::route(router, |agent: Agent, _: Peer, call: WatchJob| async move { agent.watch(call).await });
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: CancelJob| async move {

@@ -1,9 +1,10 @@
 //! What the hosts share: the homes of all VMs, and what a job makes of one.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use ward_rpc::api::disk::{AddDisk, DiskChange, DiskInfo, VolumeLabel};
 use ward_rpc::api::host::{CreateVm, DiskSource, HomeRef, HomesUnder, JobOutcome, JobSpec, NewFirmware, TpmChange};
 use ward_types::{
     Boot, Code, Component, CryptoPlan, CryptoStep, DiskConfig, DiskCrypto, DiskId, Firmware, HomeCrypto, KeyRef, Nvram,
@@ -31,6 +32,17 @@ impl Storage {
         homes.iter().filter(|(path, config)| is_one(path) && needs(config)).map(|(path, _)| path.clone()).collect()
     }
 
+    /// What a file is: an encrypted disk of a VM, or some image.
+    pub fn look_at(&self, path: &Path) -> DiskInfo {
+        let homes = self.0.lock().unwrap();
+        let of = path.parent().and_then(|home| homes.get(home));
+        let label = of.and_then(|config| {
+            let disk = config.disks.iter().find(|disk| path.ends_with(disk.file.as_str()))?;
+            Some(VolumeLabel { key: disk.key()?.clone(), vm: config.id, disk: disk.id })
+        });
+        label.map_or(DiskInfo::Plain, DiskInfo::Volume)
+    }
+
     /// The keys without which a job can't be done.
     pub fn needs(&self, home: &HomeRef, spec: &JobSpec) -> Vec<KeyRef> {
         let (home, plan) = match spec {
@@ -38,6 +50,14 @@ impl Storage {
             JobSpec::Clone(clone) => (&clone.from, &clone.plan),
             JobSpec::CreateEncrypted { home, disks, .. } => {
                 return std::iter::once(home).chain(disks.iter().flatten()).cloned().collect();
+            }
+            JobSpec::Disks(change) => {
+                let key = match change {
+                    DiskChange::Add(add) => add.key.clone(),
+                    _ => None,
+                };
+                let config = self.get(home);
+                return config.iter().filter_map(|config| config.home.key().cloned()).chain(key).collect();
             }
             JobSpec::Create(_) | JobSpec::Remove => return vec![],
         };
@@ -77,7 +97,8 @@ impl Storage {
                     .then(|| VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key: WrappedTpmKey("AAAA".into()) });
                 crypt(VmConfig { tpm, ..config.clone() }, plan)
             }
-            (JobSpec::Crypt { .. } | JobSpec::Tpm { .. }, None) => {
+            (JobSpec::Disks(change), Some(config)) => disks(config.clone(), change),
+            (JobSpec::Crypt { .. } | JobSpec::Tpm { .. } | JobSpec::Disks(_), None) => {
                 let problem = Problem::new(Code::HomeInvalid, "cannot read VM", "there is no home", "look for it");
                 return JobOutcome::Failed { problem };
             }
@@ -91,6 +112,25 @@ impl Storage {
     }
 }
 
+fn disks(mut config: VmConfig, change: &DiskChange) -> VmConfig {
+    match change {
+        DiskChange::Add(AddDisk { id, key, .. }) => config.disks.push(DiskConfig {
+            id: *id,
+            file: format!("{id}.img").parse().unwrap(),
+            size: 4096,
+            plain_format: PlainFormat::Raw,
+            crypto: key.clone().map_or(DiskCrypto::Plain, |key| DiskCrypto::Encrypted { key }),
+            attached: true,
+        }),
+        DiskChange::Attach { disk } | DiskChange::Detach { disk } => {
+            let attached = matches!(change, DiskChange::Attach { .. });
+            config.disks.iter_mut().find(|it| it.id == *disk).unwrap().attached = attached;
+        }
+        DiskChange::Remove { disk } => config.disks.retain(|it| it.id != *disk),
+    }
+    config
+}
+
 fn create(spec: &CreateVm) -> VmConfig {
     let disk = |(number, disk): (u16, &DiskSource)| {
         let (size, plain_format) = match disk {
@@ -98,7 +138,7 @@ fn create(spec: &CreateVm) -> VmConfig {
             DiskSource::Copy { .. } => (4096, PlainFormat::Raw),
         };
         let file = format!("disk-{number}.img").parse().unwrap();
-        DiskConfig { id: DiskId(number), file, size, plain_format, crypto: DiskCrypto::Plain }
+        DiskConfig { id: DiskId(number), file, size, plain_format, crypto: DiskCrypto::Plain, attached: true }
     };
     VmConfig {
         version: VmConfig::VERSION,

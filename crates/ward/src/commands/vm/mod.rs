@@ -2,6 +2,7 @@
 
 mod clone;
 mod crypto;
+mod disk;
 mod inventory;
 mod tpm;
 
@@ -106,9 +107,12 @@ pub(crate) enum Vm {
     /// Give VMs a vTPM, or take it away.
     #[command(subcommand)]
     Tpm(tpm::Tpm),
+    /// Change the disks of a VM: add, attach, detach, delete.
+    #[command(subcommand)]
+    Disk(disk::Disk),
     /// Show what a VM's guest prints to its serial console.
     Console(Console),
-    /// Delete a VM with its home and all its disks. Its keys stay at the key server.
+    /// Delete a VM with its home and all its disks, those that are detached too. Its keys stay at the key server.
     Rm(Remove),
 }
 
@@ -286,6 +290,7 @@ impl Vm {
             Self::Unlock { vm } => inventory::unlock(&api, &vm, output).await,
             Self::Template(template) => template.run(&api, output).await,
             Self::Tpm(tpm) => tpm.run(&api, output).await,
+            Self::Disk(disk) => disk.run(&api, output).await,
             Self::Console(Console { vm, follow, until }) => watch(&api, &vm, follow, until).await,
             Self::Rm(Remove { on, yes }) => {
                 if !yes {
@@ -443,7 +448,8 @@ fn describe(vm: &VmView) -> String {
                 DiskCrypto::Encrypted { key } => format!("encrypted (LUKS2) under key {key}"),
             };
             let policy = policy(Component::Disk(disk.id));
-            format!("{}  {}  {} bytes  {crypto}  ({policy})", disk.id, disk.file, disk.size)
+            let is = if disk.attached { "" } else { "  detached" };
+            format!("{}  {}  {} bytes  {crypto}  ({policy}){is}", disk.id, disk.file, disk.size)
         });
         lines.push(("disks", disks.collect::<Vec<_>>().join("\n")));
     }
