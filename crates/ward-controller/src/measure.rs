@@ -39,6 +39,7 @@ pub async fn add_vms(state_dir: &Path, keys: &[KeyRef]) -> Result<(), Problem> {
                 size: 1 << 30,
                 plain_format: PlainFormat::Raw,
                 crypto: DiskCrypto::Encrypted { key: key.clone() },
+                attached: true,
             }],
         };
         let row = VmRow {

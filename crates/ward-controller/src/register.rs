@@ -69,12 +69,6 @@ impl Place {
         Ok(Self { what, subject, home, link, hosts: controller.links.of_cluster(datastore.cluster) })
     }
 
-    async fn give(&self, controller: &Shared, key: &KeyRef) -> Result<(), Problem> {
-        let (keys, must) = (std::slice::from_ref(key), Some(self.link.id));
-        let order = Supply { what: &self.what, subject: &self.subject, keys, hosts: &self.hosts, must };
-        supply(controller, order).await
-    }
-
     async fn read(&self) -> Result<VmConfig, Problem> {
         let read = self.link.call(ReadHome { home: self.home.clone() }).await;
         let problem = match read {

@@ -195,7 +195,13 @@ async fn a_check_refuses_as_the_job_would_and_leaves_nothing() {
             JobSpec::Crypt { plan } => plan,
             _ => CryptoPlan::default(),
         };
-        JobSpec::Clone(CloneVm { from: host.home(from), id: VmId::new(), name: "new".parse().unwrap(), plan })
+        JobSpec::Clone(CloneVm {
+            from: host.home(from),
+            id: VmId::new(),
+            name: "new".parse().unwrap(),
+            plan,
+            replace_tpm: false,
+        })
     };
     let new = |path: &Path| match create("new", vec![copy(path)]) {
         JobSpec::Create(vm) => JobSpec::CreateEncrypted { vm, home: key(9), disks: vec![Some(key(9))] },

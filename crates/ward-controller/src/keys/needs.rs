@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::AnyConnection;
-use ward_types::{ClusterId, HomeCrypto, KeyRef, TaskId, VmConfig};
+use ward_types::{ClusterId, KeyRef, TaskId};
 
 use crate::controller::Controller;
 use crate::store::vm::{self, VmRow};

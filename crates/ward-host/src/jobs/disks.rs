@@ -16,7 +16,9 @@ use std::path::Path;
 use ward_disk::lock;
 use ward_rpc::api::disk::{AddDisk, DiskChange, DiskFrom, DiskInfo, VolumeLabel};
 use ward_rpc::api::host::HomeRef;
-use ward_types::{Code, DiskConfig, DiskCrypto, DiskId, FileName, HomeCrypto, KeyRef, PlainFormat, TaskId, VmConfig};
+use ward_types::{
+    Code, DiskConfig, DiskCrypto, DiskId, FileName, HomeCrypto, KeyRef, PlainFormat, TaskId, VmConfig, VolumeId,
+};
 
 use super::control::{Control, Stop};
 use super::crypt::{done, finish, not_tidied, settle, undo, undone, wait_for_orphans};
@@ -244,7 +246,13 @@ pub(crate) fn look_at(path: &Path) -> Result<DiskInfo> {
     let file = files::open_regular(path, false)?;
     let file = file.ok_or_else(|| Fault::internal(format!("{} is gone", path.display())))?;
     match Volume::read_label(file, path)? {
-        Some(Label { key, vm, disk, .. }) => Ok(DiskInfo::Volume(VolumeLabel { key, vm, disk })),
+        Some(Label { key, vm, volume: VolumeId::Disk(disk), .. }) => {
+            Ok(DiskInfo::Volume(VolumeLabel { key, vm, disk }))
+        }
+        Some(Label { vm, volume: VolumeId::Nvram, .. }) => {
+            let why = format!("{} is no disk: it holds the UEFI variables of VM {vm}", path.display());
+            Err(Fault::new(Code::ImageInvalid, why, "name a disk"))
+        }
         None => {
             let why = format!("{} is encrypted, but not by Ward: it does not say under which key", path.display());
             Err(Fault::new(Code::ImageInvalid, why, "decrypt it with the program that encrypted it"))

@@ -86,7 +86,7 @@ impl Record {
 
     /// That of a job that gives a VM a disk or takes one from it. Where it is not in the description, its file goes.
     pub(crate) fn of_disk(job: TaskId, disk: DiskNote, file: FileName) -> Self {
-        let files = vec![Files { disk: disk.id.into(), from: file.clone(), to: file }];
+        let files = vec![Files { volume: disk.id.into(), from: file.clone(), to: file }];
         let (plan, tpm) = (CryptoPlan::default(), TpmRecord::default());
         Self { version: VERSION, job, plan, files, rekeyed: Vec::new(), home_key: None, tpm, disk: Some(disk) }
     }

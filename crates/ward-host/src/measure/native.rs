@@ -92,6 +92,7 @@ impl NativeHost {
                     size: DISK,
                     plain_format: PlainFormat::Raw,
                     crypto: DiskCrypto::Encrypted { key: key.clone() },
+                    attached: true,
                 }],
                 firmware: Firmware::Bios,
                 tpm: None,
