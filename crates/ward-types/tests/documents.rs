@@ -5,19 +5,29 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-/// The names of all functions under a directory.
-fn functions(directory: &Path, names: &mut HashSet<String>) {
+/// The names of all tests under a directory.
+fn tests(directory: &Path, names: &mut HashSet<String>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            functions(&path, names);
+            tests(&path, names);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).unwrap();
-            let of = |line: &str| {
-                let rest = line.split_once("fn ")?.1;
-                Some(rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next()?.to_owned())
-            };
-            names.extend(text.lines().filter_map(of));
+            let mut is_test = false;
+            for line in text.lines().map(str::trim) {
+                is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+                // In a list for a macro that makes a test of each.
+                let listed = line.trim_end_matches(',');
+                if listed.contains('_') && listed.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+                    names.insert(listed.to_owned());
+                }
+                let function = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ");
+                if let Some(rest) = function {
+                    let name = rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next();
+                    names.extend(name.filter(|_| is_test).map(str::to_owned));
+                    is_test = false;
+                }
+            }
         }
     }
 }
@@ -36,7 +46,7 @@ fn named(document: &str) -> Vec<String> {
 fn every_test_that_a_document_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut there = HashSet::new();
-    functions(&root.join("crates"), &mut there);
+    tests(&root.join("crates"), &mut there);
     for document in ["SPECIFICATION.md", "docs/rules.md"] {
         let names = named(&fs::read_to_string(root.join(document)).unwrap());
         assert!(names.len() > 30, "{document} names {} tests", names.len());

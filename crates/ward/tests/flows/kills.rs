@@ -184,16 +184,25 @@ fn an_agent_killed_while_the_key_server_goes() {
 /// opens its disk.
 #[test]
 fn the_controller_killed_at_any_step_of_a_fleets_recryption() {
-    const POINTS: [&str; 9] = [
+    const POINTS: [&str; 18] = [
         "recryption.accepted",
         "recryption.begun",
         "recryption.noted#1",
         "recryption.noted#2",
         "recryption.ended",
+        "task.accepted",
+        "task.placed",
+        "task.checked",
+        "task.key-wanted",
         "task.key-made-unknown",
+        "task.key-made",
+        "task.key-active",
         "task.key-ready",
+        "task.keys-given",
+        "task.job-begun",
         "task.job-done",
         "task.before-end",
+        "task.ended",
     ];
     let mut bench = Bench::new();
     let vms = [bench.vm("decrypt"), bench.vm("decrypt")];
