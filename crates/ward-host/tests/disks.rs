@@ -226,8 +226,8 @@ async fn a_check_refuses_as_the_job_would_and_leaves_nothing() {
         }
     };
     let disk = host.store().join("vm/disk-0.raw");
-    let held = fs::File::open(&disk).unwrap();
-    ward_disk::lock::lock(&held, &disk, ward_disk::lock::Access::Shared).unwrap();
+    let held = fs::File::options().read(true).write(true).open(&disk).unwrap();
+    ward_disk::lock::lock(&held, &disk, ward_disk::lock::Access::Exclusive).unwrap();
     refused(&host, Code::ImageLocked).await;
     drop(held);
     fs::File::options().write(true).open(&disk).unwrap().set_len(SIZE - MIB).unwrap();
