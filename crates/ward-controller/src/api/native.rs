@@ -361,7 +361,7 @@ pub(super) async fn update_key(
          encrypted until `ward provider export {name} --out FILE`"
     );
     event::record(&mut tx, EventKind::ProviderKeyUpdated, &subject, &message).await?;
-    store::set_reminded(&mut tx, &row.name).await?;
+    store::set_reminded(&mut tx, &row.name, now()).await?;
     tx.commit().await?;
     native::give_all(&controller, &subject, &format!("version {next} of the key of native provider `{name}`")).await;
     show(&controller, &row.name).await

@@ -7,8 +7,9 @@ use ward_types::{Event, Power, Problem, Severity, TaskState};
 use crate::api::auth::Caller;
 use crate::api::events;
 use crate::api::hosts;
+use crate::api::providers;
 use crate::api::tasks;
-use crate::api::types::{HostState, HostView, TaskQuery, TaskView, VmView};
+use crate::api::types::{HostState, HostView, Light, ProviderView, TaskQuery, TaskView, VmView};
 use crate::api::vms;
 use crate::authz::Sight;
 use crate::controller::Controller;
@@ -61,6 +62,7 @@ pub(super) async fn status(controller: &Controller, caller: &Caller) -> Result<M
     let sight = Sight::of(controller, caller.clone()).await?;
     let hosts = hosts::all(controller, &sight).await?;
     let vms = vms::all(controller, &sight).await?;
+    let providers = providers::all(controller, &sight).await?;
     let (tasks, _) = tasks::newest(controller, &sight, &TaskQuery::default(), 10).await?;
     let mut events = events::newest(controller, &sight, 30).await?;
     events.reverse();
@@ -75,6 +77,7 @@ pub(super) async fn status(controller: &Controller, caller: &Caller) -> Result<M
             }
             (vm_table(&vms))
             (host_table(&hosts))
+            (provider_table(&providers))
             (task_table(&tasks))
             (event_table(&events))
         },
@@ -123,13 +126,48 @@ fn host_table(hosts: &[HostView]) -> Markup {
                         (Some(_), true) => "KVM",
                         (Some(_), false) => "emulation",
                     } }
-                    td { (host.keys.len()) }
+                    td { (host.key_count) }
                     td { (host.vms.len()) }
                 }
             }
             @if hosts.is_empty() { tr { td.dim colspan="7" { "none yet" } } }
         }
     }
+}
+
+fn provider_table(providers: &[ProviderView]) -> Markup {
+    html! {
+        h2 { "Key providers" }
+        table {
+            tr { th { "Name" } th { "Kind" } th { "Status" } th { "Key servers" } th { "Certificate" } th { "Keys" } }
+            @for provider in providers {
+                tr {
+                    td { (provider.name) @if provider.default { span.dim { " default" } } }
+                    td { (provider.kind) }
+                    td { (light(provider.status)) }
+                    td { @for server in &provider.servers { code { (server.address) } " " (light(server.status)) " " } }
+                    td { @if let Some(certificate) = &provider.certificate { (certificate.days_left) " days left" } }
+                    td { (provider.keys_needed)
+                         @if provider.keys_unreachable > 0 {
+                             span.bad { ", " (provider.keys_unreachable) " can't be had" }
+                         } }
+                }
+            }
+            @if providers.is_empty() {
+                tr { td.dim colspan="6" { "none yet: " code { "ward provider add" } " adds one" } }
+            }
+        }
+    }
+}
+
+fn light(light: Light) -> Markup {
+    let class = match light {
+        Light::Green => "good",
+        Light::Yellow => "warning",
+        Light::Red => "bad",
+        Light::Unknown => "dim",
+    };
+    html! { span class=(class) { (light) } }
 }
 
 fn task_table(tasks: &[TaskView]) -> Markup {

@@ -13,7 +13,7 @@ pub(crate) mod backup;
 mod give;
 mod kdk;
 mod pkcs12;
-mod remind;
+pub(crate) mod remind;
 mod state;
 
 pub(crate) use give::{bring_up_to_date, check, give, give_all, needs_tpm};

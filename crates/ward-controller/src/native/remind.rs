@@ -33,7 +33,8 @@ const fn is_due(reminded: Option<i64>, now: i64) -> bool {
     }
 }
 
-async fn round(controller: &Shared, now: i64) -> Result<(), StoreError> {
+/// Reminds of what is due at a time, in microseconds since 1970.
+pub(crate) async fn round(controller: &Shared, now: i64) -> Result<(), StoreError> {
     let mut tx = controller.store.write().await?;
     for row in native::list(&mut tx).await? {
         if row.backed_up.is_none() && is_due(row.reminded, now) {
@@ -45,7 +46,7 @@ async fn round(controller: &Shared, now: i64) -> Result<(), StoreError> {
                 row.current()
             );
             event::record(&mut tx, EventKind::ProviderNotBackedUp, &about(name), &message).await?;
-            native::set_reminded(&mut tx, name).await?;
+            native::set_reminded(&mut tx, name, now).await?;
         }
     }
     for row in native::removed(&mut tx).await? {
@@ -62,7 +63,7 @@ async fn round(controller: &Shared, now: i64) -> Result<(), StoreError> {
                 users.len()
             );
             event::record(&mut tx, EventKind::ProviderNotBackedUp, &about(name), &message).await?;
-            native::set_reminded(&mut tx, name).await?;
+            native::set_reminded(&mut tx, name, now).await?;
         }
     }
     tx.commit().await

@@ -155,12 +155,12 @@ pub(crate) async fn set_backed_up(db: &mut AnyConnection, name: &ProviderName, b
 }
 
 /// Says that somebody was just told that the key is not backed up.
-pub(crate) async fn set_reminded(db: &mut AnyConnection, name: &ProviderName) -> Result<()> {
+pub(crate) async fn set_reminded(db: &mut AnyConnection, name: &ProviderName, now: i64) -> Result<()> {
     for query in [
         "UPDATE native_provider SET reminded = $2 WHERE name = $1",
         "UPDATE native_removed SET reminded = $2 WHERE name = $1",
     ] {
-        sqlx::query(query).bind(name.as_str()).bind(now()).execute(&mut *db).await?;
+        sqlx::query(query).bind(name.as_str()).bind(now).execute(&mut *db).await?;
     }
     Ok(())
 }

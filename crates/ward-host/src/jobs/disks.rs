@@ -21,10 +21,10 @@ use ward_types::{
 };
 
 use super::control::{Control, Stop};
-use super::crypt::{done, finish, not_tidied, settle, undo, undone, wait_for_orphans};
 use super::fill::{self, Filling, Form, Part, SPARE, Source};
 use super::plan::fresh_name;
 use super::record::{DiskNote, Record, part as unfinished};
+use super::settle::{done, finish, not_tidied, settle, undo, undone, wait_for_orphans};
 use super::{Ended, Environment};
 use crate::fault::{Fault, Result};
 use crate::files::{self, Moments};

@@ -14,6 +14,7 @@ mod make;
 mod plan;
 mod record;
 mod remove;
+mod settle;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -31,7 +32,7 @@ use ward_types::{Code, CryptoStep, HostId, KeyRef, Problem, StepAction, TaskId};
 use crate::fault::{Fault, Result};
 use crate::keys::{ResolvedKeks, SharedKeys};
 use control::{Control, Interrupt};
-pub(crate) use crypt::settle_left;
+pub(crate) use settle::settle_left;
 
 /// What jobs need of the agent.
 #[derive(Clone)]
@@ -250,7 +251,7 @@ impl Jobs {
         let environment = self.environment.clone();
         let settled = tokio::task::spawn_blocking(move || {
             make::abandon(&environment, job, &home)?;
-            crypt::abandon(&environment, job, &home)
+            settle::abandon(&environment, job, &home)
         });
         match settled.await {
             Ok(config) => {

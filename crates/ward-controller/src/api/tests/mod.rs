@@ -6,6 +6,7 @@ mod access;
 mod accounts;
 mod operations;
 mod recryptions;
+mod reminders;
 mod requests;
 
 use std::path::Path;
