@@ -243,10 +243,10 @@ async fn a_check_refuses_as_the_job_would_and_leaves_nothing() {
 }
 
 /// Kills at each step of a change; the same again must be done.
-async fn killed_at_each_step(spec: impl Fn(&Host) -> JobSpec, prepare: Option<JobSpec>, files: &[&str], least: usize) {
+async fn killed_at_each_step(spec: impl Fn(&Host) -> JobSpec, prepare: &[JobSpec], files: &[&str], least: usize) {
     let (mut host, ..) = encrypted().await;
-    if let Some(spec) = prepare {
-        host.done("vm", spec).await;
+    for spec in prepare {
+        host.done("vm", spec.clone()).await;
     }
     host.kill();
     run("cp", &["-a", "--sparse=always", text(&host.store()), text(&host.path("saved"))]);
@@ -290,17 +290,23 @@ async fn killed_at_each_step(spec: impl Fn(&Host) -> JobSpec, prepare: Option<Jo
 #[tokio::test(flavor = "multi_thread")]
 async fn adding_a_disk_survives_a_kill_at_any_step() {
     let image = |host: &Host| add(1, image(&host.path("image")), Some(2));
-    killed_at_each_step(image, None, &["disk-0.luks", "disk-1.luks", "vm.toml"], 6).await;
+    killed_at_each_step(image, &[], &["disk-0.luks", "disk-1.luks", "vm.toml"], 6).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn removing_a_disk_survives_a_kill_at_any_step() {
     let prepare = add(1, blank(SIZE), Some(2));
-    killed_at_each_step(|_| remove(1), Some(prepare), &["disk-0.luks", "vm.toml"], 6).await;
+    killed_at_each_step(|_| remove(1), &[prepare], &["disk-0.luks", "vm.toml"], 6).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn detaching_a_disk_survives_a_kill_at_any_step() {
     let prepare = add(1, blank(SIZE), Some(2));
-    killed_at_each_step(|_| detach(1), Some(prepare), &["disk-0.luks", "disk-1.luks", "vm.toml"], 2).await;
+    killed_at_each_step(|_| detach(1), &[prepare], &["disk-0.luks", "disk-1.luks", "vm.toml"], 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attaching_a_disk_again_survives_a_kill_at_any_step() {
+    let prepare = [add(1, blank(SIZE), Some(2)), detach(1)];
+    killed_at_each_step(|_| attach(1), &prepare, &["disk-0.luks", "disk-1.luks", "vm.toml"], 2).await;
 }

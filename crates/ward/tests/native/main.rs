@@ -4,10 +4,15 @@
 
 mod clones;
 mod clusters;
+#[path = "../../../attest/tests/common/mod.rs"]
+mod common;
 mod faults;
 mod hosts;
+mod machine;
 mod restore;
 mod root;
 mod story;
 mod support;
+#[path = "../../../attest/tests/real_tpm/tpm.rs"]
+#[allow(dead_code)]
 mod tpm;

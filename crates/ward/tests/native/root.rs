@@ -30,7 +30,8 @@ impl System {
 
 #[test]
 fn the_root_key_is_kept_as_the_operator_chooses() {
-    let tpm = Tpm::start();
+    let tpm = Tpm::new();
+    let tcti = tpm.tcti();
     let mut system = System::start(1);
     system.backed_up("n1");
     system.encrypted_vm("web-1", "n1");
@@ -51,20 +52,20 @@ fn the_root_key_is_kept_as_the_operator_chooses() {
     system.root_key(&copying);
     for crash in ["root-key.begun", "root-key.changed"] {
         system.environment.push(("WARD_CRASH_AT", crash.to_owned()));
-        let args = ["controller", "root-key", "--state", text(&state), "--to", "tpm", "--new-tpm", &tpm.tcti];
-        assert!(!system.succeeds(&[&args[..], &["--root-tpm", &tpm.tcti]].concat()), "it was not killed at {crash}");
+        let args = ["controller", "root-key", "--state", text(&state), "--to", "tpm", "--new-tpm", &tcti];
+        assert!(!system.succeeds(&[&args[..], &["--root-tpm", &tcti]].concat()), "it was not killed at {crash}");
         system.environment.clear();
         let kept = system.root_key(&[]);
         assert_eq!(kept.contains("TPM"), crash == "root-key.changed", "{kept}");
     }
     assert!(!fs::read(&root_key).unwrap().windows(32).any(|window| window == plain));
-    let with_tpm = ["--root-key", "tpm", "--root-tpm", &tpm.tcti];
+    let with_tpm = ["--root-key", "tpm", "--root-tpm", &tcti];
     system.start_controller(&with_tpm);
     system.goes_on("TPM");
 
     // The machine was changed: the controller does not start, and says why and what to do.
     system.kill_controller();
-    tpm.extend(7);
+    tpm.boots_something_else();
     system.start_controller(&with_tpm);
     let said = system.controller_ends();
     assert!(said.contains("PCR 7 has changed") && said.contains("put a copy of the root key"), "{said}");

@@ -1,66 +1,25 @@
 //! A host that seals its keys to its TPM: it needs nobody to start VMs after a restart.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 
-use tempfile::TempDir;
 use ward_controller::api::types::{HostView, NativeState};
 use ward_types::{Code, Event, EventKind};
 
 use crate::support::{System, eventually, found_below, keys_in, text};
-
-/// A swtpm in a directory of its own.
-pub(crate) struct Tpm {
-    _dir: TempDir,
-    process: Child,
-    pub(crate) tcti: String,
-}
-
-impl Drop for Tpm {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
+use crate::tpm::Tpm;
 
 impl Tpm {
-    pub(crate) fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        // The tools take the control channel to be at the port above.
-        let port = (0..50)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port())
-            .find(|port| TcpListener::bind(("127.0.0.1", port + 1)).is_ok())
-            .unwrap();
-        let process = Command::new("swtpm")
-            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
-            .args(["--server", &format!("type=tcp,bindaddr=127.0.0.1,port={port}")])
-            .args(["--ctrl", &format!("type=tcp,bindaddr=127.0.0.1,port={}", port + 1)])
-            .args(["--tpmstate", &format!("dir={}", text(dir.path()))])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        eventually("swtpm", || TcpStream::connect(("127.0.0.1", port + 1)).ok());
-        Self { _dir: dir, process, tcti: format!("swtpm:host=127.0.0.1,port={port}") }
-    }
-
     /// What the machine measures when it boots something else.
-    pub(crate) fn extend(&self, pcr: u8) {
-        let digest = "5a".repeat(32);
-        let done = Command::new("tpm2_pcrextend")
-            .arg(format!("{pcr}:sha256={digest}"))
-            .env("TPM2TOOLS_TCTI", &self.tcti)
-            .output()
-            .unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    pub(crate) fn boots_something_else(&self) {
+        self.run("tpm2_pcrextend", &[&format!("7:sha256={}", "5a".repeat(32))]);
     }
 }
 
 #[test]
 fn a_host_with_a_tpm_needs_nobody_after_a_restart() {
-    let tpm = Tpm::start();
-    let with_tpm = ["--tpm", &tpm.tcti, "--tpm-pcrs", "7,11"];
+    let tpm = Tpm::new();
+    let tcti = tpm.tcti();
+    let with_tpm = ["--tpm", &tcti, "--tpm-pcrs", "7,11"];
     let mut system = System::start(2);
     system.kill_agent(0);
     system.start_agent(0, &with_tpm);
@@ -95,7 +54,7 @@ fn a_host_with_a_tpm_needs_nobody_after_a_restart() {
     // Somebody has changed the machine.
     system.kill_agent(0);
     system.end_guests(0);
-    tpm.extend(7);
+    tpm.boots_something_else();
     fs::remove_file(state.join("agent.sock")).unwrap();
     system.start_agent(0, &with_tpm);
     eventually("the agent answers", || state.join("agent.sock").exists().then_some(()));
