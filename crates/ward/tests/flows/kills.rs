@@ -388,7 +388,7 @@ fn the_controller_killed_at_any_step_of_destroying_a_key() {
         system.import(&format!("{vm}-late"), &[&image]);
         system.refused(&["vm", "encrypt", &format!("{vm}-late"), "--key-id", &key], Code::KeyNotUsable);
         let destroyed: Vec<String> = system.get(&["key", "destroy", &name]);
-        assert_eq!(destroyed, [name.clone()], "{point}");
+        assert_eq!(destroyed, std::slice::from_ref(&name), "{point}");
         assert!(!access.gives(&key), "{point}");
         let of_key = |event: &&ward_types::Event| event.subject.key.as_ref().is_some_and(|key| key.to_string() == name);
         let told = system.events_of(EventKind::KeyDestroyed);
