@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use ward_rpc::api::host::{HomeRef, ReadHome};
-use ward_types::{Code, EventKind, EventSubject, KeyRef, Name, Power, Problem, VmConfig, VmId};
+use ward_types::{ClusterId, Code, EventKind, EventSubject, KeyRef, Name, Power, Problem, VmConfig, VmId};
 
 use crate::authz::operations::{RegisterEncryptedVm, RegisterVm, ReloadVm, UnlockVm};
-use crate::authz::{Granted, Note, grant};
+use crate::authz::{Granted, Note, Target as _, grant};
 use crate::controller::Shared;
-use crate::hosts::Link;
+use crate::hosts::{self, Link, make_cluster_safe};
 use crate::keys::{KeyFault, Supply, going, report, supply};
 use crate::native;
-use crate::plan::{self, Needs, place};
+use crate::plan::{self, ModeChange, Needs, on_demand, place};
 use crate::store::cluster::{self, DatastoreRow};
 use crate::store::vm::{self, VmRow};
 use crate::store::{self, Tx, event, policy, server_key, task};
+use crate::tasks::may::MayEnable;
 
 /// The proof for having a VM's keys given to hosts.
 struct MayUnlock;
@@ -50,23 +51,26 @@ struct Place {
     subject: EventSubject,
     home: HomeRef,
     link: Arc<Link>,
-    hosts: Vec<Arc<Link>>,
+    cluster: ClusterId,
+    enable: MayEnable,
 }
 
 impl Place {
     fn new(
         controller: &Shared,
-        user: &Name,
+        (user, enable): (&Name, MayEnable),
         what: String,
         datastore: &DatastoreRow,
         directory: &Name,
     ) -> Result<Self, Problem> {
-        let needs = Needs { keys: true, ..Needs::default() };
-        let host = place(&what, &controller.links.facts(datastore.cluster), needs)?;
+        let facts = controller.links.facts(datastore.cluster);
+        // One that may have keys, since the VM may need some; to read what it is any other will do.
+        let able = place(&what, &facts, Needs { keys: true, ..Needs::default() });
+        let host = able.or_else(|_| place(&what, &facts, Needs::default()))?;
         let link = controller.links.get(host).ok_or_else(|| Problem::internal(what.clone(), "the host is gone"))?;
         let home = HomeRef { datastore: datastore.directory.clone(), directory: directory.clone() };
         let subject = EventSubject { user: Some(user.clone()), ..EventSubject::default() };
-        Ok(Self { what, subject, home, link, hosts: controller.links.of_cluster(datastore.cluster) })
+        Ok(Self { what, subject, home, link, cluster: datastore.cluster, enable })
     }
 
     async fn read(&self) -> Result<VmConfig, Problem> {
@@ -96,6 +100,22 @@ impl Place {
         Ok(())
     }
 
+    /// Switches on the encryption modes that the VM's keys need, as far as whoever asks may.
+    async fn switch_on(&self, controller: &Shared) -> Result<(), Problem> {
+        let needs = Needs { keys: true, only: Some(self.link.id), ..Needs::default() };
+        let facts = controller.links.facts(self.cluster);
+        for id in on_demand(&self.what, &facts, &self.enable.hosts(), needs)? {
+            if let Some(link) = controller.links.get(id) {
+                let mut tx = controller.store.write().await?;
+                let change = ModeChange::Prepare { attempt: uuid::Uuid::new_v4() };
+                let crypto = hosts::change(&mut tx, &self.what, &link, change, &self.subject).await?;
+                tx.commit().await?;
+                link.set_crypto(crypto);
+            }
+        }
+        place(&self.what, &controller.links.facts(self.cluster), needs).map(drop)
+    }
+
     /// Gets the VM's keys to the hosts and has the home's code checked under them: the description as Ward wrote it, or
     /// why the VM is locked. A home that something else wrote is refused.
     async fn unlock(
@@ -105,6 +125,10 @@ impl Place {
         config: VmConfig,
     ) -> Result<(VmConfig, Option<Problem>), Problem> {
         let Some(home) = config.home.key().cloned() else { return Ok((config, None)) };
+        self.switch_on(controller).await?;
+        if let Err(problem) = make_cluster_safe(controller, &self.what, &self.subject, &self.link).await {
+            return Ok((config, Some(problem)));
+        }
         if let Err(problem) = self.supply(controller, std::slice::from_ref(&home)).await {
             return Ok((config, Some(problem)));
         }
@@ -131,7 +155,8 @@ impl Place {
         if lacks.is_empty() {
             return Ok(());
         }
-        let order = Supply { what: &self.what, subject: &self.subject, keys: &lacks, hosts: &self.hosts, must };
+        let hosts = controller.links.safe_of_cluster(self.cluster);
+        let order = Supply { what: &self.what, subject: &self.subject, keys: &lacks, hosts: &hosts, must };
         supply(controller, order).await
     }
 }
@@ -145,7 +170,7 @@ pub(crate) async fn register(
     let (user, datastore) = (granted.user(), granted.on());
     let what = format!("cannot register the VM in `{directory}` on datastore `{}`", datastore.name);
     controller.links.settled().await;
-    let place = Place::new(controller, user, what.clone(), datastore, directory)?;
+    let mut place = Place::new(controller, (user, MayEnable::nothing()), what.clone(), datastore, directory)?;
     let config = place.read().await?;
     check_new(&mut *controller.store.read().await?, &what, &config).await?;
     let keys: Vec<KeyRef> = config.keys().into_iter().cloned().collect();
@@ -156,6 +181,7 @@ pub(crate) async fn register(
         let note = Note { detail: format!("VM `{}` in directory `{directory}`", config.name), keys };
         let may: Granted<RegisterEncryptedVm> = grant(controller, granted.caller(), datastore.clone(), note).await?;
         place.check_providers(controller, datastore, &config).await?;
+        place.enable = MayEnable::ask(controller, granted.caller(), datastore.cluster).await?;
         place.unlock(controller, may.into(), config).await?
     };
     let mut tx = controller.store.write().await?;
@@ -235,12 +261,12 @@ fn lock_of(row: &VmRow, config: &VmConfig, problem: &Problem) -> Problem {
     Problem::new(problem.code, format!("VM `{}` is locked", row.name), why, remedy)
 }
 
-async fn place_of(controller: &Shared, user: &Name, what: String, row: &VmRow) -> Result<Place, Problem> {
+async fn place_of(controller: &Shared, by: (&Name, MayEnable), what: String, row: &VmRow) -> Result<Place, Problem> {
     let datastores = cluster::datastores(&mut *controller.store.read().await?).await?;
     let datastore = datastores.into_iter().find(|datastore| datastore.id == row.datastore);
     let datastore = datastore.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
     controller.links.settled().await;
-    Place::new(controller, user, what, &datastore, &row.directory)
+    Place::new(controller, by, what, &datastore, &row.directory)
 }
 
 /// Tries again to get the keys of a VM that is locked.
@@ -249,7 +275,9 @@ pub(crate) async fn unlock(controller: &Shared, granted: Granted<UnlockVm>) -> R
     if row.locked.is_none() {
         return Ok(());
     }
-    let place = place_of(controller, &user, format!("cannot unlock VM `{}`", row.name), &row).await?;
+    controller.links.settled().await;
+    let enable = MayEnable::ask(controller, granted.caller(), row.cluster).await?;
+    let place = place_of(controller, (&user, enable), format!("cannot unlock VM `{}`", row.name), &row).await?;
     match read_again(controller, &place, granted.into(), &row).await? {
         None => Ok(()),
         Some(problem) => Err(problem),
@@ -261,7 +289,7 @@ pub(crate) async fn unlock(controller: &Shared, granted: Granted<UnlockVm>) -> R
 pub(crate) async fn try_again(controller: &Shared, row: &VmRow, user: &Name) {
     let what = format!("cannot unlock VM `{}`", row.name);
     let again = async {
-        let place = place_of(controller, user, what, row).await?;
+        let place = place_of(controller, (user, MayEnable::nothing()), what, row).await?;
         read_again(controller, &place, MayUnlock::by_itself(), row).await
     };
     if let Err(problem) = again.await {
@@ -279,7 +307,11 @@ pub(crate) async fn reload(controller: &Shared, granted: Granted<ReloadVm>) -> R
         let busy = task::open_of_vm(&mut db, row.id).await?;
         plan::reload(&what, &row.name, row.power, busy.as_ref())?;
     }
-    let place = place_of(controller, &user, what, &row).await?;
+    let enable = match row.keys().is_empty() {
+        true => MayEnable::nothing(),
+        false => MayEnable::ask(controller, granted.caller(), row.cluster).await?,
+    };
+    let place = place_of(controller, (&user, enable), what, &row).await?;
     read_again(controller, &place, granted.into(), &row).await?;
     let mut tx = controller.store.write().await?;
     let message = format!("VM `{}` read from {} again", row.name, place.home.path().display());

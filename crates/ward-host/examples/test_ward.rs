@@ -1,12 +1,12 @@
-//! Plays the `ward` binary in this crate's tests: `disk` is the disk process, `host STATE_DIR LISTEN` the agent. Built
-//! with crash points.
+//! Plays the `ward` binary in this crate's tests: `disk` is the disk process, `host STATE_DIR LISTEN` the agent, with the
+//! TPM that `WARD_TEST_TPM` names. Built with crash points.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use ward_host::Config;
+use ward_host::{Config, TpmConfig};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -33,7 +33,13 @@ async fn host(state_dir: PathBuf, listen: &str) -> ExitCode {
             shutdown.cancel();
         });
     }
-    match ward_host::run(Config::new(state_dir, listen, exe), shutdown).await {
+    let mut config = Config::new(state_dir, listen, exe);
+    config.tpm = std::env::var("WARD_TEST_TPM").ok().map(|tcti| TpmConfig {
+        tcti,
+        pcrs: vec![7],
+        event_log: Default::default(),
+    });
+    match ward_host::run(config, shutdown).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("{problem}");

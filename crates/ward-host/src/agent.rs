@@ -1,6 +1,8 @@
 //! The agent: it answers the controller, and says hello to it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod crypto;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -12,6 +14,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::Hello;
+use ward_rpc::api::crypto::{
+    DumpVm, NEW_DUMP_PATH, OPEN_DUMP_PATH, SUPPORT_BUNDLE_PATH, SetHostKey, SetKeyPersistence,
+};
 use ward_rpc::api::disk::ReadDisk;
 use ward_rpc::api::host::{
     AbandonJob, CancelJob, CheckJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, KeysMark, MakeKey,
@@ -25,6 +30,8 @@ use ward_secret::{Kek, Zeroize as _};
 use ward_types::{Code, KeyRef, Problem, TrustStatus, VmConfig};
 
 use crate::config::Config;
+use crate::crypto::Memory;
+use crate::dump::Dumps;
 use crate::fault::{Doing, Fault, Result};
 use crate::files;
 use crate::home::{self, Home, HomeLock, Use};
@@ -98,6 +105,8 @@ struct Agent {
     keys: SharedKeys,
     vault: Mutex<Vault>,
     trust: Arc<Trust>,
+    memory: Mutex<Memory>,
+    dumps: Dumps,
     jobs: Arc<Jobs>,
     vms: Arc<Vms>,
 }
@@ -106,10 +115,21 @@ impl Agent {
     async fn new(config: &Config, enrolment: &Enrolment) -> Result<Self> {
         let keys = SharedKeys::default();
         let (state_dir, tpm) = (config.state_dir.clone(), config.tpm.clone());
-        let opening = tokio::task::spawn_blocking(move || Vault::open(&state_dir, tpm.as_ref()));
-        let (vault, kept) = opening.await.map_err(|panic| Fault::internal(panic.to_string()))?;
+        let memory = Memory::open(&config.state_dir)?;
+        let persistent = memory.now().persistent;
+        let opening = tokio::task::spawn_blocking(move || {
+            let (mut vault, kept) = Vault::open(&state_dir, tpm.as_ref());
+            let keks = if persistent { vault.kept_keks() } else { KeyPush::default() };
+            (vault, kept, keks)
+        });
+        let (vault, kept, keks) = opening.await.map_err(|panic| Fault::internal(panic.to_string()))?;
         keys.lock().ring.replace(kept.keys);
         let trust = Arc::new(Trust::open(config, keys.clone())?);
+        for (reference, kek) in keks.keys {
+            keys.lock().insert(reference, kek);
+        }
+        let dumps = Dumps::of(&config.state_dir);
+        dumps.tidy()?;
         let host = enrolment.host;
         files::make_private_dir(&config.run_dir())?;
         // Relative ones would be looked for in other directories by the processes that get them.
@@ -127,6 +147,8 @@ impl Agent {
             keys,
             vault: Mutex::new(vault),
             trust,
+            memory: Mutex::new(memory),
+            dumps,
             jobs,
             vms,
         })
@@ -156,19 +178,24 @@ impl Agent {
             unfit,
             native,
             trust: self.trust.status(),
+            crypto: self.crypto_status(),
         }
+    }
+
+    fn vault(&self) -> MutexGuard<'_, Vault> {
+        self.vault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn native_status(&self) -> NativeStatus {
         let keys = self.keys.lock().ring.references();
-        let vault = self.vault.lock().unwrap_or_else(PoisonError::into_inner);
+        let vault = self.vault();
         NativeStatus { keys, tpm: vault.has_tpm(), sealed: vault.sealed, trouble: vault.trouble.clone() }
     }
 
     /// Takes the present state of the keys of native providers: what is not in it goes.
     fn take_native(&self, mut push: NativePush) -> NativeStatus {
         {
-            let mut vault = self.vault.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut vault = self.vault();
             // The controller does not send them either.
             push.keys.retain(|(entry, _)| vault.has_tpm() || !entry.tpm_required);
             vault.keep(&push);
@@ -283,6 +310,7 @@ fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
     router = bind(router, |s, call: Status| async move { Ok(s.agent.status(&call)) });
     router = bind(router, |s, call: DropKeys| async move {
         s.agent.drop_keys(call);
+        s.agent.keys_changed().await;
         Ok(())
     });
     router = bind(router, |_, call: HomesUnder| async move {
@@ -291,6 +319,9 @@ fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
         let found = looking.await.map_err(|panic| Problem::internal(what, panic))?;
         found.map_err(|fault| fault.problem(what))
     });
+    router = bind(router, |s, call: SetHostKey| crypto::set_host_key(s.agent, call));
+    router = bind(router, |s, call: SetKeyPersistence| crypto::set_persistence(s.agent, call));
+    router = bind(router, |s, call: DumpVm| async move { s.agent.dump_vm(call).await });
     router = bind(router, |s, call: StartJob| async move { s.agent.jobs.start(call).await });
     router = bind(router, |s, call: WatchJob| async move {
         s.agent.jobs.watch(call.job, call.seen, wait(call.wait_ms), &s.shutdown).await
@@ -325,7 +356,10 @@ fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
     router = bind(router, |s, call: TakeTrust| async move { s.agent.take_trust(call).await });
     router = bind(router, |s, call: ObtainKeys| async move { s.agent.trust.obtain(&call.keys).await });
     router = bind(router, |s, call: MakeTrustedKey| async move { s.agent.trust.make(&call.provider).await });
-    let router = router.route(PUSH_KEYS_PATH, post(push_keys)).route(PUSH_NATIVE_PATH, post(push_native_keys));
+    let router = router
+        .route(PUSH_KEYS_PATH, post(push_keys))
+        .route(PUSH_NATIVE_PATH, post(push_native_keys))
+        .route(SUPPORT_BUNDLE_PATH, post(crypto::support_bundle));
     router.with_state(Shared { agent, shutdown })
 }
 
@@ -334,7 +368,11 @@ fn local_router(agent: Arc<Agent>) -> Router {
     let start = |State(agent): State<Arc<Agent>>, Json(call): Json<StartHome>| async move {
         ward_rpc::answer(agent.start_home(call.home).await)
     };
-    Router::new().route(&StartHome::path(), post(start)).with_state(agent)
+    Router::new()
+        .route(&StartHome::path(), post(start))
+        .route(NEW_DUMP_PATH, post(crypto::new_dump))
+        .route(OPEN_DUMP_PATH, post(crypto::open_dump))
+        .with_state(agent)
 }
 
 fn wait(ms: u32) -> Duration {
@@ -348,6 +386,9 @@ async fn push_keys(State(shared): State<Shared>, Extension(peer): Extension<Peer
     // The keys in it, where nothing else refers to the buffer any more.
     if let Ok(mut body) = body.try_into_mut() {
         body.zeroize();
+    }
+    if taken.as_ref().is_ok_and(|taken| taken.added > 0) {
+        shared.agent.keys_changed().await;
     }
     ward_rpc::answer(taken)
 }

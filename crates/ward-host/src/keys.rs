@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use ward_secret::Kek;
+use ward_secret::{Kek, Zeroizing};
 use ward_types::{Code, KeyLocator, KeyRef, ProviderName, VmId};
 
 use crate::fault::Fault;
@@ -131,6 +131,15 @@ impl KeyCache {
     /// Another one means other keys.
     pub(crate) fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// All of them once more, to be sealed.
+    pub(crate) fn copy(&self) -> Result<Vec<(KeyRef, Kek)>, Fault> {
+        let copy = |(key, kek): (&KeyRef, &Arc<Kek>)| {
+            let kek = Kek::take(&mut Zeroizing::new(*kek.expose())[..])?;
+            Ok((key.clone(), kek))
+        };
+        self.keys.iter().map(copy).collect()
     }
 
     /// The keys that are there.

@@ -5,6 +5,8 @@
 //!   keys     the key cache: a KeyRef becomes a KEK, or a reason why not
 //!   vault    what of that outlives a restart, sealed to the TPM
 //!   trusted  proving to trust authorities what was booted, and the keys that they give for it
+//!   crypto   the host key by name, and whether keys outlive a restart
+//!   dump     what dumps its memory here, encrypted under the host key
 //!   local    what this machine's administrator can have done without the controller
 //!   home     a VM's directory: its description, authenticated where the home is encrypted, and its lock
 //!   jobs     work that takes long, survives a kill at any moment, and undoes itself where it fails
@@ -19,6 +21,8 @@
 
 mod agent;
 mod config;
+mod crypto;
+mod dump;
 mod fault;
 mod files;
 mod firmware;
@@ -36,6 +40,7 @@ mod vtpm;
 
 pub use agent::run;
 pub use config::{Config, TpmConfig};
+pub use dump::{OpenWith, open_dump, receive_dump};
 pub use identity::{Enrolment, enrol};
 pub use local::start_home;
 pub use trusted::endorsement_key;

@@ -1,13 +1,15 @@
-//! What a host keeps of native providers' keys over a restart: all of them, under a key that its TPM seals; without a TPM
-//! nothing.
+//! What a host keeps over a restart, under keys that its TPM seals: the keys of native providers, and where somebody said
+//! so the KEKs of standard ones (`keks`). Without a TPM nothing.
 
-use std::path::PathBuf;
+mod keks;
+
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use ward_rpc::NativePush;
-use ward_secret::{SealKey, Sealed};
+use ward_secret::{SealKey, Sealed, Zeroizing};
 use ward_tpm::{SealedKey, Tpm};
 use ward_types::Problem;
 
@@ -43,7 +45,7 @@ pub(crate) struct Vault {
 
 impl Vault {
     /// The vault in a state directory, and what is in it.
-    pub(crate) fn open(state_dir: &std::path::Path, config: Option<&TpmConfig>) -> (Self, NativePush) {
+    pub(crate) fn open(state_dir: &Path, config: Option<&TpmConfig>) -> (Self, NativePush) {
         let mut vault = Self { path: state_dir.join(FILE), tpm: None, sealed: false, trouble: None };
         match config.map(|config| Tpm::open(&config.tcti, &config.pcrs)).transpose() {
             Ok(tpm) => vault.tpm = tpm,
@@ -81,42 +83,50 @@ impl Vault {
         }
     }
 
-    fn complain(&mut self, what: &str, fault: Fault) {
+    pub(crate) fn complain(&mut self, what: &str, fault: Fault) {
         let problem = fault.problem(what);
         tracing::warn!(%problem, remedy = problem.remedy, "native providers");
         self.trouble = Some(problem);
     }
 
     fn load(&self) -> Result<Option<NativePush>> {
-        let (Some(tpm), Some(content)) = (&self.tpm, files::read_small(&self.path, MAX_FILE)?) else {
-            return Ok(None);
-        };
-        let damaged = |why: String| Fault::unfit(format!("{} makes no sense: {why}", self.path.display()), "remove it");
-        let kept: Kept = serde_json::from_slice(&content).map_err(|error| damaged(error.to_string()))?;
-        if kept.version != VERSION {
-            return Err(damaged(format!("its version {} is unknown", kept.version)));
-        }
-        let key = tpm.unseal(&kept.key)?;
-        let sealed = STANDARD.decode(&kept.keys).map_err(|error| damaged(error.to_string()))?;
-        let body = key.open(PURPOSE, &Sealed::from_bytes(sealed)).map_err(|error| damaged(error.to_string()))?;
-        NativePush::decode(&body).map(Some).map_err(|error| damaged(error.to_string()))
+        let Some(body) = self.unseal_file(&self.path, PURPOSE)? else { return Ok(None) };
+        NativePush::decode(&body).map(Some).map_err(|error| damaged(&self.path, &error))
     }
 
     fn store(&self, push: &NativePush) -> Result<()> {
+        let body = push.encode().map_err(|error| Fault::internal(error.to_string()))?;
+        self.seal_file(&self.path, PURPOSE, &body)
+    }
+
+    /// What a sealed file holds; none where there is no file or no TPM.
+    fn unseal_file(&self, path: &Path, purpose: &str) -> Result<Option<Zeroizing<Vec<u8>>>> {
+        let (Some(tpm), Some(content)) = (&self.tpm, files::read_small(path, MAX_FILE)?) else {
+            return Ok(None);
+        };
+        let kept: Kept = serde_json::from_slice(&content).map_err(|error| damaged(path, &error))?;
+        if kept.version != VERSION {
+            return Err(damaged(path, &format!("its version {} is unknown", kept.version)));
+        }
+        let key = tpm.unseal(&kept.key)?;
+        let sealed = STANDARD.decode(&kept.keys).map_err(|error| damaged(path, &error))?;
+        key.open(purpose, &Sealed::from_bytes(sealed)).map(Some).map_err(|error| damaged(path, &error))
+    }
+
+    fn seal_file(&self, path: &Path, purpose: &str, body: &[u8]) -> Result<()> {
         let Some(tpm) = &self.tpm else {
             // Of a time when there was one.
-            return files::remove(&self.path);
+            return files::remove(path);
         };
-        let internal = |error: &dyn std::fmt::Display| Fault::internal(error.to_string());
         // A new one each time: an older file is of no use with it.
         let key = SealKey::generate()?;
-        let body = push.encode().map_err(|error| internal(&error))?;
-        let kept = Kept {
-            version: VERSION,
-            key: tpm.seal(&key)?,
-            keys: STANDARD.encode(key.seal(PURPOSE, &body)?.as_bytes()),
-        };
-        let json = serde_json::to_vec(&kept).map_err(|error| internal(&error))?;
-        files::write_atomically(&self.path, &json, MOMENTS)
+        let kept =
+            Kept { version: VERSION, key: tpm.seal(&key)?, keys: STANDARD.encode(key.seal(purpose, body)?.as_bytes()) };
+        let json = serde_json::to_vec(&kept).map_err(|error| Fault::internal(error.to_string()))?;
+        files::write_atomically(path, &json, MOMENTS)
     }
+}
+
+fn damaged(path: &Path, why: &dyn std::fmt::Display) -> Fault {
+    Fault::unfit(format!("{} makes no sense: {why}", path.display()), "remove it")
 }

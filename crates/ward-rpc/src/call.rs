@@ -13,6 +13,9 @@ use crate::api::host::NativeStatus;
 use crate::keys::{KeyPush, PUSH_KEYS_PATH, PushError, PushReply};
 use crate::native::{NativePush, PUSH_NATIVE_PATH};
 
+/// An answer in bytes that is read as it comes.
+pub type StreamAnswer = reqwest::Response;
+
 /// A request that has a name and one type of reply.
 pub trait Call: Serialize + DeserializeOwned + Send + 'static {
     /// What answers it.
@@ -143,6 +146,24 @@ impl Client {
         self.push(PUSH_NATIVE_PATH, push.encode()).await
     }
 
+    /// Asks for what is answered in bytes. They are wiped with their last owner where the answer holds keys, by who made
+    /// the heap so.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn ask_bytes<B: Serialize>(&self, path: &str, body: &B) -> Result<Bytes, CallError> {
+        let request = self.http.post(format!("{}{path}", self.base)).timeout(Self::CALL_TIMEOUT).json(body);
+        self.answered(request).await?.bytes().await.map_err(|error| self.unreachable(&error))
+    }
+
+    /// Asks for what is answered in bytes, many of them: the answer, of which the body is yet to be read.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn ask_stream<B: Serialize>(&self, path: &str, body: &B) -> Result<StreamAnswer, CallError> {
+        self.answered(self.http.post(format!("{}{path}", self.base)).json(body)).await
+    }
+
     async fn push<R: DeserializeOwned>(&self, path: &str, body: Result<Bytes, PushError>) -> Result<R, CallError> {
         let body = body.map_err(|error| CallError::Refused(Box::new(error.into())))?;
         let request = self
@@ -155,14 +176,21 @@ impl Client {
     }
 
     async fn send<R: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<R, CallError> {
-        let unreachable =
-            |error: reqwest::Error| CallError::Unreachable { peer: self.peer.clone(), why: cause(&error) };
-        let response = request.send().await.map_err(unreachable)?;
+        self.answered(request).await?.json().await.map_err(|error| self.unreachable(&error))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> CallError {
+        CallError::Unreachable { peer: self.peer.clone(), why: cause(error) }
+    }
+
+    /// An answer that is no refusal.
+    async fn answered(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, CallError> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         if response.status().is_success() {
-            return response.json().await.map_err(unreachable);
+            return Ok(response);
         }
         let status = response.status();
-        let body = response.bytes().await.map_err(unreachable)?;
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
         let problem = serde_json::from_slice(&body).unwrap_or_else(|_| {
             Problem::internal(format!("{} refused a call", self.peer), format!("HTTP status {status}"))
         });

@@ -17,7 +17,7 @@ mod rest;
 mod serve;
 mod tls;
 
-pub use call::{Call, CallError, Client};
+pub use call::{Call, CallError, Client, StreamAnswer};
 pub use enrol::{EnrolmentToken, TokenError};
 pub use keys::{KeyPush, PUSH_KEYS_PATH, PushError, PushReply};
 pub use native::{NativeEntry, NativePush, PUSH_NATIVE_PATH};

@@ -149,7 +149,7 @@ impl WrappedKey {
         Self(ciphertext)
     }
 
-    fn of(ciphertext: [u8; WRAPPED_LEN]) -> Self {
+    pub(crate) fn of(ciphertext: [u8; WRAPPED_LEN]) -> Self {
         Self(ciphertext.to_vec())
     }
 
@@ -208,7 +208,7 @@ pub(crate) fn wrap(under: &[u8; 32], key: &[u8; 32]) -> Result<[u8; WRAPPED_LEN]
 }
 
 /// The key is the first 32 bytes. It is locked for its whole life; the library wants room for the padding block too.
-fn unwrap(under: &[u8; 32], wrapped: &[u8]) -> Result<Locked<WRAPPED_LEN>, SecretError> {
+pub(crate) fn unwrap(under: &[u8; 32], wrapped: &[u8]) -> Result<Locked<WRAPPED_LEN>, SecretError> {
     if wrapped.len() != WRAPPED_LEN {
         return Err(SecretError::Unwrap);
     }

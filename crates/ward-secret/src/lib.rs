@@ -15,6 +15,7 @@ mod native;
 mod page;
 mod process;
 mod seal;
+mod stream;
 
 pub use alloc::WipingAllocator;
 pub use keys::{
@@ -25,6 +26,7 @@ pub use native::{KekContext, SALT_LEN, WRAPPED_KEK_LEN};
 pub use page::Locked;
 pub use process::harden_process;
 pub use seal::{SealKey, Sealed};
+pub use stream::{CHUNK_TAG_LEN, ChunkCipher, DUMP_KEY_LEN, DumpKey};
 pub use zeroize::{Zeroize, Zeroizing};
 
 /// Why a secret could not be made, taken in, wrapped or opened. Never says anything about its bytes.

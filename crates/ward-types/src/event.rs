@@ -218,6 +218,16 @@ kinds! {
     CertificateExpiring = "certificate.expiring", Warning;
     /// A certificate has expired.
     CertificateExpired = "certificate.expired", Error;
+    /// The encryption mode of a host changed, or its host key.
+    HostModeChanged = "host.mode-changed", Info;
+    /// A host can't be given a host key.
+    HostKeyFailed = "host.key-failed", Error;
+    /// Whether a host keeps its keys over a restart, sealed to its TPM, was changed.
+    HostKeyPersistence = "host.key-persistence", Warning;
+    /// A process of a host dumped its memory, encrypted.
+    HostDump = "host.dump", Warning;
+    /// A support bundle of a host was made.
+    HostSupportBundle = "host.support-bundle", Info;
 }
 
 impl PartialSchema for EventKind {

@@ -3,7 +3,9 @@
 mod audit;
 mod authz;
 mod crypto;
+mod dump;
 mod event;
+mod host_mode;
 mod ids;
 mod key;
 mod names;
@@ -18,7 +20,9 @@ mod vm;
 pub use audit::{AuditEntry, AuditOutcome, AuditRecord};
 pub use authz::{Object, ObjectKind, Privilege, PrivilegeSet, Role, RoleKind, Subject, builtin_roles};
 pub use crypto::{Component, CryptoPlan, CryptoRequest, CryptoSpec, CryptoStep, KeyWish, StepAction};
+pub use dump::{DumpAbout, DumpInfo, DumpSubject};
 pub use event::{Event, EventKind, EventSubject, Severity};
+pub use host_mode::{HostCrypto, HostMode};
 pub use ids::{
     ClusterId, DatastoreId, DiskId, GroupId, HostId, IdError, KdkId, PermissionId, TaskId, TokenId, UserId, VmId,
     VolumeId,

@@ -186,6 +186,12 @@ codes! {
     BackupPassword = "backup.wrong-password", 409, 2;
     /// The backup is another provider's, or of an earlier state of this one.
     BackupOther = "backup.other", 409, 5;
+    /// The encryption mode of the host does not allow it.
+    HostMode = "host.mode", 409, 7;
+    /// A dump is damaged, cut short, or no dump.
+    DumpInvalid = "dump.invalid", 409, 8;
+    /// The password does not open it.
+    PasswordWrong = "dump.wrong-password", 409, 2;
     /// A defect of Ward; please report it.
     Internal = "internal", 500, 1;
 }

@@ -1,7 +1,9 @@
 //! Hosts.
 
+use std::collections::HashMap;
+
 use axum::extract::{Json, State};
-use ward_types::{Name, Problem};
+use ward_types::{HostCrypto, HostId, Name, Problem};
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body, Params, not_found};
@@ -13,12 +15,19 @@ use crate::controller::{Controller, Shared};
 use crate::hosts::{Reach, make_token};
 use crate::store::cluster::{self, ClusterRow};
 use crate::store::host::{self, HostRow};
+use crate::store::host_crypto;
 use crate::tasks::submit::cluster_named;
 
 /// For how many minutes an enrolment token is good at most.
 const MAX_MINUTES: u32 = 7 * 24 * 60;
 
-pub(crate) fn view(controller: &Controller, row: HostRow, clusters: &[ClusterRow]) -> Option<HostView> {
+pub(crate) fn view(
+    controller: &Controller,
+    row: HostRow,
+    clusters: &[ClusterRow],
+    modes: &HashMap<HostId, HostCrypto>,
+) -> Option<HostView> {
+    let crypto = modes.get(&row.id).cloned().unwrap_or_default();
     let cluster: Name = clusters.iter().find(|cluster| cluster.id == row.cluster)?.name.clone();
     let link = controller.links.get(row.id).map(|link| link.snapshot());
     let state = match link.as_ref().map(|link| link.reach) {
@@ -44,6 +53,10 @@ pub(crate) fn view(controller: &Controller, row: HostRow, clusters: &[ClusterRow
         native_keys: status.map_or_else(Vec::new, |status| status.native.keys.clone()),
         tpm: status.is_some_and(|status| status.native.tpm),
         tpm_trouble: status.and_then(|status| status.native.trouble.clone()),
+        mode: crypto.mode(),
+        host_key: crypto.key().cloned(),
+        key_persistence: status.is_some_and(|status| status.crypto.persistent),
+        dumps: status.map_or_else(Vec::new, |status| status.crypto.dumps.clone()),
     })
 }
 
@@ -58,22 +71,29 @@ pub(super) async fn list(State(controller): State<Shared>, sight: Sight, page: P
 pub(crate) async fn all(controller: &Controller, sight: &Sight) -> Result<Vec<HostView>, Problem> {
     let mut db = controller.store.read().await?;
     let clusters = cluster::list(&mut db).await?;
+    let modes = host_crypto::list(&mut db).await?;
     let mut rows = host::list(&mut db).await?;
     rows.retain(|row| sight.sees(row));
     // Each may hold the same many keys: a list tells how many.
     let brief = |view: HostView| HostView { keys: Vec::new(), ..view };
-    Ok(rows.into_iter().filter_map(|row| view(controller, row, &clusters).map(brief)).collect())
+    Ok(rows.into_iter().filter_map(|row| view(controller, row, &clusters, &modes).map(brief)).collect())
 }
 
 /// Shows a host.
 #[utoipa::path(get, path = "/hosts/{host}", tag = "host", params(("host" = String, Path, description = "name or ID")),
     responses((status = 200, body = HostView), (status = "4XX", body = Problem)))]
 pub(super) async fn show(State(controller): State<Shared>, granted: Granted<ReadHost>) -> ApiResult<Json<HostView>> {
-    let clusters = cluster::list(&mut *controller.store.read().await?).await?;
-    let row = granted.on().clone();
-    let name = row.name.clone();
-    let view = view(&controller, row, &clusters).ok_or_else(|| not_found("host", name.as_str()))?;
-    Ok(Json(view))
+    one(&controller, granted.on().id).await
+}
+
+/// One host, for those who may see it.
+pub(super) async fn one(controller: &Controller, id: HostId) -> ApiResult<Json<HostView>> {
+    let missing = || not_found("host", &id.to_string());
+    let mut db = controller.store.read().await?;
+    let clusters = cluster::list(&mut db).await?;
+    let modes = host_crypto::list(&mut db).await?;
+    let row = host::find(&mut db, &id.to_string()).await?.ok_or_else(missing)?;
+    Ok(Json(view(controller, row, &clusters, &modes).ok_or_else(missing)?))
 }
 
 /// Removes a host. It loses its keys.

@@ -15,7 +15,7 @@ use crate::controller::Shared;
 use crate::keys::{self, Ask, Standing, all_needed, holders, stand, use_of};
 use crate::plan::kept_until;
 use crate::store::host::{self, HostRow};
-use crate::store::{event, server_key, vm};
+use crate::store::{event, needed, server_key};
 
 /// How many keys are looked for at a time unless said otherwise.
 const CHECK: u32 = 256;
@@ -45,6 +45,10 @@ async fn views(
             problem: standing.problem(),
             made: known.is_some_and(|known| known.made),
             vms: users.vms.iter().filter(|row| sight.sees(*row)).map(|row| use_of(row, key)).collect(),
+            host_key_of: {
+                let named = users.hosts.iter().map(|(.., name)| name);
+                named.filter(|name| hosts.iter().any(|row| row.name == **name)).cloned().collect()
+            },
             tasks: users.tasks,
             hosts: holders,
             unneeded_since: unneeded,
@@ -129,8 +133,8 @@ pub(super) async fn check(
         limit => limit.min(MAX_LIMIT) as usize,
     };
     let mut db = controller.store.read().await?;
-    let total = vm::count_keys(&mut db).await?;
-    let (keys, next) = vm::some_keys(&mut db, asked.after.as_deref(), limit).await?;
+    let total = needed::count(&mut db).await?;
+    let (keys, next) = needed::some(&mut db, asked.after.as_deref(), limit).await?;
     drop(db);
     let standings = stand(&controller, what, &keys, ask).await?;
     let subject = EventSubject { user: Some(caller.user().clone()), ..EventSubject::default() };

@@ -6,6 +6,7 @@ mod clusters;
 mod describe;
 pub(crate) mod edge;
 pub(crate) mod events;
+mod host_crypto;
 pub(crate) mod hosts;
 mod keys;
 mod native;
@@ -93,6 +94,12 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(clusters::datastores, clusters::add_datastore))
         .routes(routes!(hosts::list, hosts::add))
         .routes(routes!(hosts::show, hosts::remove))
+        .routes(routes!(host_crypto::set_encryption))
+        .routes(routes!(host_crypto::rekey))
+        .routes(routes!(host_crypto::set_host_persistence))
+        .routes(routes!(host_crypto::set_cluster_persistence))
+        .routes(routes!(host_crypto::bundle))
+        .routes(routes!(host_crypto::dump_vm))
         .routes(routes!(providers::list, providers::add))
         .routes(routes!(providers::show, providers::remove))
         .routes(routes!(providers::make_default))

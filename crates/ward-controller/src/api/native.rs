@@ -23,21 +23,28 @@ use crate::native::backup::Backup;
 use crate::native::{self, HostHolds, Standing};
 use crate::store::cells::now;
 use crate::store::native::{self as store, NativeRow};
+use crate::store::needed::{self, KeyOwner};
 use crate::store::provider::{self, ProviderRow};
-use crate::store::{Tx, cluster, event, task, vm};
+use crate::store::{Tx, cluster, event, task};
 use crate::tasks::submit::cluster_named;
 
 /// What is particular to a native provider; none where it is of another kind.
 pub(super) async fn view(
     controller: &Controller,
     name: &ProviderName,
-    users: &[(Name, KeyRef)],
+    users: &[(KeyOwner, KeyRef)],
 ) -> Result<Option<NativeView>, Problem> {
     let mut db = controller.store.read().await?;
     let Some(row) = store::get(&mut db, name).await? else { return Ok(None) };
     let clusters = cluster::list(&mut db).await?;
     drop(db);
-    let hosts: Vec<HostHolds> = controller.links.all().iter().map(|link| link.holds()).collect();
+    let hosts: Vec<HostHolds> = controller
+        .links
+        .all()
+        .iter()
+        .filter(|link| link.crypto().takes_native_keys())
+        .map(|link| link.holds())
+        .collect();
     let (state, missing) = match native::standing(&row, &hosts) {
         Standing::NotBackedUp => (NativeState::NotBackedUp, Vec::new()),
         Standing::Warning(missing) => (NativeState::Warning, missing),
@@ -47,7 +54,14 @@ pub(super) async fn view(
     let versions = row.versions.iter().map(|version| NativeVersion {
         version: version.version,
         created: time(version.created),
-        vms: needing(users, row.key_id, version.version).len(),
+        vms: {
+            let owners = needing(users, row.key_id, version.version);
+            owners.into_iter().filter(|owner| matches!(owner, KeyOwner::Vm(_))).count()
+        },
+        hosts: {
+            let owners = needing(users, row.key_id, version.version);
+            owners.into_iter().filter(|owner| matches!(owner, KeyOwner::Host(_))).count()
+        },
     });
     Ok(Some(NativeView {
         key_id: row.key_id,
@@ -61,12 +75,13 @@ pub(super) async fn view(
     }))
 }
 
-/// The VMs that need a version of a key, each once. A VM under another key of the same provider's name needs none of it.
-fn needing(users: &[(Name, KeyRef)], key_id: KdkId, version: u32) -> Vec<&Name> {
+/// The VMs and hosts that need a version of a key, each once. One under another key of the same provider's name needs none
+/// of it.
+fn needing(users: &[(KeyOwner, KeyRef)], key_id: KdkId, version: u32) -> Vec<&KeyOwner> {
     under(users, |kdk| (kdk.key_id, kdk.version) == (key_id, version))
 }
 
-fn under(users: &[(Name, KeyRef)], is: impl Fn(&KdkRef) -> bool) -> Vec<&Name> {
+fn under(users: &[(KeyOwner, KeyRef)], is: impl Fn(&KdkRef) -> bool) -> Vec<&KeyOwner> {
     let mut names: Vec<_> = users.iter().filter(|(_, key)| key.kdk().is_some_and(|kdk| is(&kdk))).collect();
     names.sort_by_key(|(vm, _)| vm);
     names.dedup_by_key(|(vm, _)| vm);
@@ -107,6 +122,7 @@ async fn put(
         added => added?,
     }
     store::add(tx, row).await?;
+    crate::hosts::prepare_served(tx, row, subject).await?;
     event::record(tx, kind, subject, message).await?;
     if provider.is_default {
         provider::set_default(tx, &row.name).await?;
@@ -389,7 +405,7 @@ pub(super) async fn delete_version(
         let remedy = format!("make a new one first with `ward provider update-key {name}`");
         return Err(Problem::new(Code::InUse, what, "new keys are made under it", remedy).into());
     }
-    let users = vm::users_of_provider(&mut tx, &row.name).await?;
+    let users = needed::of_provider(&mut tx, &row.name).await?;
     refuse_needed(&what, &name, &needing(&users, row.key_id, version), &format!("ward recrypt run --provider {name}"))?;
     refuse_open_tasks(&mut tx, &what, &row.name).await?;
     store::remove_version(&mut tx, &row.name, version).await?;
@@ -401,22 +417,32 @@ pub(super) async fn delete_version(
     show(&controller, &row.name).await
 }
 
-/// Refuses while VMs need it: names them, and the command that moves them all.
-fn refuse_needed(what: &str, provider: &ProviderName, vms: &[&Name], moves: &str) -> Result<(), Problem> {
-    if vms.is_empty() {
+/// Refuses while VMs or hosts need it: names them, and the commands that move them all.
+fn refuse_needed(what: &str, provider: &ProviderName, needing: &[&KeyOwner], moves: &str) -> Result<(), Problem> {
+    let (mut vms, mut hosts) = (Vec::new(), Vec::new());
+    for owner in needing {
+        match owner {
+            KeyOwner::Vm(name) => vms.push(format!("`{name}`")),
+            KeyOwner::Host(name) => hosts.push(name.to_string()),
+        }
+    }
+    let (mut why, mut remedy) = (Vec::new(), Vec::new());
+    if !vms.is_empty() {
+        let count = if vms.len() == 1 { "1 VM needs".to_owned() } else { format!("{} VMs need", vms.len()) };
+        why.push(format!("{count} it: {}", vms.join(", ")));
+        remedy.push(format!("move VMs with `{moves}` (one by one: `ward vm recrypt VM`), or decrypt them"));
+    }
+    if !hosts.is_empty() {
+        let count = if hosts.len() == 1 { "1 host needs".to_owned() } else { format!("{} hosts need", hosts.len()) };
+        let named = hosts.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        why.push(format!("{count} it as host key or for dumps: {named}"));
+        remedy.push(format!("give hosts new host keys: `ward host encryption rekey {}`", hosts.join(" ")));
+    }
+    if why.is_empty() {
         return Ok(());
     }
-    let names = vms.iter().map(|vm| format!("`{vm}`")).collect::<Vec<_>>().join(", ");
-    let count = if vms.len() == 1 { "1 VM needs".to_owned() } else { format!("{} VMs need", vms.len()) };
-    Err(Problem::new(
-        Code::InUse,
-        what,
-        format!("{count} it: {names}"),
-        format!(
-            "move them with `{moves}` (one by one: `ward vm recrypt VM`), or decrypt them; then try again. `ward provider \
-             show {provider}` counts them"
-        ),
-    ))
+    let remedy = format!("{}; then try again. `ward provider show {provider}` counts them", remedy.join("; "));
+    Err(Problem::new(Code::InUse, what, why.join("; "), remedy))
 }
 
 /// A task that encrypts may have a key under it already that no VM has yet.
@@ -437,7 +463,7 @@ pub(super) async fn remove(
     let what = format!("cannot remove key provider `{name}`");
     let mut tx = controller.store.write().await?;
     let native = store::get(&mut tx, name).await?;
-    let users = vm::users_of_provider(&mut tx, name).await?;
+    let users = needed::of_provider(&mut tx, name).await?;
     let needing = under(&users, |kdk| native.as_ref().is_none_or(|row| row.key_id == kdk.key_id));
     let needed = refuse_needed(&what, name, &needing, &format!("ward recrypt run --provider {name} --to OTHER"));
     let forced = match (needed, force) {
@@ -445,8 +471,8 @@ pub(super) async fn remove(
         (Err(_), Some(again)) if again == name.as_str() => true,
         (Err(problem), None) => return Err(problem.into()),
         (Err(_), Some(again)) => {
-            let why = format!("VMs need it, and `{again}` is not its name");
-            let remedy = format!("say its name, `{name}`, to remove it although VMs need it");
+            let why = format!("VMs or hosts need it, and `{again}` is not its name");
+            let remedy = format!("say its name, `{name}`, to remove it although they need it");
             return Err(Problem::new(Code::RequestInvalid, what, why, remedy).into());
         }
     };
@@ -457,7 +483,7 @@ pub(super) async fn remove(
     if let (true, Some(native)) = (forced, native) {
         store::note_removed(&mut tx, name, native.key_id).await?;
         let message = format!(
-            "native key provider `{name}` removed although {} VMs need it; only its backup brings them back",
+            "native key provider `{name}` removed although {} VMs or hosts need it; only its backup brings them back",
             needing.len()
         );
         event::record(&mut tx, EventKind::ProviderRemovedInUse, &subject, &message).await?;

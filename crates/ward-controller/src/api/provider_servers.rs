@@ -14,8 +14,8 @@ use crate::authz::operations::ChangeServers;
 use crate::authz::{Granted, grant_named};
 use crate::controller::{Controller, Shared};
 use crate::keys::{self, Identity, KeyFault};
+use crate::store::needed;
 use crate::store::provider::{ProviderRow, ServerRow};
-use crate::store::vm;
 
 /// Adds a key server to a provider: one that has the same keys. Where the provider knows its servers by a CA, or the
 /// fingerprint of this one's certificate is given, it must answer over a connection that both sides trust, and have the keys
@@ -74,7 +74,7 @@ async fn try_server(controller: &Controller, what: &str, row: &ProviderRow, serv
     if let Some(problem) = look.problem() {
         return named(problem);
     }
-    let users = vm::users_of_provider(&mut *controller.store.read().await?, name).await?;
+    let users = needed::of_provider(&mut *controller.store.read().await?, name).await?;
     let Some(key) = users.into_iter().map(|(_, key)| key).next_back() else { return Ok(()) };
     let KeyLocator::Standard { key_id } = &key.key else { return Ok(()) };
     let client = Client::new(access.config(what, &server.address, &trust, identity)?);

@@ -21,22 +21,30 @@ use crate::controller::{Controller, Shared};
 use crate::keys::identity::{self, Brought};
 use crate::keys::{self, Identity, KeyFault};
 use crate::root;
+use crate::store::needed::KeyOwner;
 use crate::store::provider::{self, Access, ProviderRow, SealedIdentity, ServerRow};
-use crate::store::{Tx, event, recryption, task, vm};
+use crate::store::{Tx, event, needed, recryption, task};
 
 pub(super) async fn view(controller: &Controller, row: &ProviderRow) -> Result<ProviderView, Problem> {
     let access = &row.access;
     let looks = controller.health.get(&row.name);
     let summary = keys::summary(controller, row, &looks).await?;
     let mut db = controller.store.read().await?;
-    let users = vm::users_of_provider(&mut db, &row.name).await?;
+    let users = needed::of_provider(&mut db, &row.name).await?;
     let pending = provider::pending(&mut db, &row.name).await?;
     let rotate_days = recryption::rotations(&mut db).await?.get(&row.name).copied();
     let defaults = provider::defaults(&mut db).await?;
     drop(db);
     let native = native::view(controller, &row.name, &users).await?;
-    let mut vms: Vec<_> = users.into_iter().map(|(vm, _)| vm).collect();
+    let (mut vms, mut hosts) = (Vec::new(), Vec::new());
+    for (owner, _) in users {
+        match owner {
+            KeyOwner::Vm(vm) => vms.push(vm),
+            KeyOwner::Host(host) => hosts.push(host),
+        }
+    }
     vms.dedup();
+    hosts.dedup();
     let standing = controller.key_servers.status(row);
     let server = |server: &ServerRow| {
         let look = looks.iter().find(|look| look.address == server.address);
@@ -82,6 +90,7 @@ pub(super) async fn view(controller: &Controller, row: &ProviderRow) -> Result<P
         default: row.is_default,
         default_of: defaults.into_iter().filter(|(.., of)| *of == row.name).map(|(_, cluster, _)| cluster).collect(),
         vms,
+        hosts,
         keys_needed: summary.keys_needed,
         keys_unreachable: summary.keys_unreachable,
         rotate_days,
@@ -399,7 +408,8 @@ pub(super) async fn remove(
         None => {
             let why = format!("{} needs its keys", users.join(", "));
             let remedy = format!(
-                "give them other keys first: `ward recrypt run --provider {name} --to OTHER`; or decrypt them; or remove \
+                "give them other keys first: `ward recrypt run --provider {name} --to OTHER`, and hosts with `ward host \
+                 encryption rekey HOST` where another provider is the default one; or decrypt them; or remove \
                  it all the same, with `--force {name}`: they run on only as long as their hosts have the keys"
             );
             return Err(Problem::new(Code::InUse, what, why, remedy).into());
@@ -427,8 +437,8 @@ pub(super) async fn remove(
 
 /// Who needs a key of that provider, and which.
 async fn needed_by(tx: &mut Tx, name: &ProviderName) -> Result<Vec<String>, Problem> {
-    let vms = vm::users_of_provider(tx, name).await?;
-    Ok(vms.iter().map(|(vm, key)| format!("VM `{vm}` (key {key})")).collect())
+    let users = needed::of_provider(tx, name).await?;
+    Ok(users.iter().map(|(owner, key)| format!("{owner} (key {key})")).collect())
 }
 
 /// A provider as it is now, to be changed.

@@ -2,6 +2,7 @@
 
 mod access;
 mod disks;
+mod host_crypto;
 mod keys;
 mod native;
 mod operations;
@@ -10,6 +11,7 @@ mod trusted;
 
 pub use self::access::*;
 pub use self::disks::*;
+pub use self::host_crypto::*;
 pub use self::keys::*;
 pub use self::native::*;
 pub use self::operations::*;
@@ -24,7 +26,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use ward_types::{
-    ClusterId, DatastoreId, HostId, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, TaskId, TaskInfo, VmConfig, VmId,
+    ClusterId, DatastoreId, DumpInfo, HostId, HostMode, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, TaskId,
+    TaskInfo, VmConfig, VmId,
 };
 
 /// Who wants to log in.
@@ -205,6 +208,18 @@ pub struct HostView {
     /// What is wrong with its TPM, or with what it has sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm_trouble: Option<Problem>,
+    /// Its encryption mode: whether it may have keys.
+    #[serde(default)]
+    pub mode: HostMode,
+    /// The key under which it encrypts dumps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_key: Option<KeyRef>,
+    /// Whether it keeps its keys over a restart, sealed to its TPM.
+    #[serde(default)]
+    pub key_persistence: bool,
+    /// The dumps that it keeps.
+    #[serde(default)]
+    pub dumps: Vec<DumpInfo>,
 }
 
 /// A VM.

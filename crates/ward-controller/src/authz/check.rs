@@ -84,9 +84,7 @@ pub(crate) async fn grant<O: Operation>(
     on: O::On,
     note: Note,
 ) -> Result<Granted<O>, Problem> {
-    let grants = permission::grants_of(&mut *controller.store.read().await?, caller.id()).await?;
-    let have = on.paths().iter().map(|path| privileges_on(&grants, path)).reduce(PrivilegeSet::intersection);
-    let have = have.unwrap_or(PrivilegeSet::NONE);
+    let have = privileges_of(controller, caller, &on).await?;
     let needs = needs::<O>(&on);
     let lacks = needs.without(have);
     let allowed = lacks.is_empty();
@@ -105,6 +103,25 @@ pub(crate) async fn grant<O: Operation>(
         return Ok(Granted { caller: caller.clone(), on, operation: PhantomData });
     }
     Err(refusal::<O>(caller, &on, have, lacks))
+}
+
+async fn privileges_of<T: Target>(controller: &Controller, caller: &Caller, on: &T) -> Result<PrivilegeSet, Problem> {
+    let grants = permission::grants_of(&mut *controller.store.read().await?, caller.id()).await?;
+    let have = on.paths().iter().map(|path| privileges_on(&grants, path)).reduce(PrivilegeSet::intersection);
+    Ok(have.unwrap_or(PrivilegeSet::NONE))
+}
+
+/// As [`grant`], for what is done on the way of something else where it may be: that it may not is no refusal.
+pub(crate) async fn grant_if_allowed<O: Operation>(
+    controller: &Controller,
+    caller: &Caller,
+    on: O::On,
+    note: Note,
+) -> Result<Option<Granted<O>>, Problem> {
+    if !needs::<O>(&on).without(privileges_of(controller, caller, &on).await?).is_empty() {
+        return Ok(None);
+    }
+    grant(controller, caller, on, note).await.map(Some)
 }
 
 fn needs<O: Operation>(on: &O::On) -> PrivilegeSet {

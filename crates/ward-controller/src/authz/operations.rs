@@ -78,6 +78,14 @@ operations! {
     ReadHost on HostRow: "host.read", "show", reads, [Read];
     RemoveHost on HostRow: "host.remove", "remove", changes, [HostAdd, CryptoRegisterHost];
     AddHost on ClusterRow: "host.add", "make an enrolment token for", changes, [HostAdd, CryptoRegisterHost];
+    EnableHost on HostRow: "host.enable-encryption", "switch on the encryption mode of", changes, [CryptoRegisterHost];
+    DisableHost on HostRow: "host.disable-encryption", "switch off the encryption mode of", changes, [CryptoRegisterHost];
+    ChangeHostKey on HostRow: "host.change-key", "change the host key of", changes, [CryptoRegisterHost];
+    SetHostPersistence on HostRow: "host.key-persistence", "set the key persistence of", changes, [CryptoRegisterHost];
+    SetClusterPersistence on ClusterRow: "cluster.key-persistence", "set the key persistence of", changes,
+        [CryptoRegisterHost];
+    BundleHost on HostRow: "host.support-bundle", "make a support bundle of", changes, [CryptoAccess];
+    DumpVm on VmRow: "vm.dump", "dump", changes, [VmConsole] if encrypted [CryptoAccess];
     ReadProvider on ProviderRow: "provider.read", "show", reads, [CryptoReadKeyServers];
     AddProvider on Root: "provider.add", "add a key provider", changes, [CryptoManageKeyServers];
     SetDefaultProvider on ProviderRow: "provider.default", "make default", changes, [CryptoManageKeyServers];

@@ -16,7 +16,7 @@ use crate::store::cluster::{self, ClusterRow, DatastoreRow};
 use crate::store::host::{self, HostRow};
 use crate::store::provider::{self, ProviderRow};
 use crate::store::vm::{self, VmRow};
-use crate::store::{self, recryption, task};
+use crate::store::{self, needed, recryption, task};
 
 /// Something that operations are done on.
 pub(crate) trait Target: Send + Sync + Sized + 'static {
@@ -218,7 +218,7 @@ impl Target for KeyTarget {
 
     async fn find(db: &mut AnyConnection, key: &str) -> store::Result<Option<Self>> {
         // What something needs, whatever its kind is; else what lies at a key server.
-        if let Some(key) = vm::all_keys(db).await?.into_iter().find(|known| known.to_string() == key) {
+        if let Some(key) = needed::all(db).await?.into_iter().find(|known| known.to_string() == key) {
             return Ok(Some(Self { key }));
         }
         let Some((provider, id)) = key.split_once('/') else { return Ok(None) };

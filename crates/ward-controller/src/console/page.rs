@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, html};
-use ward_types::{Event, Power, Problem, Severity, TaskState};
+use ward_types::{Event, HostMode, Power, Problem, Severity, TaskState};
 
 use crate::api::auth::Caller;
 use crate::api::events;
@@ -109,7 +109,7 @@ fn host_table(hosts: &[HostView]) -> Markup {
     html! {
         h2 { "Hosts" }
         table {
-            tr { th { "Name" } th { "State" } th { "Address" } th { "Cluster" } th { "Guests run by" } th { "Keys" }
+            tr { th { "Name" } th { "State" } th { "Address" } th { "Cluster" } th { "Guests run by" } th { "Encryption mode" } th { "Keys" }
                  th { "VMs" } }
             @for host in hosts {
                 tr {
@@ -126,11 +126,16 @@ fn host_table(hosts: &[HostView]) -> Markup {
                         (Some(_), true) => "KVM",
                         (Some(_), false) => "emulation",
                     } }
+                    td { @match host.mode {
+                        HostMode::Safe => span.good { (host.mode) },
+                        HostMode::PendingIncapable => span.warning { (host.mode) },
+                        HostMode::Incapable | HostMode::Prepared => span.dim { (host.mode) },
+                    } }
                     td { (host.key_count) }
                     td { (host.vms.len()) }
                 }
             }
-            @if hosts.is_empty() { tr { td.dim colspan="7" { "none yet" } } }
+            @if hosts.is_empty() { tr { td.dim colspan="8" { "none yet" } } }
         }
     }
 }

@@ -109,8 +109,9 @@ async fn enrol(controller: Shared, _: Peer, call: Enrol) -> Answer<Enrolled> {
     event::record(&mut tx, EventKind::HostEnrolled, &subject, &message).await?;
     let by = format!("token {}", call.token);
     note(&mut tx, &by, "host.join", (row.object(), row.name()), format!("at {}", row.address)).await?;
+    let crypto = super::mode::on_joining(&mut tx, &row).await?;
     tx.commit().await?;
-    watch_over(&controller, &row);
+    watch_over(&controller, &row).set_crypto(crypto);
     Ok(Enrolled { host: id, cluster, certificate })
 }
 

@@ -1,6 +1,7 @@
 //! How a host leaves: its keys first.
 
 use ward_rpc::NativePush;
+use ward_rpc::api::crypto::{SetHostKey, SetKeyPersistence};
 use ward_rpc::api::host::DropKeys;
 use ward_types::{Code, EventKind, EventSubject, KeyRef, Problem};
 
@@ -8,7 +9,7 @@ use super::watch_over;
 use crate::authz::Granted;
 use crate::authz::operations::RemoveHost;
 use crate::controller::Shared;
-use crate::keys::named;
+use crate::keys::{self, named};
 use crate::store::{event, host, task, vm};
 
 /// Removes a host. It loses its keys; one that does not answer can't be told to, and is removed only by force.
@@ -31,16 +32,32 @@ pub(crate) async fn remove(controller: &Shared, granted: &Granted<RemoveHost>, f
             return Err(Problem::new(Code::Busy, what, why, remedy));
         }
     }
+    let dumps = controller.links.get(row.id).and_then(|link| link.snapshot().status);
+    let dumps = dumps.map_or(0, |status| status.crypto.dumps.len());
+    if dumps > 0 && !force {
+        let why = format!("it keeps {dumps} dumps, which nobody can decrypt once its host key is gone from it");
+        let remedy = format!(
+            "decrypt them there with `ward host dump decrypt`, or take them with `ward host support-bundle {}`, then \
+             delete them; or remove the host with `--force`",
+            row.name
+        );
+        return Err(Problem::new(Code::InUse, what, why, remedy));
+    }
     let link = controller.links.get(row.id);
     // From now on nobody gives it any.
     controller.links.remove(row.id);
     let mut lost: Vec<KeyRef> = Vec::new();
     let mut unreached = None;
     if let Some(link) = link {
-        let held = link.ask(ward_rpc::Client::CALL_TIMEOUT).await.map(|told| told.held.iter().cloned().collect());
         let forgotten = async {
-            lost = held?;
+            let told = link.ask(ward_rpc::Client::CALL_TIMEOUT).await?;
+            lost = told.held.iter().cloned().collect();
+            // What it keeps over a restart goes too.
+            if told.status.crypto.persistent {
+                link.call(SetKeyPersistence { on: false }).await?;
+            }
             link.call(DropKeys { keys: lost.clone() }).await?;
+            link.call(SetHostKey { key: None }).await?;
             link.push_native_keys(&NativePush::default()).await.map(drop)
         };
         unreached = forgotten.await.err();
@@ -63,9 +80,10 @@ pub(crate) async fn remove(controller: &Shared, granted: &Granted<RemoveHost>, f
     }
     let mut tx = controller.store.write().await?;
     vm::forget_host(&mut tx, row.id).await?;
-    host::remove(&mut tx, row.id).await?;
+    let own = host::remove(&mut tx, row.id).await?;
     let user = Some(granted.user().clone());
     let subject = EventSubject { host: Some(row.id), user, ..EventSubject::default() };
+    keys::retire(&mut tx, &subject, own).await?;
     if !lost.is_empty() && unreached.is_none() {
         let message = format!("{} taken from host `{}`, which leaves", named(&lost), row.name);
         event::record(&mut tx, EventKind::KeyDropped, &subject, &message).await?;

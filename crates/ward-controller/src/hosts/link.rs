@@ -1,6 +1,6 @@
 //! The link to a host: how to reach it, and how it was when it answered last.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,10 +9,12 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use ward_rpc::api::crypto::{SUPPORT_BUNDLE_PATH, SupportBundle};
 use ward_rpc::api::host::{HostStatus, KeysMark, NativeStatus, Status};
 use ward_rpc::{Call, CallError, Client, KeyPush, NativePush, PushReply, Role};
-use ward_types::{ClusterId, Code, HostId, KeyLocator, KeyRef, Name, Problem, ProviderName, TrustStatus};
+use ward_types::{ClusterId, Code, HostCrypto, HostId, KeyLocator, KeyRef, Name, Problem, ProviderName, TrustStatus};
 
+use super::keys::Held;
 use crate::native::HostHolds;
 use crate::plan::HostFacts;
 use crate::store::host::HostRow;
@@ -50,6 +52,8 @@ pub(crate) struct Link {
     pub(crate) gone: CancellationToken,
     /// Who tells the host of trusted providers just now.
     pub(crate) trust_turn: tokio::sync::Mutex<()>,
+    /// Who changes its encryption mode just now.
+    pub(crate) crypto_turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone)]
@@ -59,18 +63,16 @@ struct State {
     reach: Reach,
     status: Option<Arc<HostStatus>>,
     /// The keys that it holds, and its mark for them.
-    held: Option<(KeysMark, Held)>,
+    held: Option<(KeysMark, Arc<Held>)>,
     last_seen: Option<Timestamp>,
+    crypto: HostCrypto,
 }
-
-/// The keys that a host holds.
-pub(crate) type Held = Arc<BTreeSet<KeyRef>>;
 
 /// How a host is, as it says itself.
 #[derive(Clone)]
 pub(crate) struct Told {
     pub(crate) status: Arc<HostStatus>,
-    pub(crate) held: Held,
+    pub(crate) held: Arc<Held>,
 }
 
 impl Told {
@@ -110,7 +112,7 @@ pub(crate) struct Snapshot {
     pub(crate) address: String,
     pub(crate) reach: Reach,
     pub(crate) status: Option<Arc<HostStatus>>,
-    pub(crate) held: Held,
+    pub(crate) held: Arc<Held>,
     pub(crate) last_seen: Option<Timestamp>,
 }
 
@@ -138,12 +140,14 @@ impl Links {
                 status: None,
                 held: None,
                 last_seen: None,
+                crypto: HostCrypto::Incapable,
             }),
             asked: self.asked.clone(),
             poke: Notify::new(),
             native_turn: tokio::sync::Mutex::default(),
             gone: CancellationToken::new(),
             trust_turn: tokio::sync::Mutex::default(),
+            crypto_turn: tokio::sync::Mutex::default(),
         });
         lock(&self.links).insert(row.id, Arc::clone(&link));
         link
@@ -160,11 +164,24 @@ impl Links {
         links
     }
 
+    /// The hosts of a cluster that get the keys of its VMs, by name.
+    pub(crate) fn safe_of_cluster(&self, cluster: ClusterId) -> Vec<Arc<Link>> {
+        let mut links = self.of_cluster(cluster);
+        links.retain(|link| link.crypto().takes_keys());
+        links
+    }
+
+    /// Whether the mode of a host of the cluster is on: it gets the keys of its VMs.
+    pub(super) fn is_cluster_safe(&self, cluster: ClusterId) -> bool {
+        lock(&self.links).values().any(|link| link.cluster == cluster && link.crypto().takes_keys())
+    }
+
     /// No longer knows a host.
     pub(crate) fn remove(&self, id: HostId) {
         if let Some(link) = lock(&self.links).remove(&id) {
             link.gone.cancel();
         }
+        self.asked.send_replace(());
     }
 
     /// Whether a host of the cluster that answers has all that it takes to use the key.
@@ -232,7 +249,17 @@ impl Link {
                 status.trust.iter().map(|trust| (trust.provider.clone(), trust.lack(now))).collect()
             }),
             vms: status.map_or(0, |status| status.vms.len()),
+            mode: state.crypto.mode(),
         }
+    }
+
+    /// The host's encryption mode, as the inventory had it when it was asked last.
+    pub(crate) fn crypto(&self) -> HostCrypto {
+        lock(&self.state).crypto.clone()
+    }
+
+    pub(crate) fn set_crypto(&self, crypto: HostCrypto) {
+        lock(&self.state).crypto = crypto;
     }
 
     /// The host's address has changed.
@@ -300,11 +327,11 @@ impl Link {
     }
 
     /// Has hosts that hold the same keys share one list of them.
-    pub(crate) fn share(&self, mark: KeysMark, held: &Held) {
+    pub(super) fn share(&self, mark: KeysMark, held: Held) {
         if let Some((known, list)) = &mut lock(&self.state).held
             && *known == mark
         {
-            list.clone_from(held);
+            *list = Arc::new(held);
         }
     }
 
@@ -315,7 +342,7 @@ impl Link {
         let mut status = self.call_within(Status { seen, without_keys: false }, timeout).await?;
         let held = match (status.keys.take(), known) {
             (None, Some((_, held))) => held,
-            (keys, _) => Arc::new(keys.unwrap_or_default().into_iter().collect()),
+            (keys, _) => Arc::new(Held::new(keys.unwrap_or_default())),
         };
         lock(&self.state).held = Some((status.mark, Arc::clone(&held)));
         Ok(Told { status: Arc::new(status), held })
@@ -353,6 +380,11 @@ impl Link {
 
     pub(crate) async fn push_native_keys(&self, push: &NativePush) -> Result<NativeStatus, CallError> {
         self.client().await?.push_native_keys(push).await
+    }
+
+    /// The answer has a body that is yet to be read.
+    pub(crate) async fn support_bundle(&self, call: &SupportBundle) -> Result<ward_rpc::StreamAnswer, CallError> {
+        self.client().await?.ask_stream(SUPPORT_BUNDLE_PATH, call).await
     }
 
     async fn client(&self) -> Result<Client, CallError> {

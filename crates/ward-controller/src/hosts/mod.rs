@@ -1,14 +1,19 @@
 //! The hosts: how they join, whether they answer, what they hold.
 
+mod attend;
 mod enrol;
+mod host_key;
+mod keys;
 mod leave;
 mod link;
+mod mode;
 mod refill;
 mod supervise;
 
 pub(crate) use enrol::{make_token, router};
 pub(crate) use leave::remove;
 pub(crate) use link::{Link, Links, Reach};
+pub(crate) use mode::{Rekey, change, make_cluster_safe, make_safe, prepare_served, rekey};
 pub(crate) use supervise::supervise;
 
 use supervise::about;
@@ -33,9 +38,10 @@ pub(crate) async fn start(controller: &Shared) -> Result<(), StoreError> {
 }
 
 /// Begins to look after a host.
-pub(crate) fn watch_over(controller: &Shared, row: &HostRow) {
+pub(crate) fn watch_over(controller: &Shared, row: &HostRow) -> Arc<Link> {
     let link = controller.links.add(row);
-    controller.background.spawn(supervise(Arc::clone(controller), link));
+    controller.background.spawn(supervise(Arc::clone(controller), Arc::clone(&link)));
+    link
 }
 
 /// Asks the host, where a VM is thought to run, whether it does: its guest may have ended a moment ago.

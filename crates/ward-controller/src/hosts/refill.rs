@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use ward_rpc::KeyPush;
-use ward_types::{Code, EventKind, EventSubject, KeyRef, Name, Problem, ProviderName};
+use ward_types::{Code, EventKind, EventSubject, KeyRef, Problem, ProviderName, VmId};
 
+use super::keys::Ought;
 use super::link::Told;
 use super::{Link, about};
 use crate::controller::Shared;
-use crate::keys::{self, KeyFault, Needed, id_at_server};
-use crate::store::{StoreError, vm};
+use crate::keys::{self, KeyFault, id_at_server};
+use crate::store::StoreError;
 
 /// How long to wait after the first failure, unless the agent has started anew; twice as long after each further one.
 const BACK_OFF: Duration = Duration::from_secs(10);
@@ -45,7 +46,7 @@ impl Refill {
     }
 
     /// The keys to give now. What failed a moment ago waits; what is newly needed does not.
-    pub(super) fn wanted(&self, needed: &Needed, told: &Told) -> Vec<KeyRef> {
+    pub(super) fn wanted(&self, ought: &Ought, told: &Told) -> Vec<KeyRef> {
         let mut failures = self.failures();
         if failures.boot != Some(told.status.boot) {
             *failures = Failures { boot: Some(told.status.boot), ..Failures::default() };
@@ -55,7 +56,7 @@ impl Refill {
         }
         let waits = failures.at.is_some_and(|at| at.elapsed() < back_off(failures.times));
         // What is unwrapped on the host needs no giving of its own: see `native` and `trusted`.
-        let missing = needed.difference(&told.held).filter(|key| id_at_server(key).is_some());
+        let missing = ought.missing(&told.held).filter(|key| id_at_server(key).is_some());
         missing.filter(|key| !waits || !failures.keys.contains_key(key)).cloned().collect()
     }
 
@@ -84,7 +85,7 @@ impl Refill {
         (provider, keys): (&ProviderName, &[KeyRef]),
         faults: &mut Faults,
     ) {
-        let what = format!("cannot give host `{}` the keys of its VMs", link.name);
+        let what = format!("cannot give host `{}` its keys", link.name);
         let servers = match keys::connect(controller, &what, provider).await {
             Ok(servers) => servers,
             Err(problem) => {
@@ -143,7 +144,7 @@ impl Refill {
             match keys {
                 [only] => {
                     subject.key = Some(only.clone());
-                    subject.vm = self.users(controller, only).await.first().map(|(id, _)| *id);
+                    subject.vm = self.users(controller, only).await.0;
                     problem.why = format!("key {only}: {}", problem.why);
                 }
                 several => problem.why = format!("{} keys: {}", several.len(), problem.why),
@@ -157,24 +158,20 @@ impl Refill {
     async fn failed(&self, controller: &Shared, link: &Link, key: &KeyRef, fault: KeyFault, faults: &mut Faults) {
         let is_known = self.failures().keys.get(key) == Some(&fault.problem.code);
         if !is_known {
-            let users = self.users(controller, key).await;
-            let subject = EventSubject {
-                vm: users.first().map(|(id, _)| *id),
-                key: Some(key.clone()),
-                provider: Some(key.provider.clone()),
-                ..about(link)
-            };
-            let names: Vec<_> = users.iter().map(|(_, name)| format!("`{name}`")).collect();
+            let (vm, users) = self.users(controller, key).await;
+            let subject =
+                EventSubject { vm, key: Some(key.clone()), provider: Some(key.provider.clone()), ..about(link) };
             let mut problem = (*fault.problem).clone();
-            problem.why = format!("{} (needed by VM {})", problem.why, names.join(", "));
+            problem.why = format!("{} (needed by {users})", problem.why);
             controller.record_problem(fault.kind, &subject, &problem).await;
         }
         faults.0.insert(key.clone(), *fault.problem);
     }
 
-    async fn users(&self, controller: &Shared, key: &KeyRef) -> Vec<(ward_types::VmId, Name)> {
-        let rows = async { vm::under(&mut *controller.store.read().await?, key).await };
-        rows.await.unwrap_or_default().into_iter().map(|row| (row.id, row.name)).collect()
+    /// The first VM that needs a key, and all that does, in words.
+    async fn users(&self, controller: &Shared, key: &KeyRef) -> (Option<VmId>, String) {
+        let users = async { keys::users(&mut *controller.store.read().await?, key).await };
+        users.await.map_or_else(|_: StoreError| (None, String::new()), |users| (users.first_vm(), users.named()))
     }
 
     fn note(&self, faults: &Faults) {
@@ -208,10 +205,10 @@ impl Surplus {
         &mut self,
         controller: &Shared,
         link: &Link,
-        needed: &Needed,
+        ought: &Ought,
         told: &Told,
     ) -> Result<(), StoreError> {
-        let mut extra: BTreeSet<KeyRef> = told.held.difference(needed).cloned().collect();
+        let mut extra = ought.surplus(&told.held);
         if !extra.is_empty() {
             let of_tasks = keys::of_tasks(&mut *controller.store.read().await?).await?;
             extra.retain(|key| !of_tasks.contains(key) && !controller.reserved.has(key));

@@ -9,11 +9,14 @@ use ward_rpc::CallError;
 use ward_rpc::api::host::{ForgetJob, HostStatus, KeysMark, VmPower};
 use ward_types::{Code, EventKind, EventSubject, KdkRef, Power, Problem, ProviderName, VmId};
 
+use super::attend::Attention;
+use super::keys::Ought;
 use super::link::Told;
 use super::refill::{Refill, Surplus};
 use super::{Link, note_if_stopped};
 use crate::controller::Shared;
 use crate::keys::{self, Needed};
+use crate::store::host_crypto::{self, HostStanding};
 use crate::store::native::NativeRow;
 use crate::store::trusted::TrustedRow;
 use crate::store::{StoreError, event, native, task, trusted, vm};
@@ -32,10 +35,11 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
     let mut native_fault = None;
     let mut trouble = None;
     let (mut verdicts, mut untold) = (BTreeMap::new(), None);
+    let (mut attention, mut known) = (Attention::default(), None);
     loop {
         let round = async {
             // Before the host is asked: what it must hold by then it holds by then.
-            let before = Before::load(&controller, &link).await?;
+            let before = Before::load(&controller, &link, &mut known).await?;
             let refilling = keys.refilling.load(Ordering::Acquire);
             let asked = match refilling {
                 true => link.ask_without_keys(TIMEOUT).await,
@@ -53,6 +57,7 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
                     if before.trusted(&link) != applied(&told.status) {
                         tell_trusted(&controller, &link, &mut untold).await;
                     }
+                    attention.attend(&controller, &link, &before, &told).await?;
                     if !refilling {
                         keys.look(&controller, &link, &before, &told, is_back).await?;
                     }
@@ -102,6 +107,9 @@ struct Keys {
     settled: Option<(i64, KeysMark)>,
 }
 
+/// How a host stood under a number of what is needed.
+type Known = Option<(i64, HostStanding)>;
+
 impl Keys {
     async fn look(
         &mut self,
@@ -119,7 +127,8 @@ impl Keys {
             // What failed since the host was away does not wait any longer.
             self.refill.done();
         }
-        let wanted = self.refill.wanted(&before.needed, told);
+        let boot = told.status.boot;
+        let wanted = self.refill.wanted(&Ought::new(&before.standing, &before.needed, boot), told);
         if !wanted.is_empty() && !self.refilling.swap(true, Ordering::AcqRel) {
             let (refill, refilling) = (self.refill.clone(), Arc::clone(&self.refilling));
             let (shared, link) = (Arc::clone(controller), Arc::clone(link));
@@ -131,17 +140,15 @@ impl Keys {
             });
         }
         // After the host was asked: what it holds for a task that has ended meanwhile is needed by a VM.
-        let (generation, needed) = keys::needed(controller, link.cluster).await?;
-        self.surplus.take_away(controller, link, &needed, told).await?;
-        // What unwraps the keys of native and trusted providers is another matter.
-        let settled = told.held.iter().eq(needed.iter().filter(|key| !key.is_wrapped()));
-        if settled {
+        let mut known = Some((before.generation, before.standing.clone()));
+        let (generation, needed, standing) = needs(controller, link, &mut known).await?;
+        let ought = Ought::new(&standing, &needed, boot);
+        self.surplus.take_away(controller, link, &ought, told).await?;
+        self.settled = ought.is_held(&told.held).map(|held| {
             self.refill.done();
-            if needed.len() == told.held.len() {
-                link.share(told.status.mark, &needed);
-            }
-        }
-        self.settled = settled.then_some((generation, told.status.mark));
+            link.share(told.status.mark, held);
+            (generation, told.status.mark)
+        });
         // It may have what others lack.
         keys::release(controller, link.cluster).await
     }
@@ -151,11 +158,26 @@ pub(super) fn about(link: &Link) -> EventSubject {
     EventSubject { host: Some(link.id), ..EventSubject::default() }
 }
 
+/// The keys that VMs of the host's cluster need, how the host itself stands, and the number under which it is so.
+async fn needs(controller: &Shared, link: &Link, known: &mut Known) -> Result<(i64, Needed, HostStanding), StoreError> {
+    let (generation, needed) = keys::needed(controller, link.cluster).await?;
+    if let Some((number, standing)) = known
+        && *number == generation
+    {
+        return Ok((generation, needed, standing.clone()));
+    }
+    let standing = host_crypto::standing(&mut *controller.store.read().await?, link.id, link.cluster).await?;
+    *known = Some((generation, standing.clone()));
+    Ok((generation, needed, standing))
+}
+
 /// What the inventory said before the host was asked.
-struct Before {
-    /// The keys that the host ought to hold, and the number under which they are these.
-    generation: i64,
-    needed: Needed,
+pub(super) struct Before {
+    /// The keys that VMs of its cluster need, and the number under which they are these.
+    pub(super) generation: i64,
+    pub(super) needed: Needed,
+    /// The host's encryption mode, and the keys that it needs for itself.
+    pub(super) standing: HostStanding,
     /// The VMs that ought to run there.
     on: BTreeSet<VmId>,
     /// The native providers.
@@ -165,15 +187,17 @@ struct Before {
 }
 
 impl Before {
-    async fn load(controller: &Shared, link: &Link) -> Result<Self, StoreError> {
-        let (generation, needed) = keys::needed(controller, link.cluster).await?;
+    async fn load(controller: &Shared, link: &Link, known: &mut Known) -> Result<Self, StoreError> {
+        let (generation, needed, standing) = needs(controller, link, known).await?;
+        link.set_crypto(standing.crypto.clone());
         let mut db = controller.store.read().await?;
         let on = vm::running_on(&mut db, link.id).await?;
         Ok(Self {
             generation,
             needed,
             on,
-            native: native::list(&mut db).await?,
+            native: if standing.crypto.takes_native_keys() { native::list(&mut db).await? } else { Vec::new() },
+            standing,
             trusted: trusted::list(&mut db).await?,
         })
     }

@@ -86,6 +86,7 @@ async fn facts(controller: &Controller, key: &KeyRef, homes: Vec<PathBuf>) -> Re
     let known = server_key::get(&mut db, key).await?;
     Ok(KeyFacts {
         vms: users.vms.into_iter().map(|row| row.name).collect(),
+        hosts: users.hosts.into_iter().map(|(.., name)| name).collect(),
         tasks: users.tasks,
         homes,
         made: known.as_ref().is_some_and(|known| known.made),

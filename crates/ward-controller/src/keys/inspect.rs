@@ -7,13 +7,15 @@ use kmip::names::State;
 use sqlx::AnyConnection;
 use ward_types::{ClusterId, Component, EventSubject, KeyRef, KeyState, Name, Problem, ProviderName};
 
-use super::{KeyFault, connect, fetch, id_at_server, is_destroyed, of_tasks, report, state_of, states, withheld};
+use super::{
+    KeyFault, connect, fetch, id_at_server, is_destroyed, of_tasks, report, state_of, states, users, withheld,
+};
 use crate::api::types::{KeyStanding, KeyUser};
 use crate::controller::{Controller, Shared};
 use crate::native;
 use crate::plan;
 use crate::store::vm::VmRow;
-use crate::store::{self, StoreError, vm};
+use crate::store::{self, StoreError, needed};
 
 /// How a key stands at its provider.
 #[derive(Clone)]
@@ -52,7 +54,7 @@ pub(crate) enum Ask {
 
 /// Every key that the inventory needs, in order.
 pub(crate) async fn all_needed(db: &mut AnyConnection) -> Result<BTreeSet<KeyRef>, StoreError> {
-    let mut keys: BTreeSet<KeyRef> = vm::all_keys(&mut *db).await?.into_iter().collect();
+    let mut keys: BTreeSet<KeyRef> = needed::all(&mut *db).await?.into_iter().collect();
     keys.extend(of_tasks(db).await?);
     Ok(keys)
 }
@@ -86,7 +88,7 @@ pub(crate) async fn stand(
 async fn on_hosts(controller: &Controller, what: &str, key: &KeyRef) -> Result<Standing, StoreError> {
     let mut db = controller.store.read().await?;
     let rows = store::native::list(&mut db).await?;
-    let clusters: BTreeSet<ClusterId> = vm::under(&mut db, key).await?.into_iter().map(|row| row.cluster).collect();
+    let clusters = users(&mut db, key).await?.clusters();
     drop(db);
     let Some(kdk) = key.kdk() else {
         let lacking = clusters.into_iter().find_map(|cluster| nobody_attested(controller, cluster, key));
@@ -165,12 +167,11 @@ pub(crate) async fn tell(
             }
             continue;
         }
-        let users = vm::under(&mut *controller.store.read().await?, key).await?;
-        let names: Vec<_> = users.iter().map(|row| format!("`{}`", row.name)).collect();
+        let users = users(&mut *controller.store.read().await?, key).await?;
         let mut fault = fault.clone();
         fault.key = Some(key.clone());
-        fault.problem.why = format!("{} (needed by VM {})", fault.problem.why, names.join(", "));
-        let subject = EventSubject { vm: users.first().map(|row| row.id), ..subject.clone() };
+        fault.problem.why = format!("{} (needed by {})", fault.problem.why, users.named());
+        let subject = EventSubject { vm: users.first_vm(), ..subject.clone() };
         report(controller, &subject, fault).await;
     }
     Ok(())

@@ -136,15 +136,28 @@ pub(crate) fn state_of(state: State) -> Option<KeyState> {
     })
 }
 
+/// Whose key it is, as its key server is told.
+pub(crate) struct Owner<'a> {
+    pub(crate) component: &'static str,
+    pub(crate) name: &'a Name,
+    pub(crate) identifier: String,
+}
+
+impl<'a> Owner<'a> {
+    pub(crate) fn vm(id: VmId, name: &'a Name) -> Self {
+        Self { component: "Virtual Machine", name, identifier: id.to_string() }
+    }
+}
+
 /// Says at the key server what the key is used for, as far as the server lets us, and records once what it does not.
 pub(crate) async fn make_ready(
     controller: &Controller,
     subject: &EventSubject,
     servers: &Replicas,
     made: Made,
-    (vm, vm_name): (VmId, &Name),
+    owner: &Owner<'_>,
 ) -> Result<(), Problem> {
-    let what = format!("cannot mark key {} as that of VM `{vm_name}`", made.key);
+    let what = format!("cannot mark key {} as that of {} `{}`", made.key, owner.component, owner.name);
     let KeyLocator::Standard { key_id } = &made.key.key else {
         return Err(*not_at_a_server(&what, &made.key).problem);
     };
@@ -159,9 +172,9 @@ pub(crate) async fn make_ready(
     }
     let mut refused = made.refused;
     let marks = [
-        ("x-Component", "Virtual Machine".to_owned()),
-        ("x-Name", vm_name.to_string()),
-        ("x-Identifier", vm.to_string()),
+        ("x-Component", owner.component.to_owned()),
+        ("x-Name", owner.name.to_string()),
+        ("x-Identifier", owner.identifier.clone()),
     ];
     for (name, value) in marks {
         if !refused.is_empty() {

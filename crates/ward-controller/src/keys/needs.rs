@@ -1,16 +1,17 @@
-//! What needs a key: VMs by their descriptions, and tasks that are under way.
+//! What needs a key: VMs by their descriptions, hosts for themselves, and tasks that are under way.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::AnyConnection;
-use ward_types::{ClusterId, KeyRef, TaskId};
+use ward_types::{ClusterId, HostId, KeyRef, Name, TaskId, VmId};
 
 use crate::controller::Controller;
+use crate::store::needed::KeyOwner;
 use crate::store::vm::{self, VmRow};
-use crate::store::{StoreError, server_key, task};
+use crate::store::{StoreError, host_crypto, server_key, task};
 
-/// The keys that VMs of a cluster need.
+/// The keys that the hosts of a cluster need for its VMs.
 pub(crate) type Needed = Arc<BTreeSet<KeyRef>>;
 
 /// The keys that VMs of each cluster need, as they were when they changed last.
@@ -36,23 +37,44 @@ pub(crate) async fn needed(controller: &Controller, cluster: ClusterId) -> Resul
 /// What needs one key.
 pub(crate) struct Users {
     pub(crate) vms: Vec<VmRow>,
+    /// The hosts of which it is the host key, or that keep dumps which it opens; each with its cluster.
+    pub(crate) hosts: Vec<(HostId, ClusterId, Name)>,
     pub(crate) tasks: Vec<TaskId>,
 }
 
 impl Users {
     /// Whether nothing does.
     pub(crate) fn is_nobody(&self) -> bool {
-        self.vms.is_empty() && self.tasks.is_empty()
+        self.vms.is_empty() && self.hosts.is_empty() && self.tasks.is_empty()
+    }
+
+    /// The VMs and hosts, in words.
+    pub(crate) fn named(&self) -> String {
+        let vms = self.vms.iter().map(|row| KeyOwner::Vm(row.name.clone()));
+        let hosts = self.hosts.iter().map(|(.., name)| KeyOwner::Host(name.clone()));
+        vms.chain(hosts).map(|owner| owner.to_string()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The clusters of them.
+    pub(crate) fn clusters(&self) -> BTreeSet<ClusterId> {
+        let hosts = self.hosts.iter().map(|(_, cluster, _)| *cluster);
+        self.vms.iter().map(|row| row.cluster).chain(hosts).collect()
+    }
+
+    /// The VM that an event names.
+    pub(crate) fn first_vm(&self) -> Option<VmId> {
+        self.vms.first().map(|row| row.id)
     }
 }
 
 /// What needs a key.
 pub(crate) async fn users(db: &mut AnyConnection, key: &KeyRef) -> Result<Users, StoreError> {
     let vms = vm::under(&mut *db, key).await?;
+    let hosts = host_crypto::under(&mut *db, key).await?;
     let open = task::open(db).await?;
     let tasks =
         open.iter().filter(|row| row.work.all_keys().any(|known| known == key)).map(|row| row.info.id).collect();
-    Ok(Users { vms, tasks })
+    Ok(Users { vms, hosts, tasks })
 }
 
 /// The keys of tasks that are under way.

@@ -8,17 +8,17 @@ use ward_types::{ClusterId, EventKind, EventSubject, KeyRef};
 
 use crate::controller::Controller;
 use crate::hosts::Link;
-use crate::store::{StoreError, Tx, event, server_key, vm};
+use crate::store::{StoreError, Tx, event, needed, server_key};
 
-/// Of `keys`, those that no VM needs any more, which is recorded.
+/// Of `keys`, those that nothing needs any more, which is recorded.
 pub(crate) async fn retire(tx: &mut Tx, subject: &EventSubject, keys: Vec<KeyRef>) -> Result<Vec<KeyRef>, StoreError> {
     // One that is wrapped in the VM's own files is gone with them: nothing of it stays elsewhere.
     let keys = keys.into_iter().filter(|key| !key.is_wrapped()).collect();
-    let unneeded = vm::unneeded(tx, keys).await?;
+    let unneeded = needed::unneeded(tx, keys).await?;
     for key in &unneeded {
         server_key::unneeded(tx, key, None).await?;
         let message = format!(
-            "no VM of the inventory needs key {key} any more; it stays at the key server, for backups may need it, until somebody \
+            "nothing in the inventory needs key {key} any more; it stays at the key server, for backups may need it, until somebody \
              destroys it (`ward key destroy`)"
         );
         let subject = EventSubject { key: Some(key.clone()), provider: Some(key.provider.clone()), ..subject.clone() };

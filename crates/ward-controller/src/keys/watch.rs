@@ -12,7 +12,7 @@ use super::server::Identity;
 use crate::api::types::Light;
 use crate::controller::{Controller, Shared};
 use crate::store::provider::{self, ProviderRow};
-use crate::store::{StoreError, event, vm};
+use crate::store::{StoreError, event, needed, vm};
 
 /// Looks until the controller ends.
 pub(crate) async fn watch(controller: Shared) {
@@ -68,7 +68,7 @@ pub(crate) struct Summary {
 pub(crate) async fn summary(controller: &Controller, row: &ProviderRow, looks: &[Look]) -> Result<Summary, StoreError> {
     let now = Timestamp::now().as_second();
     let mut db = controller.store.read().await?;
-    let mut needed: Vec<_> = vm::users_of_provider(&mut db, &row.name).await?.into_iter().map(|(_, key)| key).collect();
+    let mut needed: Vec<_> = needed::of_provider(&mut db, &row.name).await?.into_iter().map(|(_, key)| key).collect();
     needed.sort();
     needed.dedup();
     let lights: Vec<_> = row.access.servers.iter().map(|server| light_of(looks, &server.address, now)).collect();

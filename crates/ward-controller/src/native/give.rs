@@ -13,8 +13,8 @@ use super::wanted;
 use crate::controller::Controller;
 use crate::hosts::Link;
 use crate::keys::Supply;
-use crate::store::StoreError;
 use crate::store::native::{self, NativeRow};
+use crate::store::{StoreError, host_crypto};
 
 /// Makes a host have what it is to have. Says what it has then.
 pub(crate) async fn bring_up_to_date(controller: &Controller, link: &Link) -> Result<NativeStatus, Problem> {
@@ -25,7 +25,13 @@ pub(crate) async fn bring_up_to_date(controller: &Controller, link: &Link) -> Re
     if let Some(unfit) = status.unfit {
         return Err(Problem { what, ..unfit });
     }
-    let rows = native::list(&mut *controller.store.read().await?).await?;
+    // A host that may have no keys is to have none.
+    let mut db = controller.store.read().await?;
+    let rows = match host_crypto::get(&mut db, link.id).await?.takes_native_keys() {
+        true => native::list(&mut db).await?,
+        false => Vec::new(),
+    };
+    drop(db);
     if wanted(&rows, link.cluster, status.native.tpm) == status.native.keys {
         return Ok(status.native);
     }

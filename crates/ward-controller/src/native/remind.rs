@@ -6,7 +6,7 @@ use ward_types::{EventKind, EventSubject, ProviderName};
 
 use crate::controller::Shared;
 use crate::store::cells::now;
-use crate::store::{StoreError, event, native, vm};
+use crate::store::{StoreError, event, native, needed};
 
 /// How often it is looked whether somebody is to be reminded.
 const INTERVAL: Duration = Duration::from_secs(600);
@@ -50,14 +50,14 @@ pub(crate) async fn round(controller: &Shared, now: i64) -> Result<(), StoreErro
         }
     }
     for row in native::removed(&mut tx).await? {
-        let mut users = vm::users_of_provider(&mut tx, &row.name).await?;
+        let mut users = needed::of_provider(&mut tx, &row.name).await?;
         users.retain(|(_, key)| key.kdk().is_some_and(|kdk| kdk.key_id == row.key_id));
         if users.is_empty() {
             native::forget_removed(&mut tx, &row.name).await?;
         } else if is_due(Some(row.reminded), now) {
             let name = &row.name;
             let message = format!(
-                "native provider `{name}` (key {}) was removed although {} keys of VMs are wrapped under it: keep its \
+                "native provider `{name}` (key {}) was removed although {} keys are wrapped under it: keep its \
                  backup, and bring the VMs back with `ward provider import {name} --in FILE`",
                 row.key_id,
                 users.len()

@@ -10,6 +10,8 @@ use ward_types::{Code, KeyRef, Name, Problem, TaskId};
 pub(crate) struct KeyFacts {
     /// The VMs of the inventory that need it.
     pub(crate) vms: Vec<Name>,
+    /// The hosts of which it is the host key, or that keep dumps which it opens.
+    pub(crate) hosts: Vec<Name>,
     /// The tasks that need it.
     pub(crate) tasks: Vec<TaskId>,
     /// The homes that need it, in the inventory or not.
@@ -33,6 +35,12 @@ pub(crate) fn destroy(key: &KeyRef, facts: &KeyFacts, days: u32, now: Timestamp)
         let names: Vec<_> = facts.vms.iter().map(|name| format!("`{name}`")).collect();
         let why = format!("VM {} needs it", names.join(", "));
         return refuse(Code::InUse, why, "give the VM another key first: `ward vm recrypt`".to_owned());
+    }
+    if let Some(host) = facts.hosts.first() {
+        let names: Vec<_> = facts.hosts.iter().map(|name| format!("`{name}`")).collect();
+        let why = format!("host {} needs it, as its host key or for its dumps", names.join(", "));
+        let remedy = format!("give the host another host key first: `ward host encryption rekey {host}`");
+        return refuse(Code::InUse, why, remedy);
     }
     if let Some(task) = facts.tasks.first() {
         let remedy = format!("wait for it with `ward task watch {task}`");
@@ -84,12 +92,14 @@ mod tests {
         assert!(problem.why.contains("2026-01-31T00:00:00Z"), "{problem}");
 
         let vm = KeyFacts { vms: vec!["web".parse().unwrap()], ..free.clone() };
+        let host = KeyFacts { hosts: vec!["a".parse().unwrap()], ..free.clone() };
         let task = KeyFacts { tasks: vec![TaskId::new()], ..free.clone() };
         let home = KeyFacts { homes: vec!["/srv/old".into()], ..free.clone() };
         let needed = KeyFacts { unneeded: None, ..free.clone() };
         let others = KeyFacts { made: false, ..free };
         for (facts, wanted, named) in [
             (vm, Code::InUse, "`web`"),
+            (host, Code::InUse, "`a`"),
             (task.clone(), Code::InUse, &*task.tasks[0].to_string()),
             (home, Code::InUse, "/srv/old"),
             (needed, Code::InUse, "known"),

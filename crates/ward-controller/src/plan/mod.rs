@@ -7,6 +7,7 @@ mod create;
 mod crypt;
 mod destroy;
 mod disks;
+mod host_mode;
 mod key;
 mod place;
 mod policy;
@@ -21,13 +22,14 @@ pub(crate) use create::{NewDisk, NewVm, create};
 pub(crate) use crypt::{CryptPlan, KeyChoice, PlannedAction, Selection, Verb, crypt, keys, kind, whole};
 pub(crate) use destroy::{KeyFacts, destroy, kept_until};
 pub(crate) use disks::{DiskVerb, DiskWish, NewDiskPlan, Origin, add_disk, change_disk};
+pub(crate) use host_mode::{ModeChange, change_mode, on_demand};
 pub(crate) use key::{KeyUse, judge_state, trusted};
 pub(crate) use place::{Needs, place};
 pub(crate) use policy::set_policy;
 pub(crate) use power::{reload, remove, set_template, start, stop, unregister};
 pub(crate) use tpm::{add_tpm, remove_tpm};
 
-use ward_types::{Code, HostId, Name, Power, Problem, ProviderName, TaskInfo, TaskKind, VmConfig};
+use ward_types::{Code, HostId, HostMode, Name, Power, Problem, ProviderName, TaskInfo, TaskKind, VmConfig};
 
 /// What is known of a VM.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +64,8 @@ pub(crate) struct HostFacts {
     pub(crate) trust: Vec<(ProviderName, Option<Problem>)>,
     /// How many VMs it runs.
     pub(crate) vms: usize,
+    /// Its encryption mode.
+    pub(crate) mode: HostMode,
 }
 
 /// What is known of a key provider.

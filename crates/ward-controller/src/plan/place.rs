@@ -1,6 +1,6 @@
 //! Which host does the work.
 
-use ward_types::{Code, HostId, Name, Problem, ProviderName};
+use ward_types::{Code, HostId, HostMode, Name, Problem, ProviderName};
 
 use super::HostFacts;
 
@@ -98,6 +98,16 @@ fn lacks(host: &HostFacts, needs: Needs<'_>) -> Option<Lack> {
             why: format!("host `{name}` can't hold keys: {}", unfit.why),
             remedy: unfit.remedy.clone(),
         });
+    }
+    if needs.keys && !matches!(host.mode, HostMode::Prepared | HostMode::Safe) {
+        let remedy = match host.mode {
+            HostMode::PendingIncapable => {
+                format!("restart the agent of `{name}`, then: `ward host encryption enable {name}`")
+            }
+            _ => format!("switch it on: `ward host encryption enable {name}`"),
+        };
+        let why = format!("the encryption mode of host `{name}` is `{}`, so that it gets no keys", host.mode);
+        return Some(Lack { code: Code::HostMode, why, remedy });
     }
     if needs.tpm && !host.tpm {
         return Some(Lack {

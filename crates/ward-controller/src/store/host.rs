@@ -2,10 +2,10 @@
 
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
-use ward_types::{ClusterId, HostId, Name, Object, TokenId};
+use ward_types::{ClusterId, HostId, KeyRef, Name, Object, TokenId};
 
 use super::cells::{Cells, now};
-use super::{Result, permission};
+use super::{Result, host_crypto, permission};
 
 #[derive(Clone, Debug)]
 pub(crate) struct HostRow {
@@ -53,10 +53,12 @@ pub(crate) async fn set_address(db: &mut AnyConnection, id: HostId, address: &st
     Ok(())
 }
 
-pub(crate) async fn remove(db: &mut AnyConnection, id: HostId) -> Result<()> {
+/// Takes a host out; tells the keys that it needed for itself.
+pub(crate) async fn remove(db: &mut AnyConnection, id: HostId) -> Result<Vec<KeyRef>> {
     permission::forget(&mut *db, &Object::Host(id)).await?;
+    let keys = host_crypto::forget(&mut *db, id).await?;
     sqlx::query("DELETE FROM host WHERE id = $1").bind(id.to_string()).execute(db).await?;
-    Ok(())
+    Ok(keys)
 }
 
 pub(crate) async fn add_enrolment(

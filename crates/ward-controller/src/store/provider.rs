@@ -8,7 +8,7 @@ use sqlx::any::AnyRow;
 use ward_types::{ClusterId, Name, Object, ProviderKind, ProviderName, ServerAddress};
 
 use super::cells::{Cells, now, word};
-use super::{Result, StoreError, permission};
+use super::{Result, StoreError, permission, server_key};
 
 #[derive(Clone, Debug)]
 pub(crate) struct ProviderRow {
@@ -284,6 +284,7 @@ pub(crate) async fn set_told(db: &mut AnyConnection, name: &ProviderName, told: 
 /// Removes a provider, and what is written down of it.
 pub(crate) async fn remove(db: &mut AnyConnection, name: &ProviderName) -> Result<()> {
     permission::forget(&mut *db, &Object::Provider(name.clone())).await?;
-    sqlx::query("DELETE FROM provider WHERE name = $1").bind(name.as_str()).execute(db).await?;
-    Ok(())
+    sqlx::query("DELETE FROM provider WHERE name = $1").bind(name.as_str()).execute(&mut *db).await?;
+    // Hosts whose host keys are of it get others.
+    server_key::changed(db).await
 }

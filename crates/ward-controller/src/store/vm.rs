@@ -158,33 +158,6 @@ pub(crate) async fn keys_of_cluster(db: &mut AnyConnection, cluster: ClusterId) 
     rows.iter().map(|row| Cells(row).json("key_ref")).collect()
 }
 
-/// Every key that a VM needs, each once.
-pub(crate) async fn all_keys(db: &mut AnyConnection) -> Result<Vec<KeyRef>> {
-    let rows = sqlx::query("SELECT DISTINCT key_ref FROM vm_key ORDER BY key_ref").fetch_all(db).await?;
-    rows.iter().map(|row| Cells(row).json("key_ref")).collect()
-}
-
-/// Some of the keys that VMs need, each once: at most `limit`, and after which one to go on, where there are more.
-pub(crate) async fn some_keys(
-    db: &mut AnyConnection,
-    after: Option<&str>,
-    limit: usize,
-) -> Result<(Vec<KeyRef>, Option<String>)> {
-    let query = "SELECT DISTINCT key_ref FROM vm_key WHERE key_ref > $1 ORDER BY key_ref LIMIT $2";
-    let asked = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-    let mut rows = sqlx::query(query).bind(after.unwrap_or("")).bind(asked).fetch_all(db).await?;
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let last = rows.last().filter(|_| more).map(|row| Cells(row).text("key_ref")).transpose()?;
-    Ok((rows.iter().map(|row| Cells(row).json("key_ref")).collect::<Result<_>>()?, last))
-}
-
-/// How many keys VMs need.
-pub(crate) async fn count_keys(db: &mut AnyConnection) -> Result<usize> {
-    let row = sqlx::query("SELECT COUNT(DISTINCT key_ref) AS keys FROM vm_key").fetch_one(db).await?;
-    Cells(&row).int("keys").map(|keys| usize::try_from(keys).unwrap_or(0))
-}
-
 /// The VMs that need a key, by name.
 pub(crate) async fn under(db: &mut AnyConnection, key: &KeyRef) -> Result<Vec<VmRow>> {
     let query = "SELECT vm.* FROM vm JOIN vm_key ON vm.id = vm_key.vm_id WHERE vm_key.key_ref = $1 ORDER BY vm.name";
@@ -226,23 +199,6 @@ pub(crate) async fn forget_host(db: &mut AnyConnection, host: HostId) -> Result<
     Ok(())
 }
 
-/// Which VMs need a key of that provider, with the key.
-pub(crate) async fn users_of_provider(db: &mut AnyConnection, provider: &ProviderName) -> Result<Vec<(Name, KeyRef)>> {
-    let rows = sqlx::query(
-        "SELECT vm.name, vm_key.key_ref FROM vm_key JOIN vm ON vm.id = vm_key.vm_id \
-         WHERE vm_key.provider = $1 ORDER BY vm.name",
-    )
-    .bind(provider.as_str())
-    .fetch_all(db)
-    .await?;
-    rows.iter()
-        .map(|row| {
-            let cells = Cells(row);
-            Ok((cells.parsed("name")?, cells.json("key_ref")?))
-        })
-        .collect()
-}
-
 /// How many keys of that provider VMs need that are locked since a key is not to be had.
 pub(crate) async fn lost_keys(db: &mut AnyConnection, provider: &ProviderName) -> Result<usize> {
     let rows = sqlx::query(
@@ -262,19 +218,4 @@ pub(crate) async fn lost_keys(db: &mut AnyConnection, provider: &ProviderName) -
     }
     lost.dedup();
     Ok(lost.len())
-}
-
-/// Of `keys`, those that no VM needs.
-pub(crate) async fn unneeded(db: &mut AnyConnection, keys: Vec<KeyRef>) -> Result<Vec<KeyRef>> {
-    let mut unneeded = Vec::new();
-    for key in keys {
-        let row = sqlx::query("SELECT COUNT(*) AS users FROM vm_key WHERE key_ref = $1")
-            .bind(json(&key)?)
-            .fetch_one(&mut *db)
-            .await?;
-        if Cells(&row).int("users")? == 0 {
-            unneeded.push(key);
-        }
-    }
-    Ok(unneeded)
 }

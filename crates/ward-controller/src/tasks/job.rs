@@ -8,7 +8,7 @@ use ward_rpc::api::host::{CheckJob, ForgetJob, JobOutcome, JobSpec, JobStatus, N
 use ward_types::{Code, EventKind, HostId, KeyRef, Problem, VmConfig};
 
 use super::run::{Run, Step};
-use crate::hosts::Link;
+use crate::hosts::{Link, make_cluster_safe};
 use crate::keys::{Supply, supply};
 use crate::native::needs_tpm;
 use crate::plan::{Needs, place};
@@ -107,7 +107,9 @@ pub(crate) async fn forget(run: &Run, host: HostId) {
 /// The host that has the job, chosen now where none has it yet.
 pub(super) async fn placed(run: &mut Run, keys: bool, tpm: bool) -> Step<Arc<Link>> {
     if let Some(host) = run.work.host() {
-        return Ok(run.link(host)?);
+        let link = run.link(host)?;
+        safe(run, &link, keys).await?;
+        return Ok(link);
     }
     run.controller.links.settled().await;
     let hosts = run.controller.links.facts(run.vm.cluster);
@@ -117,7 +119,16 @@ pub(super) async fn placed(run: &mut Run, keys: bool, tpm: bool) -> Step<Arc<Lin
     let link = run.link(host)?;
     run.work.set_host(host);
     run.mark("task.placed", &format!("gives the work to host {}", link.name)).await?;
+    safe(run, &link, keys).await?;
     Ok(link)
+}
+
+/// Where the work takes keys: host keys for the hosts whose encryption mode was switched on for it.
+pub(super) async fn safe(run: &Run, link: &Arc<Link>, keys: bool) -> Step {
+    if keys {
+        make_cluster_safe(&run.controller, &run.what(), &run.subject(), link).await?;
+    }
+    Ok(())
 }
 
 enum Attended {
@@ -198,7 +209,7 @@ async fn give_keys(run: &Run, link: &Arc<Link>, keys: &[KeyRef]) -> Step<Result<
         Ok(lacking) if lacking.is_empty() => {}
         Ok(lacking) => {
             run.say(&format!("gives host {} its keys", link.name));
-            let hosts = run.controller.links.of_cluster(run.vm.cluster);
+            let hosts = run.controller.links.safe_of_cluster(run.vm.cluster);
             let (what, subject) = (run.what(), run.subject());
             let order = Supply { what: &what, subject: &subject, keys: &lacking, hosts: &hosts, must: Some(link.id) };
             match supply(&run.controller, order).await {

@@ -3,17 +3,52 @@
 
 use std::collections::BTreeMap;
 
-use ward_types::{Component, CryptoRequest, CryptoSpec, KeyWish, Name, PolicyName, Problem};
+use ward_types::{
+    ClusterId, Component, CryptoRequest, CryptoSpec, HostId, HostMode, KeyWish, Name, PolicyName, Problem,
+};
 
 use crate::api::auth::Caller;
 use crate::api::types::{CloneKeys, SetPolicy};
-use crate::authz::operations::{CloneVm, CreateEncryptedVm, CreateVm, DecryptVm, EncryptVm, ImportVm, RecryptVm};
-use crate::authz::{Granted, Note, grant, grant_named};
+use crate::authz::operations::{
+    CloneVm, CreateEncryptedVm, CreateVm, DecryptVm, EnableHost, EncryptVm, ImportVm, RecryptVm,
+};
+use crate::authz::{Granted, Note, grant, grant_if_allowed, grant_named};
 use crate::controller::Controller;
 use crate::plan::{CloneWish, CryptPlan, NewVm, PlannedAction};
 use crate::store::cluster::DatastoreRow;
+use crate::store::host::{self, HostRow};
 use crate::store::policy;
 use crate::store::vm::VmRow;
+
+/// The hosts of a cluster whose encryption mode is off, and that somebody may switch on.
+pub(crate) struct MayEnable(Vec<Granted<EnableHost>>);
+
+impl MayEnable {
+    /// None: nothing is to be switched on.
+    pub(crate) const fn nothing() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Asks for each.
+    pub(crate) async fn ask(controller: &Controller, caller: &Caller, cluster: ClusterId) -> Result<Self, Problem> {
+        let mut granted = Vec::new();
+        let rows = host::list(&mut *controller.store.read().await?).await?;
+        let off = |row: &HostRow| {
+            let mode = controller.links.get(row.id).map(|link| link.crypto().mode());
+            row.cluster == cluster && mode == Some(HostMode::Incapable)
+        };
+        for row in rows.into_iter().filter(off) {
+            let note = Note::from("on demand of a cryptographic operation".to_owned());
+            granted.extend(grant_if_allowed(controller, caller, row, note).await?);
+        }
+        Ok(Self(granted))
+    }
+
+    /// Which.
+    pub(crate) fn hosts(&self) -> Vec<HostId> {
+        self.0.iter().map(|granted| granted.on().id).collect()
+    }
+}
 
 /// What somebody may do to the components of a VM.
 pub(crate) struct MayCrypt {
@@ -206,6 +241,11 @@ impl MayClone {
     /// From which.
     pub(crate) const fn vm(&self) -> &VmRow {
         self.clone.on()
+    }
+
+    /// Whether what is plain of the one is encrypted of the other.
+    pub(crate) const fn encrypts(&self) -> bool {
+        self.encrypted.is_some()
     }
 
     /// Where.

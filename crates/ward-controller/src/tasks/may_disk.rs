@@ -111,6 +111,11 @@ impl MayAddDisk {
         self.add.on()
     }
 
+    /// Whether the disk takes keys.
+    pub(crate) const fn takes_keys(&self) -> bool {
+        self.encrypted.is_some() || self.decrypt.is_some()
+    }
+
     /// Whether all of a plan may be done.
     pub(crate) fn covers(&self, plan: &NewDiskPlan) -> bool {
         let from_outside = self.import.is_some() || !self.copies.is_empty();

@@ -8,7 +8,7 @@ use ward_types::{
     Problem, TaskInfo, TaskKind, VmId,
 };
 
-use super::may::{MayClone, MayCrypt, MayMake};
+use super::may::{MayClone, MayCrypt, MayEnable, MayMake};
 use super::{KeyMark, Work, cannot, engine};
 use crate::api::auth::Caller;
 use crate::api::repeat::repeated;
@@ -19,7 +19,9 @@ use crate::controller::Shared;
 use crate::hosts;
 use crate::keys;
 use crate::native;
-use crate::plan::{self, CryptPlan, KeyChoice, NativeFacts, NewVm, ProviderFacts, Selection, Verb, VmFacts};
+use crate::plan::{
+    self, CryptPlan, HostFacts, KeyChoice, ModeChange, NativeFacts, NewVm, ProviderFacts, Selection, Verb, VmFacts,
+};
 use crate::register;
 use crate::store::cluster::{ClusterRow, DatastoreRow};
 use crate::store::task::TaskRow;
@@ -38,6 +40,8 @@ struct Asked {
     row: VmRow,
     busy: Option<TaskInfo>,
     host: Option<Name>,
+    /// The hosts whose encryption mode whoever asks may switch on for it.
+    enable: MayEnable,
 }
 
 impl Asked {
@@ -67,6 +71,10 @@ impl Order<'_> {
             return Err(Problem::internal("cannot make a VM", "it is made of files, and was allowed without"));
         }
         self.controller.links.settled().await;
+        let enable = match may.encrypts() {
+            true => MayEnable::ask(self.controller, may.caller(), place.cluster).await?,
+            false => MayEnable::nothing(),
+        };
         let mut tx = self.controller.store.write().await?;
         let exists = vm::find(&mut tx, new.name.as_str()).await?.is_some();
         let plan = plan::create(new, exists)?;
@@ -88,7 +96,7 @@ impl Order<'_> {
             }
         };
         let needs = plan::Needs { keys: work.keys().next().is_some(), ..plan::Needs::default() };
-        plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
+        self.place(&mut tx, &what, place.cluster, needs, (&enable, may.caller().user())).await?;
         let row = new_row(plan.spec.id, &plan.spec.name, place);
         self.add_row(&mut tx, &what, &row).await?;
         self.begin(tx, may.caller(), plan.kind, (row.id, &row.name), work).await
@@ -102,7 +110,7 @@ impl Order<'_> {
         wish: &plan::CloneWish,
     ) -> Result<TaskInfo, Problem> {
         let kind = TaskKind::VmClone;
-        let mut asked = self.ask(kind, may.vm(), may.caller().user()).await?;
+        let mut asked = self.ask_for_keys(kind, may.vm(), may.caller(), may.encrypts()).await?;
         let place = may.place();
         let exists = vm::find(&mut asked.tx, new.as_str()).await?.is_some();
         let providers = providers(&mut asked.tx, asked.row.cluster).await?;
@@ -124,7 +132,7 @@ impl Order<'_> {
         let trusted = trusted::needed(&mut asked.tx, &keys, trusted::makers(&plan.keys)).await?;
         let needs =
             plan::Needs { rather: asked.row.host, keys: encrypts, tpm, trusted: &trusted, ..plan::Needs::default() };
-        plan::place(&what, &self.controller.links.facts(place.cluster), needs)?;
+        self.place_asked(&mut asked, &what, needs, may.caller()).await?;
         let assigned = policy::assigned(&mut asked.tx, Some(asked.row.id)).await?;
         let policies = assigned.into_iter().map(|((_, component), name)| (component, name)).collect();
         let row = new_row(VmId::new(), new, place);
@@ -161,14 +169,14 @@ impl Order<'_> {
         selection: &Selection,
         verb: Verb,
     ) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(verb.kind(), may.vm(), may.caller().user()).await?;
+        let asked = self.ask_for_keys(verb.kind(), may.vm(), may.caller(), true).await?;
         let request = plan::whole(asked.facts(), selection, verb)?;
         self.crypt_asked(may, asked, &request, Vec::new()).await
     }
 
     /// Does what is asked of each component of a VM.
     pub(crate) async fn crypt(&self, may: &MayCrypt, request: &CryptoRequest) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(plan::kind(request), may.vm(), may.caller().user()).await?;
+        let asked = self.ask_for_keys(plan::kind(request), may.vm(), may.caller(), true).await?;
         self.crypt_asked(may, asked, request, Vec::new()).await
     }
 
@@ -199,7 +207,8 @@ impl Order<'_> {
         may: &MayCrypt,
         wanted: &SetPolicy,
     ) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on(), granted.user()).await?;
+        let mut asked =
+            self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), !may.is_nothing()).await?;
         let rows = policy::list(&mut asked.tx).await?;
         let (request, policies) = plan::set_policy(asked.facts(), wanted, &rows)?;
         if request == CryptoRequest::default() {
@@ -224,13 +233,13 @@ impl Order<'_> {
         if asked.row.id != may.vm().id || !may.covers(&plan) {
             return Err(changed(cannot(kind, &asked.row.name), "it"));
         }
-        let hosts = self.controller.links.facts(asked.row.cluster);
         let only = asked.row.host.filter(|_| asked.row.power == Power::On);
         let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(&mut asked.tx, &asked.row.keys()).await?;
         let trusted = trusted::needed(&mut asked.tx, &asked.row.keys(), trusted::makers(&plan.keys)).await?;
         let rather = asked.row.host;
         let needs = plan::Needs { rather, only, keys: true, tpm, trusted: &trusted, ..plan::Needs::default() };
-        if let Err(problem) = plan::place(&cannot(kind, &asked.row.name), &hosts, needs) {
+        let what = cannot(kind, &asked.row.name);
+        if let Err(problem) = self.place_asked(&mut asked, &what, needs, may.caller()).await {
             if !tpm {
                 return Err(problem);
             }
@@ -244,7 +253,7 @@ impl Order<'_> {
 
     /// Gives a VM a vTPM.
     pub(crate) async fn add_tpm(&self, granted: Granted<AddTpm>, wish: &KeyWish) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask(TaskKind::VmReconfigure, granted.on(), granted.user()).await?;
+        let mut asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), true).await?;
         let providers = providers(&mut asked.tx, asked.row.cluster).await?;
         let plan = plan::add_tpm(asked.facts(), wish, &providers)?;
         let tpm = makes_under_tpm(&plan, &providers);
@@ -253,7 +262,7 @@ impl Order<'_> {
 
     /// Takes a VM's vTPM away.
     pub(crate) async fn remove_tpm(&self, granted: Granted<RemoveTpm>) -> Result<TaskInfo, Problem> {
-        let asked = self.ask(TaskKind::VmReconfigure, granted.on(), granted.user()).await?;
+        let asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), true).await?;
         plan::remove_tpm(asked.facts())?;
         self.change_tpm(granted.caller(), asked, TpmChange::Remove, CryptPlan::default(), false).await
     }
@@ -267,10 +276,10 @@ impl Order<'_> {
         makes_under_tpm: bool,
     ) -> Result<TaskInfo, Problem> {
         let kind = TaskKind::VmReconfigure;
-        let hosts = self.controller.links.facts(asked.row.cluster);
         let tpm = makes_under_tpm || native::needs_tpm(&mut asked.tx, &asked.row.keys()).await?;
         let needs = plan::Needs { rather: asked.row.host, keys: true, tpm, ..plan::Needs::default() };
-        plan::place(&cannot(kind, &asked.row.name), &hosts, needs)?;
+        let what = cannot(kind, &asked.row.name);
+        self.place_asked(&mut asked, &what, needs, caller).await?;
         let marks = vec![KeyMark::None; plan.keys.len()];
         let work = Work::Tpm { change, plan, marks, host: None };
         self.begin(asked.tx, caller, kind, (asked.row.id, &asked.row.name), work).await
@@ -346,7 +355,58 @@ impl Order<'_> {
         })?;
         let busy = task::open_of_vm(&mut tx, row.id).await?;
         let host = row.host.and_then(|host| self.controller.links.name(host));
-        Ok(Asked { tx, row, busy, host })
+        Ok(Asked { tx, row, busy, host, enable: MayEnable::nothing() })
+    }
+
+    /// As [`Self::ask`], for what takes keys: those that the VM has, or others. It may switch on encryption modes.
+    async fn ask_for_keys(
+        &self,
+        kind: TaskKind,
+        known: &VmRow,
+        caller: &Caller,
+        others: bool,
+    ) -> Result<Asked, Problem> {
+        if !others && known.keys().is_empty() {
+            return self.ask(kind, known, caller.user()).await;
+        }
+        self.controller.links.settled().await;
+        let enable = MayEnable::ask(self.controller, caller, known.cluster).await?;
+        Ok(Asked { enable, ..self.ask(kind, known, caller.user()).await? })
+    }
+
+    /// Makes sure that there is a host which can do the work. Where that takes keys, it switches on the encryption modes that
+    /// the user may.
+    async fn place(
+        &self,
+        tx: &mut Tx,
+        what: &str,
+        cluster: ClusterId,
+        needs: plan::Needs<'_>,
+        (may, user): (&MayEnable, &Name),
+    ) -> Result<(), Problem> {
+        let mut facts: Vec<HostFacts> = self.controller.links.facts(cluster);
+        if needs.keys {
+            let subject = EventSubject { user: Some(user.clone()), ..EventSubject::default() };
+            for id in plan::on_demand(what, &facts, &may.hosts(), needs)? {
+                let Some(link) = self.controller.links.get(id) else { continue };
+                let change = ModeChange::Prepare { attempt: uuid::Uuid::new_v4() };
+                let crypto = hosts::change(tx, what, &link, change, &subject).await?;
+                // Undone by the host's supervisor, should this come to nothing.
+                link.set_crypto(crypto.clone());
+                facts.iter_mut().filter(|host| host.id == id).for_each(|host| host.mode = crypto.mode());
+            }
+        }
+        plan::place(what, &facts, needs).map(drop)
+    }
+
+    async fn place_asked(
+        &self,
+        asked: &mut Asked,
+        what: &str,
+        needs: plan::Needs<'_>,
+        caller: &Caller,
+    ) -> Result<(), Problem> {
+        self.place(&mut asked.tx, what, asked.row.cluster, needs, (&asked.enable, caller.user())).await
     }
 
     /// Tells what is wrong with a key where that shows before a task begins.

@@ -49,7 +49,7 @@ async fn life(ward: Ward) {
     ward.api.done(post, "/vms/web/decrypt", Some(json!({}))).await;
     ward.api.done(Method::DELETE, "/vms/web", None).await;
     assert_eq!(ward.storage.homes(), 0);
-    host.until("nothing is left", |inside| inside.keys.is_empty() && inside.jobs.is_empty()).await;
+    host.until("nothing is left", |inside| inside.vm_keys().is_empty() && inside.jobs.is_empty()).await;
     assert!(ward.api.get::<Vec<Value>>("/vms").await.unwrap().is_empty());
     for kind in [
         EventKind::VmCreated,

@@ -10,6 +10,7 @@ mod support;
 mod access;
 mod database;
 mod enrolment;
+mod host_mode;
 mod key_faults;
 mod key_server_dies;
 mod key_server_lies;

@@ -51,6 +51,11 @@ async fn a_recrypt_moves_a_running_vm_to_another_provider_and_its_old_key_is_dro
     let told = ward.api.told(EventKind::VmRecrypted).await;
     assert!(told[0].message.contains(&new.to_string()) && told[0].message.contains(&old.to_string()), "{told:?}");
     assert_eq!(ward.api.told(EventKind::KeyUnneeded).await[0].subject.key.as_ref(), Some(&old));
+    // Of that provider is the host key still, until the host gets another.
+    assert_eq!(ward.api.delete::<()>("/providers/kms").await.unwrap_err().code(), Code::InUse);
+    ward.api.post::<Value>("/providers/other/default", json!({})).await.unwrap();
+    ward.api.post::<Value>("/hosts/h/encryption/rekey", json!({})).await.unwrap();
+    assert_eq!(host.keys(), std::slice::from_ref(&new));
     // Nothing needs the provider any more.
     ward.api.delete::<()>("/providers/kms").await.unwrap();
     assert_eq!(refused(&ward, "/vms/web/recrypt", json!({ "provider": "kms" })).await, Code::NotFound);

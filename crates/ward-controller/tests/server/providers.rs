@@ -2,7 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use ward_controller::api::types::{Light, ProviderView, TaskView};
+use ward_controller::api::types::{HostView, Light, ProviderView, TaskView};
 use ward_types::{Code, EventKind};
 
 use crate::support::{KeyServer, Refusal, Ward};
@@ -173,7 +173,7 @@ async fn a_provider_stays_while_a_vm_needs_it() {
     let server = KeyServer::start().await;
     ward.provider("kms", &server).await;
     ward.datastore().await;
-    let host = ward.host("h").await;
+    let mut host = ward.host("h").await;
     ward.vm("web").await;
     let in_use = async |why: &str| {
         let refusal = ward.api.delete::<()>("/providers/kms").await.unwrap_err();
@@ -192,6 +192,13 @@ async fn a_provider_stays_while_a_vm_needs_it() {
     assert_eq!(show(&ward, "kms").await.vms.iter().map(|vm| vm.as_str()).collect::<Vec<_>>(), ["web"]);
 
     ward.api.done(Method::POST, "/vms/web/decrypt", Some(json!({}))).await;
+    // Of it is the host key too, until the host may have no keys any more.
+    assert_eq!(ward.api.delete::<()>("/providers/kms").await.unwrap_err().code(), Code::InUse);
+    ward.api.put::<HostView>("/hosts/h/encryption", json!({ "on": false })).await.unwrap();
+    host.cut();
+    host.come_back().await;
+    let ended = |event: &ward_types::Event| event.message.contains("pending-incapable -> incapable");
+    ward.api.event("the end of the waiting", ended).await;
     ward.api.delete::<()>("/providers/kms").await.unwrap();
     assert_eq!(server.count().await, 1, "its keys stay at the server");
 }

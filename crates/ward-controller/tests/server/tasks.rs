@@ -85,7 +85,7 @@ async fn a_task_that_a_host_works_on_can_be_cancelled() {
     assert_eq!(ward.api.post::<()>(&path, json!({})).await.unwrap_err().code(), Code::Cancelled);
     // The key that was made for it: told, forgotten by the host, left at the server.
     assert_eq!(ward.api.told(EventKind::KeyUnneeded).await.len(), 1);
-    host.until("the host forgets", |inside| inside.keys.is_empty() && inside.jobs.is_empty()).await;
+    host.until("the host forgets", |inside| inside.vm_keys().is_empty() && inside.jobs.is_empty()).await;
     assert_eq!(server.count().await, 1);
     assert!(!ward.api.get::<VmView>("/vms/web").await.unwrap().encrypted);
 }

@@ -14,6 +14,7 @@
 
 mod command_line;
 mod console;
+mod dump;
 mod launch;
 mod prepare;
 mod process;

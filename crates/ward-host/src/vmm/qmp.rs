@@ -124,11 +124,28 @@ impl Qmp {
         }
     }
 
+    /// Begins to write the guest's memory to a file or pipe, as an ELF core file; the guest waits meanwhile.
+    pub(crate) async fn dump_guest_memory(&self, path: &Path) -> Result<(), QmpError> {
+        let protocol = format!("file:{}", path.display());
+        let arguments = json!({ "paging": false, "protocol": protocol, "detach": true });
+        self.run_with("dump-guest-memory", arguments).await.map(drop)
+    }
+
+    /// How that goes: `active`, `completed`, `failed`, or `none`.
+    pub(crate) async fn query_dump(&self) -> Result<String, QmpError> {
+        let state = self.run("query-dump").await?;
+        Ok(state.get("status").and_then(Value::as_str).unwrap_or_default().to_owned())
+    }
+
     async fn run(&self, command: &str) -> Answer {
+        self.run_with(command, json!({})).await
+    }
+
+    async fn run_with(&self, command: &str, arguments: Value) -> Answer {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
-        let line = format!("{}\n", json!({ "execute": command, "id": id }));
+        let line = format!("{}\n", json!({ "execute": command, "arguments": arguments, "id": id }));
         let told = timeout(ANSWER_WITHIN, async {
             self.writer.lock().await.write_all(line.as_bytes()).await.map_err(|_| QmpError::Gone)?;
             receiver.await.map_err(|_| QmpError::Gone)?

@@ -79,6 +79,9 @@ pub struct HostStatus {
     /// How it stands with the trust authorities that it was told of.
     #[serde(default)]
     pub trust: Vec<TrustStatus>,
+    /// Its host key and its dumps.
+    #[serde(default)]
+    pub crypto: super::crypto::CryptoStatus,
 }
 
 /// What a host says of the keys of native providers.

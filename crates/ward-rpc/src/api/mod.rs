@@ -1,5 +1,6 @@
 //! The calls, by who answers them.
 
 pub mod controller;
+pub mod crypto;
 pub mod disk;
 pub mod host;

@@ -18,6 +18,22 @@ pub(crate) use follow::follow;
 /// The longest that a request waits at the controller, in milliseconds.
 pub(crate) const WAIT_MS: u32 = 20_000;
 
+/// How long a request may take that has much to write.
+const LONG: Duration = Duration::from_secs(1800);
+
+/// A file on its way.
+pub(crate) struct Download<'a> {
+    api: &'a Api,
+    response: reqwest::Response,
+}
+
+impl Download<'_> {
+    /// The next piece of it; none at its end.
+    pub(crate) async fn piece(&mut self) -> Result<Option<impl AsRef<[u8]>>, Problem> {
+        self.response.chunk().await.map_err(|error| self.api.unreachable(&error))
+    }
+}
+
 /// A page of a list.
 pub(crate) struct Page<T> {
     pub(crate) items: Vec<T>,
@@ -69,6 +85,21 @@ impl Api {
 
     pub(crate) async fn post<B: Serialize, R: DeserializeOwned>(&self, path: &str, body: &B) -> Result<R, Problem> {
         self.send(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// As [`Api::post`], for what may take as long as memory takes to be written.
+    pub(crate) async fn post_patiently<B: Serialize, R: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<R, Problem> {
+        self.send(self.request(Method::POST, path).json(body).timeout(LONG)).await
+    }
+
+    /// Asks for a file.
+    pub(crate) async fn download<B: Serialize>(&self, path: &str, body: &B) -> Result<Download<'_>, Problem> {
+        let response = self.answered(self.request(Method::POST, path).json(body).timeout(LONG)).await?;
+        Ok(Download { api: self, response })
     }
 
     pub(crate) async fn put<B: Serialize, R: DeserializeOwned>(&self, path: &str, body: &B) -> Result<R, Problem> {
@@ -167,22 +198,31 @@ impl Api {
         &self,
         request: reqwest::RequestBuilder,
     ) -> Result<(R, reqwest::header::HeaderMap), Problem> {
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let response = self.answered(request).await?;
         let status = response.status();
         let headers = response.headers().clone();
         let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
-        let odd = |error: serde_json::Error| {
-            Problem::new(
-                Code::Internal,
-                format!("cannot understand the controller at {}", self.url),
-                format!("HTTP status {status}: {error}"),
-                "client and controller must be of versions that understand each other; compare `ward --version` on both",
-            )
-        };
+        serde_json::from_slice(&body).map(|value| (value, headers)).map_err(|error| self.odd(status, &error))
+    }
+
+    /// An answer that is no refusal.
+    async fn answered(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Problem> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
         if status.is_success() {
-            return serde_json::from_slice(&body).map(|value| (value, headers)).map_err(odd);
+            return Ok(response);
         }
-        Err(serde_json::from_slice(&body).unwrap_or_else(odd))
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        Err(serde_json::from_slice(&body).unwrap_or_else(|error| self.odd(status, &error)))
+    }
+
+    fn odd(&self, status: reqwest::StatusCode, error: &serde_json::Error) -> Problem {
+        Problem::new(
+            Code::Internal,
+            format!("cannot understand the controller at {}", self.url),
+            format!("HTTP status {status}: {error}"),
+            "client and controller must be of versions that understand each other; compare `ward --version` on both",
+        )
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Problem {

@@ -4,6 +4,7 @@ use clap::Subcommand;
 use ward_controller::api::types::{AddCluster, ClusterView};
 use ward_types::{Name, Problem};
 
+use super::host_crypto::SetCluster;
 use crate::client::Api;
 use crate::output::{Output, table};
 
@@ -18,6 +19,8 @@ pub(crate) enum Cluster {
         /// The cluster's name.
         name: Name,
     },
+    /// Change how the hosts of a cluster are run: whether their keys outlive a restart.
+    Set(SetCluster),
     /// List clusters, with their hosts and datastores.
     Ls,
 }
@@ -27,6 +30,7 @@ impl Cluster {
         let api = Api::open()?;
         let clusters: Vec<ClusterView> = match self {
             Self::Add { name } => vec![api.post("/clusters", &AddCluster { name }).await?],
+            Self::Set(set) => return set.run(&api, output).await,
             Self::Ls => api.list("/clusters").await?,
         };
         let names = |names: &[Name]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

@@ -5,8 +5,10 @@ use ward_controller::api::types::{AddHost, HostToken, HostView, RemoveHost};
 use ward_types::Problem;
 
 use super::done;
+use super::host_crypto::{Bundle, Encryption, Set, persistence};
 use crate::client::Api;
 use crate::output::{Output, fields, print_text, table};
+use crate::process::dump::{CoreHandler, Dump, Receive};
 use crate::process::host::{Enrol, Run, Start};
 
 /// What to do with hosts.
@@ -28,6 +30,17 @@ pub(crate) enum Host {
                             the VM: since the controller gave it, or sealed in this machine's TPM."
     )]
     Start(Start),
+    /// Dumps of memory: list them, decrypt one.
+    #[command(subcommand)]
+    Dump(Dump),
+    /// Keep a dump that comes on standard input, encrypted: what the kernel is told to run (`ward host core-handler`).
+    DumpReceive(Receive),
+    /// Show how the kernel is told to have dumps of this machine encrypted, or tell it.
+    #[command(
+        after_help = "For good, put the line into a file in /etc/sysctl.d. Processes that hold keys never dump. Where the \
+                            host has no host key, nothing is kept: a dump is never plain on the disk."
+    )]
+    CoreHandler(CoreHandler),
 }
 
 /// What the controller is asked about hosts.
@@ -44,11 +57,19 @@ pub(crate) enum HostClient {
     },
     /// List hosts.
     Ls,
+    /// Host encryption mode: whether a host may have keys.
+    #[command(subcommand)]
+    Encryption(Encryption),
+    /// Change how a host is run: whether its keys outlive a restart.
+    Set(Set),
+    /// Make a support bundle of a host: a tar archive of its state, its logs and its dumps, these under a password. Never a
+    /// key.
+    SupportBundle(Bundle),
     /// Remove a host, which loses its keys. Nothing may run there.
     Rm {
         /// The host's name or ID.
         host: String,
-        /// Although it does not answer: it keeps its keys in memory until it is restarted.
+        /// Although it does not answer, and may hold keys until it starts anew, or keeps dumps.
         #[arg(long)]
         force: bool,
     },
@@ -81,13 +102,17 @@ impl HostClient {
                             host.state.to_string(),
                             host.address.clone(),
                             host.vms.len().to_string(),
+                            host.mode.to_string(),
                             host.key_count.to_string(),
                             accelerator(host).to_owned(),
                         ]
                     });
-                    table(&["name", "cluster", "state", "address", "vms", "keys", "accelerator"], rows)
+                    table(&["name", "cluster", "state", "address", "vms", "encryption", "keys", "accelerator"], rows)
                 })
             }
+            Self::Encryption(encryption) => encryption.run(&api, output).await,
+            Self::Set(set) => set.run(&api, output).await,
+            Self::SupportBundle(bundle) => bundle.run(&api, output).await,
             Self::Rm { host, force } => {
                 let () = api.delete_with(&format!("/hosts/{host}"), &RemoveHost { force }).await?;
                 done(output, &format!("host {host}: removed"))
@@ -124,6 +149,10 @@ fn describe(host: &HostView) -> String {
         ("TPM", if host.tpm { "yes: keys of native providers are sealed to it".to_owned() } else { String::new() }),
         ("TPM trouble", host.tpm_trouble.as_ref().map_or_else(String::new, |it| format!("{it}\n{}", it.remedy))),
         ("native keys", lines(host.native_keys.iter().map(ToString::to_string).collect())),
+        ("encryption mode", host.mode.to_string()),
+        ("host key", host.host_key.as_ref().map_or_else(String::new, ToString::to_string)),
+        ("key persistence", persistence(host).to_owned()),
+        ("dumps", lines(host.dumps.iter().map(|dump| dump.name.to_string()).collect())),
         ("keys", lines(host.keys.iter().map(ToString::to_string).collect())),
         ("VMs", lines(host.vms.iter().map(ToString::to_string).collect())),
     ])

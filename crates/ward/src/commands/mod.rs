@@ -6,6 +6,7 @@ pub(crate) mod completion;
 pub(crate) mod datastore;
 pub(crate) mod event;
 pub(crate) mod host;
+pub(crate) mod host_crypto;
 pub(crate) mod key;
 pub(crate) mod login;
 pub(crate) mod native;
@@ -40,6 +41,9 @@ pub(crate) fn run(command: Command, output: Output) -> Result<(), Problem> {
             host::Host::Run(arguments) => server(process::host::run(arguments)),
             host::Host::Enrol(arguments) => server(process::host::enrol(arguments, output)),
             host::Host::Start(arguments) => client(process::host::start(arguments, output)),
+            host::Host::Dump(dump) => client(dump.run(output)),
+            host::Host::DumpReceive(arguments) => client(process::dump::receive(arguments, output)),
+            host::Host::CoreHandler(arguments) => process::dump::core_handler(&arguments, output),
             host::Host::Client(host) => client(host.run(output)),
         },
         Command::Cluster(cluster) => client(cluster.run(output)),

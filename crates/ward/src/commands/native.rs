@@ -162,7 +162,7 @@ async fn export(
     api.post(&format!("/native-providers/{name}/keep"), &KeepNative { version: backup.version }).await
 }
 
-fn create(what: &str, path: &Path) -> Result<std::fs::File, Problem> {
+pub(super) fn create(what: &str, path: &Path) -> Result<std::fs::File, Problem> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| {
         let why = format!("{}: {error}", path.display());
         Problem::new(Code::RequestInvalid, what, why, "name a file that does not exist, in a directory that does")
@@ -171,7 +171,7 @@ fn create(what: &str, path: &Path) -> Result<std::fs::File, Problem> {
 
 impl Password {
     /// The password; asked for twice where a backup is to be made with it.
-    fn read(&self, what: &str, twice: bool) -> Result<Zeroizing<String>, Problem> {
+    pub(super) fn read(&self, what: &str, twice: bool) -> Result<Zeroizing<String>, Problem> {
         let refuse = |why: &str, remedy: &str| Problem::new(Code::RequestInvalid, what, why, remedy);
         let give = "give a password with `--password-file`, or say `--empty-password` if the file is to have none";
         if self.empty_password {
@@ -190,7 +190,7 @@ impl Password {
                     let asked = rpassword::prompt_password(prompt).map(Zeroizing::new);
                     asked.map_err(|error| Problem::internal(what, error))
                 };
-                let password = ask("password of the backup: ")?;
+                let password = ask("password of the file: ")?;
                 if twice && *ask("the same again: ")? != *password {
                     return Err(refuse("the two passwords differ", "try again"));
                 }

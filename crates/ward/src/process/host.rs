@@ -12,7 +12,7 @@ use super::shutdown;
 use crate::commands::read_file;
 use crate::output::Output;
 
-const STATE: &str = "/var/lib/ward/host";
+pub(super) const STATE: &str = "/var/lib/ward/host";
 /// Where an agent listens unless told otherwise.
 const PORT: u16 = 8450;
 

@@ -1,6 +1,7 @@
 //! The processes of the system. The disk process is `ward_disk::process` itself.
 
 pub(crate) mod controller;
+pub(crate) mod dump;
 pub(crate) mod host;
 pub(crate) mod keyserver;
 

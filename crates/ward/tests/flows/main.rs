@@ -13,6 +13,7 @@
 //! moves     a VM that moves between a key server and a native key provider
 //! kills     the controller or an agent killed at any step
 //! access    users, roles, the audit log
+//! host_mode the encryption mode of hosts, and their dumps
 //! cli       exit codes, JSON, help, completion
 //! ```
 #![allow(clippy::unwrap_used)]
@@ -21,6 +22,7 @@ mod access;
 mod cli;
 mod disks;
 mod firmware;
+mod host_mode;
 mod keys;
 mod kills;
 mod lost;

@@ -68,6 +68,9 @@ pub struct KeyView {
     pub made: bool,
     /// The VMs that need it.
     pub vms: Vec<KeyUser>,
+    /// The hosts of which it is the host key, or that keep dumps which it opens.
+    #[serde(default)]
+    pub host_key_of: Vec<Name>,
     /// The tasks that need it.
     pub tasks: Vec<TaskId>,
     /// The hosts that hold it.

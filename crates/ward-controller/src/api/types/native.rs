@@ -40,6 +40,9 @@ pub struct NativeVersion {
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     pub created: Timestamp,
+    /// How many hosts need it, as host keys or for dumps.
+    #[serde(default)]
+    pub hosts: usize,
     /// How many VMs need it.
     pub vms: usize,
 }

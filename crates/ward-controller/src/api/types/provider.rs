@@ -205,6 +205,9 @@ pub struct ProviderView {
     pub default_of: Vec<Name>,
     /// The VMs that need one of its keys.
     pub vms: Vec<Name>,
+    /// The hosts whose host key is of it, or that keep dumps under one.
+    #[serde(default)]
+    pub hosts: Vec<Name>,
     /// How many of its keys the inventory needs.
     pub keys_needed: usize,
     /// How many of these could not be had when they were last asked for, or can't be had now.

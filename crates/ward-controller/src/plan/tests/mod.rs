@@ -12,8 +12,8 @@ mod tpm;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use ward_types::{
-    Boot, Code, DiskConfig, DiskCrypto, DiskId, HomeCrypto, HostId, KeyId, KeyRef, Name, PlainFormat, Power, Problem,
-    Progress, TaskId, TaskInfo, TaskKind, TaskState, VmConfig, VmId, WrappedHomeKey,
+    Boot, Code, DiskConfig, DiskCrypto, DiskId, HomeCrypto, HostId, HostMode, KeyId, KeyRef, Name, PlainFormat, Power,
+    Problem, Progress, TaskId, TaskInfo, TaskKind, TaskState, VmConfig, VmId, WrappedHomeKey,
 };
 
 use super::{HostFacts, VmFacts};
@@ -128,6 +128,7 @@ fn host(host_name: &str) -> HostFacts {
         tpm: false,
         trust: Vec::new(),
         vms: 0,
+        mode: HostMode::Safe,
     }
 }
 

@@ -4,7 +4,7 @@ use ward_types::{EventKind, EventSubject, Power, ProviderKind, TaskId, TaskKind}
 
 use super::super::cells::now;
 use super::super::provider::{self, ProviderRow, ServerRow};
-use super::super::{StoreError, Tx, cluster, event, host, task, user, vm};
+use super::super::{StoreError, Tx, cluster, event, host, needed, task, user, vm};
 use super::{Db, config, key, name, on_both};
 use crate::tasks::Work;
 
@@ -90,7 +90,7 @@ async fn read_all(tx: &mut Tx) -> Result<(), StoreError> {
     for row in clusters {
         vm::keys_of_cluster(tx, row.id).await?;
     }
-    vm::users_of_provider(tx, &"kms".parse().unwrap()).await?;
+    needed::of_provider(tx, &"kms".parse().unwrap()).await?;
     provider::list(tx).await?;
     task::list(tx, false, 9).await?;
     task::open(tx).await?;

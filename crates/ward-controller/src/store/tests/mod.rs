@@ -3,6 +3,7 @@
 
 mod access;
 mod corrupt;
+mod host_crypto;
 mod inventory;
 mod log;
 #[allow(unreachable_pub)]

@@ -3,7 +3,7 @@
 use ward_types::{HostId, Power, TaskId, VmId};
 
 use super::super::vm::{self, VmRow};
-use super::super::{cluster, task};
+use super::super::{cluster, needed, task};
 use super::{Db, Place, config, conflict, key, name, on_both};
 use crate::tasks::Work;
 
@@ -82,19 +82,19 @@ async fn keys_follow_the_description(db: Db) {
     vm::set_config(&mut tx, a.id, &config(&a, Some(&one), Some(&one))).await.unwrap();
     vm::set_config(&mut tx, b.id, &config(&b, Some(&one), Some(&other))).await.unwrap();
     assert_eq!(vm::keys_of_cluster(&mut tx, place.cluster).await.unwrap(), [one.clone(), other.clone()]);
-    let users = |rows: Vec<(ward_types::Name, ward_types::KeyRef)>| {
-        rows.into_iter().map(|(vm, key)| format!("{vm} {key}")).collect::<Vec<_>>()
+    let users = |rows: Vec<(needed::KeyOwner, ward_types::KeyRef)>| {
+        rows.into_iter().map(|(owner, key)| format!("{owner} {key}")).collect::<Vec<_>>()
     };
-    assert_eq!(users(vm::users_of_provider(&mut tx, &one.provider).await.unwrap()), ["a kms/1", "b kms/1"]);
-    assert_eq!(users(vm::users_of_provider(&mut tx, &other.provider).await.unwrap()), ["b other/1"]);
+    assert_eq!(users(needed::of_provider(&mut tx, &one.provider).await.unwrap()), ["VM `a` kms/1", "VM `b` kms/1"]);
+    assert_eq!(users(needed::of_provider(&mut tx, &other.provider).await.unwrap()), ["VM `b` other/1"]);
     let asked = vec![one.clone(), two.clone(), other.clone()];
-    assert_eq!(vm::unneeded(&mut tx, asked.clone()).await.unwrap(), std::slice::from_ref(&two));
+    assert_eq!(needed::unneeded(&mut tx, asked.clone()).await.unwrap(), std::slice::from_ref(&two));
 
     vm::set_config(&mut tx, b.id, &config(&b, None, None)).await.unwrap();
     assert_eq!(vm::keys_of_cluster(&mut tx, place.cluster).await.unwrap(), std::slice::from_ref(&one));
-    assert_eq!(vm::unneeded(&mut tx, asked.clone()).await.unwrap(), [two.clone(), other.clone()]);
+    assert_eq!(needed::unneeded(&mut tx, asked.clone()).await.unwrap(), [two.clone(), other.clone()]);
     vm::set_config(&mut tx, a.id, &config(&a, Some(&two), Some(&one))).await.unwrap();
-    assert_eq!(vm::unneeded(&mut tx, asked).await.unwrap(), [other]);
+    assert_eq!(needed::unneeded(&mut tx, asked).await.unwrap(), [other]);
     assert_eq!(vm::keys_of_cluster(&mut tx, ward_types::ClusterId::new()).await.unwrap(), []);
 }
 
@@ -110,6 +110,6 @@ async fn a_vm_goes_with_its_keys_and_leaves_its_tasks(db: Db) {
     vm::remove(&mut tx, row.id).await.unwrap();
     assert!(vm::get(&mut tx, row.id).await.unwrap().is_none());
     assert!(vm::keys_of_cluster(&mut tx, place.cluster).await.unwrap().is_empty());
-    assert!(vm::users_of_provider(&mut tx, &"kms".parse().unwrap()).await.unwrap().is_empty());
+    assert!(needed::of_provider(&mut tx, &"kms".parse().unwrap()).await.unwrap().is_empty());
     assert_eq!(task::get(&mut tx, added.info.id).await.unwrap().unwrap().vm_name, row.name);
 }

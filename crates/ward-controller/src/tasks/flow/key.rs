@@ -7,7 +7,7 @@ use super::super::KeyMark;
 use super::super::job::check_job;
 use super::super::run::{Run, Step};
 use super::{native, trusted};
-use crate::keys::{self, KeyFault, Made, NotMade};
+use crate::keys::{self, KeyFault, Made, NotMade, Owner};
 use crate::plan::KeyChoice;
 use crate::store::{self, server_key};
 
@@ -117,7 +117,7 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
     crash_point::reach("task.key-active");
     let key = made.key.clone();
     let subject = EventSubject { key: Some(key.clone()), ..run.subject() };
-    keys::make_ready(&run.controller, &subject, &servers, made, (run.info.vm, &run.info.vm_name)).await?;
+    keys::make_ready(&run.controller, &subject, &servers, made, &Owner::vm(run.info.vm, &run.info.vm_name)).await?;
     ready(run, n, key, None, new).await
 }
 

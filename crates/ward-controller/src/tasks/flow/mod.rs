@@ -24,7 +24,7 @@ use crate::controller::Controller;
 use crate::keys::{drop_from_hosts, event_of_host, name_of};
 use crate::plan::{KeyChoice, keys as keys_by_component};
 use crate::store::vm::VmRow;
-use crate::store::{StoreError, Tx, cluster, event, policy, server_key, task, vm};
+use crate::store::{StoreError, Tx, cluster, event, needed, policy, server_key, task, vm};
 
 /// Runs a task from the first step that is not behind it to its end.
 pub(crate) async fn run(run: &mut Run) -> Step {
@@ -98,7 +98,7 @@ async fn tell_of_key(
     let mut subject = EventSubject { provider: Some(choice.provider().clone()), ..subject.clone() };
     let (message, key) = match (choice, mark) {
         // It was there before, and is somebody else's affair.
-        (KeyChoice::Existing(key), _) => return vm::unneeded(tx, vec![key.clone()]).await,
+        (KeyChoice::Existing(key), _) => return needed::unneeded(tx, vec![key.clone()]).await,
         (KeyChoice::New(_), KeyMark::None) => return Ok(Vec::new()),
         (KeyChoice::New(provider), KeyMark::Wanted) => {
             let name = name_of(info.id, n);
@@ -114,7 +114,7 @@ async fn tell_of_key(
                 return Ok(Vec::new());
             }
             // The host was past the point at which it is undone.
-            if vm::unneeded(tx, vec![key.clone()]).await?.is_empty() {
+            if needed::unneeded(tx, vec![key.clone()]).await?.is_empty() {
                 return Ok(Vec::new());
             }
             subject.key = Some(key.clone());

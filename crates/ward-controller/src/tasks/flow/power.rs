@@ -8,6 +8,7 @@ use ward_rpc::api::host::{StartVm, StopVm, VmPower};
 use ward_types::{Code, DiskConfig, EventKind, EventSubject, KeyRef, Power, Problem};
 
 use super::super::Work;
+use super::super::job::safe;
 use super::super::run::{Run, Step};
 use crate::hosts::Link;
 use crate::keys::{Supply, lock, report_problem, supply};
@@ -69,6 +70,7 @@ pub(super) async fn start(run: &mut Run) -> Step {
 async fn start_on(run: &Run, link: &Arc<Link>, keys: &[KeyRef]) -> Step<Vec<ward_rpc::api::host::Notice>> {
     let what = run.what();
     let unreachable = |error: CallError| error.into_problem(&what);
+    safe(run, link, !keys.is_empty()).await?;
     // A host that has its keys needs no key server.
     let mut lacking = link.lacks(keys).await.map_err(unreachable)?;
     for last_try in [false, true] {
@@ -97,7 +99,7 @@ async fn start_on(run: &Run, link: &Arc<Link>, keys: &[KeyRef]) -> Step<Vec<ward
 
 async fn give(run: &Run, link: &Arc<Link>, keys: &[KeyRef]) -> Step {
     run.say(&format!("gives host {} its keys", link.name));
-    let hosts = run.controller.links.of_cluster(run.vm.cluster);
+    let hosts = run.controller.links.safe_of_cluster(run.vm.cluster);
     let (what, subject) = (run.what(), run.subject());
     let home = run.vm.config.as_ref().and_then(|config| config.home.key());
     // The home's first: without it the VM is locked.

@@ -15,7 +15,7 @@ const KIND: TaskKind = TaskKind::VmDisks;
 impl Order<'_> {
     /// Gives a VM another disk.
     pub(crate) async fn add_disk(&self, may: &MayAddDisk, wish: DiskWish) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask(KIND, may.vm(), may.caller().user()).await?;
+        let mut asked = self.ask_for_keys(KIND, may.vm(), may.caller(), may.takes_keys()).await?;
         let rows = policy::list(&mut asked.tx).await?;
         let providers = providers(&mut asked.tx, asked.row.cluster).await?;
         let (plan, policies) = plan::add_disk(asked.facts(), wish, &rows, &providers)?;
@@ -30,7 +30,7 @@ impl Order<'_> {
         let trusted = trusted::needed(&mut asked.tx, &keys, trusted::makers(&plan.crypt.keys)).await?;
         let rather = asked.row.host;
         let needs = plan::Needs { rather, keys: encrypts, tpm, trusted: &trusted, ..plan::Needs::default() };
-        plan::place(&what, &self.controller.links.facts(asked.row.cluster), needs)?;
+        self.place_asked(&mut asked, &what, needs, may.caller()).await?;
         let marks = vec![KeyMark::None; plan.crypt.keys.len()];
         let work = Work::AddDisk { keys, plan, marks, policies, host: None };
         self.begin(asked.tx, may.caller(), KIND, (asked.row.id, &asked.row.name), work).await
@@ -43,7 +43,7 @@ impl Order<'_> {
         disk: DiskId,
         verb: DiskVerb,
     ) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask(KIND, may.vm(), may.caller().user()).await?;
+        let mut asked = self.ask_for_keys(KIND, may.vm(), may.caller(), false).await?;
         let keys = plan::change_disk(asked.facts(), disk, verb)?;
         let encrypted =
             asked.row.config.as_ref().and_then(|config| config.disk(disk)).is_some_and(|it| it.key().is_some());
@@ -55,7 +55,7 @@ impl Order<'_> {
         let trusted = plan::trusted(&keys);
         let rather = asked.row.host;
         let needs = plan::Needs { rather, keys: !keys.is_empty(), tpm, trusted: &trusted, ..plan::Needs::default() };
-        plan::place(&what, &self.controller.links.facts(asked.row.cluster), needs)?;
+        self.place_asked(&mut asked, &what, needs, may.caller()).await?;
         let work = Work::ChangeDisk { keys, disk, verb, host: None };
         self.begin(asked.tx, may.caller(), KIND, (asked.row.id, &asked.row.name), work).await
     }

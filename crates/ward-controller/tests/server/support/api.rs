@@ -93,6 +93,10 @@ impl Api {
         self.send(Method::POST, path, Some(serde_json::to_value(body).unwrap())).await
     }
 
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: Value) -> Result<T, Refusal> {
+        self.send(Method::PUT, path, Some(body)).await
+    }
+
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refusal> {
         self.send(Method::DELETE, path, None).await
     }

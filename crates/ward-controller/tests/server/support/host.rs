@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Hello};
+use ward_rpc::api::crypto::{CryptoStatus, SetHostKey};
 use ward_rpc::api::disk::ReadDisk;
 use ward_rpc::api::host::{
     CancelJob, CheckJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, JobOutcome, JobSpec, JobStatus,
@@ -54,6 +55,8 @@ pub struct Inside {
     pub keys: BTreeMap<KeyRef, Vec<u8>>,
     pub running: BTreeSet<VmId>,
     pub jobs: BTreeMap<TaskId, Job>,
+    /// Its host key.
+    pub crypto: CryptoStatus,
     /// Jobs begin, and wait.
     pub hold: bool,
     /// It takes no keys, and does not say so, until it is let.
@@ -64,6 +67,13 @@ pub struct Inside {
     pub refuses_jobs: Option<Problem>,
     /// Why it fails every job.
     pub fails_jobs: Option<Problem>,
+}
+
+impl Inside {
+    /// The keys without the host key.
+    pub fn vm_keys(&self) -> Vec<KeyRef> {
+        self.keys.keys().filter(|key| self.crypto.host_key.as_ref() != Some(key)).cloned().collect()
+    }
 }
 
 pub struct Job {
@@ -161,9 +171,9 @@ impl Host {
         self.agent.state.send_modify(change);
     }
 
-    /// The IDs of the keys that it holds.
+    /// The IDs of the keys that it holds, but for its host key.
     pub fn keys(&self) -> Vec<KeyRef> {
-        self.look(|inside| inside.keys.keys().cloned().collect())
+        self.look(Inside::vm_keys)
     }
 
     /// Waits until it is so.
@@ -210,6 +220,10 @@ fn router(agent: Agent) -> Router {
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: DropKeys| async move {
         agent.state.send_modify(|inside| inside.keys.retain(|key, _| !call.keys.contains(key)));
         Ok(())
+    });
+    let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: SetHostKey| async move {
+        agent.state.send_modify(|inside| inside.crypto.host_key = call.key);
+        Ok(agent.state.borrow().crypto.clone())
     });
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: StartJob| async move { agent.start_job(call) });
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, _: CheckJob| async move {
@@ -288,6 +302,7 @@ impl Agent {
             kvm: false,
             unfit: None,
             native: Default::default(),
+            crypto: inside.crypto.clone(),
         })
     }
 

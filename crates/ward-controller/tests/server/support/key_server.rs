@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use kmip::attribute::{Attribute, RevocationReason};
-use kmip::client::{Client, ClientConfig};
+use kmip::client::{Client, ClientConfig, Filter};
 use kmip::names::RevocationReasonCode;
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, date_time_ymd,
@@ -183,8 +183,11 @@ impl KeyServer {
         self.client().revoke(id, reason, None).await.unwrap();
     }
 
-    /// How many keys it has.
+    /// How many keys it has, but for those of hosts.
     pub async fn count(&self) -> usize {
-        self.client().locate(kmip::client::Filter::default()).await.unwrap().len()
+        let client = self.client();
+        let hosts = Filter { attributes: vec![Attribute::custom_text("x-Component", "Host")], ..Filter::default() };
+        let hosts = client.locate(hosts).await.unwrap().len();
+        client.locate(Filter::default()).await.unwrap().len() - hosts
     }
 }

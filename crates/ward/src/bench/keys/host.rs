@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Hello};
+use ward_rpc::api::crypto::{CryptoStatus, SetHostKey};
 use ward_rpc::api::host::{DropKeys, HostStatus, KeysMark, NativeStatus, Status};
 use ward_rpc::{
     Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply, Request,
@@ -42,6 +43,7 @@ struct Agent {
 struct Inside {
     mark: KeysMark,
     keys: BTreeSet<KeyRef>,
+    host_key: Option<KeyRef>,
     /// Whether it was asked by somebody who did not know its keys and was told all of them, since it was looked at last.
     told_all: bool,
 }
@@ -65,7 +67,7 @@ impl Host {
         let mark = KeysMark { boot: Uuid::new_v4(), revision: 0 };
         let agent = Agent {
             id: enrolled.host,
-            inside: Arc::new(Mutex::new(Inside { mark, keys: BTreeSet::new(), told_all: false })),
+            inside: Arc::new(Mutex::new(Inside { mark, keys: BTreeSet::new(), host_key: None, told_all: false })),
             changed: Arc::new(watch::Sender::new(())),
         };
         let tls = ward_rpc::server_config(&token.ca, &credentials, ServerKind::Mutual)?;
@@ -88,13 +90,14 @@ impl Host {
             let mut inside = self.agent.inside();
             inside.mark = KeysMark { boot: Uuid::new_v4(), revision: 0 };
             inside.keys.clear();
+            inside.host_key = None;
         }
         self.hello().await
     }
 
-    /// Waits until it has so many keys.
+    /// Waits until it has so many keys, besides its host key.
     pub(super) async fn has(&self, keys: usize, patience: Duration) -> Result<(), Failure> {
-        self.until(patience, |inside| inside.keys.len() >= keys).await
+        self.until(patience, |inside| inside.keys.len() >= keys + usize::from(inside.host_key.is_some())).await
     }
 
     /// Waits until a controller that knew nothing of it was told all its keys.
@@ -150,6 +153,7 @@ impl Agent {
             unfit: None,
             trust: Vec::new(),
             native: NativeStatus::default(),
+            crypto: CryptoStatus { host_key: inside.host_key.clone(), ..CryptoStatus::default() },
         }
     }
 
@@ -181,6 +185,10 @@ fn router(agent: Agent) -> Router {
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: DropKeys| async move {
         agent.forget(&call);
         Ok(())
+    });
+    let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: SetHostKey| async move {
+        agent.inside().host_key.clone_from(&call.key);
+        Ok(CryptoStatus { host_key: call.key, ..CryptoStatus::default() })
     });
     let router = router.route(PUSH_NATIVE_PATH, post(async || ward_rpc::answer(Ok(NativeStatus::default()))));
     router.route(PUSH_KEYS_PATH, post(push_keys)).with_state(agent)

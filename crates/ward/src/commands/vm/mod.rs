@@ -13,8 +13,8 @@ use ward_controller::api::types::{
     AddDisk, AddKernel, AddUefi, AddVm, ConsoleQuery, ConsoleView, SetPolicy, Start, Stop, TaskView, VmView,
 };
 use ward_types::{
-    Code, Component, DiskCrypto, DiskId, Firmware, HomeCrypto, KeyId, Name, PlainFormat, PolicyName, Power, Problem,
-    TaskState,
+    Code, Component, DiskCrypto, DiskId, DumpInfo, Firmware, HomeCrypto, KeyId, Name, PlainFormat, PolicyName, Power,
+    Problem, TaskState,
 };
 
 use super::absolute;
@@ -47,6 +47,12 @@ pub(crate) enum Vm {
     Start(StartVm),
     /// Stop a VM: ask its guest to shut down, and pull the plug if it takes too long.
     Stop(StopVm),
+    /// Dump the memory of a VM's guest, which waits meanwhile. The dump stays on its host, encrypted under the host key:
+    /// `ward host dump ls` lists it.
+    Dump {
+        /// The VM's name or ID.
+        vm: String,
+    },
     /// Encrypt a VM, its home and all its disks or those parts that are named, under a new key unless one is named. The VM
     /// must be off.
     #[command(
@@ -278,6 +284,10 @@ impl Vm {
             }
             Self::Stop(StopVm { on, force, wait }) => {
                 ask(&api, on, "stop", &Stop { force, wait_s: wait }, output).await
+            }
+            Self::Dump { vm } => {
+                let dump: DumpInfo = api.post_patiently(&format!("/vms/{vm}/dump"), &()).await?;
+                output.show(&dump, || format!("kept as {}; `ward host dump decrypt` opens it on its host", dump.name))
             }
             Self::Encrypt(encrypt) => encrypt.run(&api, output).await,
             Self::Decrypt(decrypt) => decrypt.run(&api, output).await,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use key_search::{Report, Search};
-use kmip::attribute::{Attribute, RevocationReason};
+use kmip::attribute::{Attribute, AttributeName, RevocationReason};
 use kmip::client::{Client, ClientConfig, Filter};
 use kmip::names::RevocationReasonCode;
 use rcgen::{
@@ -55,9 +55,18 @@ impl Access {
         self.with(async |client| client.get_key(id).await.unwrap().expose().to_vec())
     }
 
-    /// The IDs of all keys.
+    /// The IDs of all keys, but for those of hosts.
     pub(crate) fn all(&self) -> Vec<String> {
-        self.with(async |client| client.locate(Filter::default()).await.unwrap())
+        self.with(async |client| {
+            let mut keys = client.locate(Filter::default()).await.unwrap();
+            for id in keys.clone() {
+                let name = client.get_attributes(&id, &[AttributeName::NAME]).await.unwrap();
+                if format!("{name:?}").contains("ward-host-") {
+                    keys.retain(|key| *key != id);
+                }
+            }
+            keys
+        })
     }
 
     /// Makes a key.

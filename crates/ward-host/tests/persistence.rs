@@ -1,0 +1,118 @@
+//! Keys that outlive a restart, sealed to a TPM (swtpm).
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use common::*;
+use tempfile::TempDir;
+use ward_rpc::api::crypto::{SetHostKey, SetKeyPersistence};
+use ward_rpc::api::host::{DiskSource, DropKeys, Status, StopVm};
+use ward_types::{Code, KeyRef, PlainFormat};
+
+/// A TPM in a directory of its own.
+struct Tpm {
+    _dir: TempDir,
+    process: Child,
+    tcti: String,
+}
+
+impl Drop for Tpm {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Tpm {
+    fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        // The tools take the control channel to be at the port above.
+        let port = (0..50)
+            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port())
+            .find(|port| TcpListener::bind(("127.0.0.1", port + 1)).is_ok())
+            .unwrap();
+        let process = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .args(["--server", &format!("type=tcp,bindaddr=127.0.0.1,port={port}")])
+            .args(["--ctrl", &format!("type=tcp,bindaddr=127.0.0.1,port={}", port + 1)])
+            .args(["--tpmstate", &format!("dir={}", text(dir.path()))])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("swtpm", || TcpStream::connect(("127.0.0.1", port + 1)).is_ok());
+        Self { _dir: dir, process, tcti: format!("swtpm:host=127.0.0.1,port={port}") }
+    }
+}
+
+/// Whether any file of a directory holds these bytes.
+fn lies_in(directory: &Path, bytes: &[u8]) -> bool {
+    fs::read_dir(directory).unwrap().flatten().any(|entry| match entry.file_type().unwrap() {
+        kind if kind.is_dir() => lies_in(&entry.path(), bytes),
+        kind if kind.is_file() => fs::read(entry.path()).unwrap().windows(bytes.len()).any(|found| found == bytes),
+        _ => false,
+    })
+}
+
+async fn keys(host: &Host) -> Vec<KeyRef> {
+    host.call(Status::default()).await.unwrap().keys.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kept_keys_start_vms_with_nobody_there_and_dropped_ones_are_gone() {
+    let tpm = Tpm::start();
+    let env = [("WARD_TEST_TPM", tpm.tcti.as_str())];
+    let mut host = Host::start_with(&env).await;
+    let vm = host.create("vm", vec![DiskSource::Blank { size: MIB, format: PlainFormat::Raw }]).await;
+    host.push(&[1, 2, 3]).await;
+    host.done("vm", encrypt(1, &[0])).await;
+    host.call(SetHostKey { key: Some(key(3)) }).await.unwrap();
+    // Off, unless somebody switches it on.
+    host.kill();
+    host.start_agent(&env).await;
+    assert_eq!(keys(&host).await, []);
+    let started = ward_host::start_home(&host.state(), &host.store().join("vm")).await;
+    assert_eq!(started.unwrap_err().code, Code::KeyNotOnHost);
+
+    host.push(&[1, 2, 3]).await;
+    assert!(host.call(SetKeyPersistence { on: true }).await.unwrap().persistent);
+    host.call(DropKeys { keys: vec![key(2)] }).await.unwrap();
+    for id in [1, 2, 3] {
+        assert!(!lies_in(&host.state(), kek(id).expose()), "key {id} lies about");
+    }
+    // Nobody gives it anything: it has what it kept.
+    host.kill();
+    host.start_agent(&env).await;
+    let status = host.call(Status::default()).await.unwrap();
+    assert_eq!(
+        (status.keys, status.crypto.persistent, status.native.trouble),
+        (Some(vec![key(1), key(3)]), true, None)
+    );
+    assert_eq!(status.crypto.host_key, Some(key(3)));
+    ward_host::start_home(&host.state(), &host.store().join("vm")).await.unwrap();
+    host.call(StopVm { vm: vm.id, force: true, wait_ms: 0 }).await.unwrap();
+
+    // What comes later is kept too; another TPM opens none of it.
+    host.push(&[4]).await;
+    host.kill();
+    let other = Tpm::start();
+    host.start_agent(&[("WARD_TEST_TPM", other.tcti.as_str())]).await;
+    let status = host.call(Status::default()).await.unwrap();
+    assert_eq!(status.keys, Some(vec![]));
+    assert!(status.native.trouble.is_some_and(|problem| problem.what.contains("unseal")), "it is said");
+    host.kill();
+    host.start_agent(&env).await;
+    assert_eq!(keys(&host).await, [key(1), key(3), key(4)]);
+
+    // Switched off, nothing remains.
+    assert!(!host.call(SetKeyPersistence { on: false }).await.unwrap().persistent);
+    assert!(!host.state().join("keys.sealed").exists());
+    host.kill();
+    host.start_agent(&env).await;
+    assert_eq!(keys(&host).await, []);
+}

@@ -1,0 +1,83 @@
+//! What a host answers about its encryption mode and its dumps.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use ward_types::{DumpInfo, KeyRef, VmId};
+
+use crate::Call;
+
+/// How a host stands with its host key and its dumps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CryptoStatus {
+    /// The machine's hardware UUID (SMBIOS), or its machine ID where the firmware tells none.
+    pub hardware: Option<Uuid>,
+    /// The host key under which it encrypts dumps; whether it holds that key stands among its keys.
+    pub host_key: Option<KeyRef>,
+    /// Whether it keeps its keys over a restart, sealed to its TPM.
+    pub persistent: bool,
+    /// Its dumps, by name.
+    pub dumps: Vec<DumpInfo>,
+}
+
+impl CryptoStatus {
+    /// The keys that open its dumps, each once.
+    #[must_use]
+    pub fn dump_keys(&self) -> Vec<KeyRef> {
+        let mut keys: Vec<_> = self.dumps.iter().map(|dump| dump.key.clone()).collect();
+        keys.sort();
+        keys.dedup();
+        keys
+    }
+}
+
+/// Names the key under which the host encrypts dumps from now on; none means that it makes none any more. What was
+/// encrypted under another one is put under the new one, as far as the other one is there.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SetHostKey {
+    /// The key. The host must hold it, or what unwraps it.
+    pub key: Option<KeyRef>,
+}
+
+impl Call for SetHostKey {
+    type Reply = CryptoStatus;
+    const NAME: &'static str = "set-host-key";
+}
+
+/// Says whether the host keeps its keys over a restart, sealed to its TPM. Refused with `host.unfit` without one.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SetKeyPersistence {
+    /// Whether.
+    pub on: bool,
+}
+
+impl Call for SetKeyPersistence {
+    type Reply = CryptoStatus;
+    const NAME: &'static str = "set-key-persistence";
+}
+
+/// Dumps the memory of a guest that runs, encrypted under the host key. Answered when it is written; the guest waits.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DumpVm {
+    /// The VM.
+    pub vm: VmId,
+}
+
+impl Call for DumpVm {
+    type Reply = DumpInfo;
+    const NAME: &'static str = "dump-vm";
+}
+
+/// Asks for a support bundle: the answer's body is a tar archive (see `docs/dump-format.md`).
+#[derive(Serialize, Deserialize)]
+pub struct SupportBundle {
+    /// The password under which dumps are put in it; none means that it has none.
+    pub password: Option<String>,
+}
+
+/// Where a support bundle is asked for.
+pub const SUPPORT_BUNDLE_PATH: &str = "/v1/support-bundle";
+/// Where a process of the host's own, on the agent's socket, asks for the key of a new dump. The body of the answer: the
+/// length of the lock (4 bytes, big-endian), the lock (JSON), the key (32 bytes).
+pub const NEW_DUMP_PATH: &str = "/v1/new-dump";
+/// Where, on the agent's socket, a dump is opened: the request's body is its lock (JSON), the answer's its key (32 bytes).
+pub const OPEN_DUMP_PATH: &str = "/v1/open-dump";
