@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use ward_secret::Zeroizing;
 use ward_types::{Code, Problem};
 
 use crate::api::host::NativeStatus;
@@ -143,6 +144,22 @@ impl Client {
         self.push(PUSH_NATIVE_PATH, push.encode()).await
     }
 
+    /// Makes a call that is answered with a key: as bytes, to a peer that knows the caller by a token.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn fetch_key(
+        &self,
+        path: &str,
+        token: &str,
+        call: &(impl Serialize + Sync),
+    ) -> Result<Zeroizing<Vec<u8>>, CallError> {
+        let request = self.http.post(format!("{}{path}", self.base)).timeout(Self::CALL_TIMEOUT).json(call);
+        let response = self.answer(request.bearer_auth(token)).await?;
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        Ok(Zeroizing::new(body.into()))
+    }
+
     async fn push<R: DeserializeOwned>(&self, path: &str, body: Result<Bytes, PushError>) -> Result<R, CallError> {
         let body = body.map_err(|error| CallError::Refused(Box::new(error.into())))?;
         let request = self
@@ -155,18 +172,26 @@ impl Client {
     }
 
     async fn send<R: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<R, CallError> {
-        let unreachable =
-            |error: reqwest::Error| CallError::Unreachable { peer: self.peer.clone(), why: cause(&error) };
-        let response = request.send().await.map_err(unreachable)?;
-        if response.status().is_success() {
-            return response.json().await.map_err(unreachable);
-        }
+        let response = self.answer(request).await?;
+        response.json().await.map_err(|error| self.unreachable(&error))
+    }
+
+    /// The response, if it is a good one.
+    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, CallError> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
-        let body = response.bytes().await.map_err(unreachable)?;
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
         let problem = serde_json::from_slice(&body).unwrap_or_else(|_| {
             Problem::internal(format!("{} refused a call", self.peer), format!("HTTP status {status}"))
         });
         Err(CallError::Refused(Box::new(problem)))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> CallError {
+        CallError::Unreachable { peer: self.peer.clone(), why: cause(error) }
     }
 }
 

@@ -13,8 +13,9 @@ use sqlx::sqlite::SqliteConnection;
 use ward_types::ProviderName;
 
 use crate::Error;
+use crate::api::Applied;
 use crate::attestation::{self, PolicySettings, Settings};
-use crate::home::Home;
+use crate::home::{Home, put};
 use crate::key_provider::{self, Provider, TrustSettings};
 use crate::signed::{AdminKey, Content, Signed};
 
@@ -44,9 +45,13 @@ impl Content for Configuration {
     const PURPOSE: &'static str = "ward trust configuration v1";
 }
 
+impl Configuration {
+    fn applied(&self, signed: &Signed) -> Applied {
+        Applied { digest: signed.digest(), serial: self.serial }
+    }
+}
+
 const SIGNER: &str = "signer";
-const SERIAL: &str = "configuration_serial";
-const DIGEST: &str = "configuration";
 
 /// Says whose signatures a service goes by. It is said once: later only by who can write to the directory anyway.
 ///
@@ -91,8 +96,9 @@ pub async fn export(attestation: &Path, keys: &Path, key: &AdminKey) -> Result<S
     };
     let signed = key.sign(&configuration)?;
     for home in [&services, &vault] {
-        home.set_meta(SERIAL, &configuration.serial.to_be_bytes()).await?;
-        home.set_meta(DIGEST, signed.digest().as_bytes()).await?;
+        let mut tx = home.pool.begin().await?;
+        Home::note_configuration(&mut tx, &configuration.applied(&signed)).await?;
+        tx.commit().await?;
     }
     Ok(signed)
 }
@@ -113,18 +119,18 @@ pub async fn import(
         let configuration = check(&home, signed, signer.as_ref()).await?;
         let mut tx = home.pool.begin().await?;
         put_attestation(&mut tx, &configuration).await?;
-        put_meta(&mut tx, &configuration, signed).await?;
+        Home::note_configuration(&mut tx, &configuration.applied(signed)).await?;
         tx.commit().await?;
-        home.changed().await?;
+        home.read_anew().await?;
     }
     if keys.exists() {
         let home = Home::open(keys, &key_provider::KIND).await?;
         let configuration = check(&home, signed, signer.as_ref()).await?;
         let mut tx = home.pool.begin().await?;
         put_keys(&mut tx, &configuration).await?;
-        put_meta(&mut tx, &configuration, signed).await?;
+        Home::note_configuration(&mut tx, &configuration.applied(signed)).await?;
         tx.commit().await?;
-        home.changed().await?;
+        home.read_anew().await?;
     }
     Ok(())
 }
@@ -144,23 +150,11 @@ async fn check(home: &Home, signed: &Signed, given: Option<&TokenPublicKey>) -> 
     if configuration.version != 1 {
         return Err(refused(format!("it is of version {}, which is not known here", configuration.version)));
     }
-    let serial = home.meta(SERIAL).await?.and_then(|bytes| bytes.try_into().ok()).map_or(i64::MIN, i64::from_be_bytes);
-    if configuration.serial < serial {
+    if home.configuration_serial().await?.is_some_and(|serial| configuration.serial < serial) {
         return Err(refused("it is older than the one that the service goes by".to_owned()));
     }
     home.set_meta(SIGNER, signer.as_bytes()).await?;
     Ok(configuration)
-}
-
-async fn set(db: &mut SqliteConnection, name: &str, value: &[u8]) -> Result<(), Error> {
-    let query = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-    sqlx::query(query).bind(name).bind(value).execute(db).await?;
-    Ok(())
-}
-
-async fn put_meta(db: &mut SqliteConnection, configuration: &Configuration, signed: &Signed) -> Result<(), Error> {
-    set(db, SERIAL, &configuration.serial.to_be_bytes()).await?;
-    set(db, DIGEST, signed.digest().as_bytes()).await
 }
 
 fn json(what: &'static str, value: &impl Serialize) -> Result<String, Error> {
@@ -168,7 +162,7 @@ fn json(what: &'static str, value: &impl Serialize) -> Result<String, Error> {
 }
 
 async fn put_attestation(db: &mut SqliteConnection, configuration: &Configuration) -> Result<(), Error> {
-    set(db, "settings", json("the settings", &configuration.settings)?.as_bytes()).await?;
+    put(db, "settings", json("the settings", &configuration.settings)?.as_bytes()).await?;
     for table in ["tpm_ca", "pinned_ek", "policy", "base_image", "admitted"] {
         sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM {table}"))).execute(&mut *db).await?;
     }
@@ -198,7 +192,7 @@ async fn put_attestation(db: &mut SqliteConnection, configuration: &Configuratio
 }
 
 async fn put_keys(db: &mut SqliteConnection, configuration: &Configuration) -> Result<(), Error> {
-    set(db, "settings", json("the settings", &configuration.trust)?.as_bytes()).await?;
+    put(db, "settings", json("the settings", &configuration.trust)?.as_bytes()).await?;
     sqlx::query("DELETE FROM issuer").execute(&mut *db).await?;
     for (name, key) in &configuration.issuers {
         let public = serde_json::to_value(key).map_err(|error| Error::invalid("a token key", error))?;

@@ -16,7 +16,7 @@ use sqlx::Row as _;
 use ward_types::{Code, Problem};
 
 use crate::Error;
-use crate::home::Home;
+use crate::home::{Home, Load};
 
 /// How the service behaves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,8 +79,8 @@ pub(super) struct Config {
     pinned: PinnedEks,
 }
 
-impl Config {
-    pub(super) async fn load(home: &Home) -> Result<Self, Error> {
+impl Load for Config {
+    async fn load(home: &Home) -> Result<Self, Error> {
         let settings = load_settings(home).await?;
         let sealed = home.meta("token_key").await?.ok_or_else(|| Error::corrupt("token_key", "it is missing"))?;
         let key = TokenKey::from_pkcs8(&home.unseal("token_key", sealed)?)
@@ -98,7 +98,9 @@ impl Config {
             settings,
         })
     }
+}
 
+impl Config {
     /// Whether an endorsement key is trusted. A certificate is looked at first, but a key that was imported needs none.
     pub(super) fn trusted_ek(
         &self,

@@ -83,7 +83,8 @@ async fn without_a_good_token_for_this_session_there_is_no_key() {
     let fresh = host.attest(&authority, "test").await.unwrap().token;
     keys.client(&host.identity).make_kek(&fresh, &vault).await.unwrap();
 
-    keys.admin.distrust_issuer(&label("trust")).await.unwrap();
+    let key = &keys.admin.issuers().await.unwrap()[0].1;
+    keys.admin.distrust_issuer(&key.id()).await.unwrap();
     assert!(refused(&host.identity, &fresh).await.contains("[token-issuer]"));
     let audit = keys.admin.audit(100).await.unwrap();
     assert_eq!(audit.iter().filter(|entry| entry.result.starts_with("attestation.token-refused")).count(), 7);
