@@ -5,6 +5,7 @@ use serde_json::json;
 use ward_types::{AuditOutcome, Object, Power, Privilege, ProviderKind};
 
 use super::{ADMIN_PASSWORD, House, key};
+use crate::store::host;
 use crate::store::provider::{self, ProviderRow};
 use crate::store::trusted::{self, TrustedRow};
 
@@ -135,11 +136,11 @@ async fn the_trust_authority_has_administrators_of_its_own() {
     provider::add(&mut tx, &row).await.unwrap();
     let described = TrustedRow { name: row.name, description: String::new(), clusters: vec![] };
     trusted::add(&mut tx, &described).await.unwrap();
+    // Known, and away.
+    house.controller.links.add(&host::list(&mut tx).await.unwrap()[0]);
     tx.commit().await.unwrap();
     house.add_user("keeper", &[(&Object::Root, "trust-administrator")]).await;
     house.add_user("operator", &[(&Object::Root, "administrator")]).await;
-    // As it is after a restart: it knows its hosts.
-    let house = House::open(house.close().await).await;
     let (keeper, operator) = (house.session_of("keeper").await, house.session_of("operator").await);
     let admin = house.session_of("admin").await;
 
