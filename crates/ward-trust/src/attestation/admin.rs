@@ -56,9 +56,7 @@ impl Admin {
     /// # Errors
     /// If a token's lifetime is none that tokens may have, or the database can't be written.
     pub async fn set_settings(&self, settings: &Settings) -> Result<(), Error> {
-        if !(1..=attest::token::MAX_LIFETIME.as_secs()).contains(&settings.token_seconds) {
-            return Err(Error::invalid("a token's lifetime", "a second at least and a day at most are allowed"));
-        }
+        settings.check()?;
         config::save_settings(&self.home, settings).await?;
         self.home.changed().await
     }
@@ -152,10 +150,7 @@ impl Admin {
     /// # Errors
     /// If it would prove nothing.
     pub async fn set_policy(&self, name: &Label, settings: &PolicySettings) -> Result<(), Error> {
-        if !settings.bank.is_strong() || settings.required.is_empty() || settings.nonce_seconds == 0 {
-            let why = "it needs a bank other than sha1, a PCR at least, and time for an answer";
-            return Err(Error::invalid("a policy", why));
-        }
+        settings.check()?;
         let json = serde_json::to_string(settings).map_err(|error| Error::invalid("a policy", error))?;
         sqlx::query(
             "INSERT INTO policy (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",

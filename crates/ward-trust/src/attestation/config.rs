@@ -40,6 +40,14 @@ impl Settings {
         let audience = name.clone();
         Self { name, audience, admit_by_hand: true, bare_eks: true, token_seconds: 600 }
     }
+
+    /// That tokens may live so long.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if (1..=attest::token::MAX_LIFETIME.as_secs()).contains(&self.token_seconds) {
+            return Ok(());
+        }
+        Err(Error::invalid("a token's lifetime", "a second at least and a day at most are allowed"))
+    }
 }
 
 /// What a cluster's hosts must be.
@@ -56,6 +64,16 @@ pub struct PolicySettings {
     pub ek_certificate: bool,
     /// How long a host may take to answer, in seconds.
     pub nonce_seconds: u64,
+}
+
+impl PolicySettings {
+    /// That it proves something.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.bank.is_strong() && !self.required.is_empty() && self.nonce_seconds > 0 {
+            return Ok(());
+        }
+        Err(Error::invalid("a policy", "it needs a bank other than sha1, a PCR at least, and time for an answer"))
+    }
 }
 
 impl Default for PolicySettings {
