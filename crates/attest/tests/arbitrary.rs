@@ -4,39 +4,29 @@
 
 #[path = "common/mod.rs"]
 mod common;
+#[path = "common/arbitrary.rs"]
+mod likely;
 
 use attest::ak::RestrictedAk;
-use attest::appraisal::Evidence;
+use attest::appraisal::{Evidence, Report};
 use attest::binding::CertThumbprint;
-use attest::ek::{PinnedEks, TpmCas, verify_certificate, without_nv_padding};
+use attest::credential::{AkRecord, CredentialBlob, ResidentAk};
+use attest::ek::{EkProof, PinnedEks, TpmCas, check_ek, verify_certificate, without_nv_padding};
 use attest::hash::Digest;
-use attest::image::BaseImage;
+use attest::image::{BaseImage, Mode, Validity};
 use attest::label::Label;
 use attest::log::EventLog;
 use attest::quote::QuoteEvidence;
 use attest::token::{TokenError, TokenVerifier};
-use attest::tpm::{Name, PcrSelection, Public, Quoted, Signature};
+use attest::tpm::{Attributes, Name, PcrMask, PcrSelection, Public, Quoted, Signature};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::{BOOTS, Log, quote, read, recorded};
 use jiff::Timestamp;
+use likely::{like, like_json};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-
-/// Real bytes with some of them changed, and some cut off or added: gets further into a parser than noise does.
-fn like(real: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
-    let changes = vec((any::<Index>(), any::<u8>()), 0..6);
-    (Just(real), changes, 0usize..16, vec(any::<u8>(), 0..4)).prop_map(|(mut bytes, changes, cut, added)| {
-        for (at, value) in changes {
-            let at = at.index(bytes.len());
-            bytes[at] = value;
-        }
-        bytes.truncate(bytes.len() - cut.min(bytes.len()));
-        bytes.extend(added);
-        bytes
-    })
-}
 
 fn noise(file: &'static str) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![vec(any::<u8>(), 0..400), (0..BOOTS.len()).prop_flat_map(move |boot| like(read(BOOTS[boot], file)))]
@@ -77,6 +67,44 @@ proptest! {
         let evidence = QuoteEvidence { message, signature, pcrs: good.pcrs.clone() };
         let same = evidence.message == good.message && evidence.signature == good.signature;
         prop_assert_eq!(request.verify(&ak, &evidence).is_ok(), same);
+    }
+
+    /// Whatever else an attestation key may do: it must be one that signs what its TPM made, and that can't leave it.
+    #[test]
+    fn keys_are_attestation_keys_by_their_attributes(flipped in vec(0u32..32, 0..5), all in any::<u32>(), any_of in 0u8..4) {
+        let real = read("ovmf", "ak.pub");
+        let (before, rest) = real.split_at(6);
+        let (attributes, after) = rest.split_first_chunk().unwrap();
+        let real_ones = u32::from_be_bytes(*attributes);
+        let attributes = if any_of == 0 { all } else { flipped.iter().fold(real_ones, |set, bit| set ^ (1 << bit)) };
+        let bytes = [before, &attributes.to_be_bytes(), after].concat();
+        let has = |which: &[Attributes]| which.iter().map(|it| attributes & it.0 != 0).collect::<Vec<_>>();
+        let needed = has(&[
+            Attributes::RESTRICTED,
+            Attributes::SIGN,
+            Attributes::FIXED_TPM,
+            Attributes::FIXED_PARENT,
+            Attributes::SENSITIVE_DATA_ORIGIN,
+        ]);
+        let forbidden = has(&[Attributes::DECRYPT, Attributes::ENCRYPTED_DUPLICATION, Attributes::X509_SIGN]);
+        let good = needed.iter().all(|it| *it) && !forbidden.iter().any(|it| *it);
+        let checked = RestrictedAk::from_tpm2b(&bytes);
+        prop_assert_eq!(checked.is_ok(), good, "{:#010x}", attributes);
+        if let Ok(ak) = checked {
+            // With other attributes it is another key: no credential for the real one opens with it.
+            let same = ak.name() == Public::from_tpm2b(&real).unwrap().name();
+            prop_assert_eq!(same, attributes == real_ones);
+        }
+    }
+
+    #[test]
+    fn keys_are_endorsement_keys_by_their_attributes(attributes in any::<u32>()) {
+        // An attestation key's area with another's attributes: it wraps nothing, whatever they say.
+        let mut bytes = read("ovmf", "ak.pub");
+        bytes[6..10].copy_from_slice(&attributes.to_be_bytes());
+        if let Ok(public) = Public::from_tpm2b(&bytes) {
+            prop_assert!(check_ek(&public).is_err());
+        }
     }
 
     #[test]
@@ -138,4 +166,76 @@ proptest! {
         let verified = log.parse().verify(&quote);
         prop_assert_eq!(verified.is_ok(), same);
     }
+}
+
+/// What was captured of a recorded boot, and its log, verified.
+fn captured(boot: &str) -> (BaseImage, attest::log::VerifiedLog) {
+    let log = Log::of(boot).parse().verify(&quote(boot)).unwrap();
+    let id = serde_json::from_str(r#"{"name":"recorded","version":"1"}"#).unwrap();
+    let validity = Validity { from: Timestamp::UNIX_EPOCH, until: None };
+    (BaseImage::capture(&log, id, PcrMask::of(0..=9), validity, Mode::Enforce).unwrap(), log)
+}
+
+fn any_image() -> impl Strategy<Value = (usize, serde_json::Value)> {
+    (0..BOOTS.len()).prop_flat_map(|boot| {
+        let image = serde_json::to_value(captured(BOOTS[boot]).0).unwrap();
+        (Just(boot), like_json(image))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// A file of a base image is taken in or refused. What is taken in matches the boot only if it expects its very
+    /// events and values.
+    #[test]
+    fn base_images_are_taken_in_or_refused((boot, file) in any_image()) {
+        let Ok(image) = serde_json::from_value::<BaseImage>(file) else { return Ok(()) };
+        let again: BaseImage = serde_json::from_str(&serde_json::to_string(&image).unwrap()).unwrap();
+        prop_assert_eq!(&again, &image);
+        let (original, log) = captured(BOOTS[boot]);
+        let differences = image.differences(&log);
+        let _ = differences.iter().map(ToString::to_string).collect::<String>();
+        let expects = |image: &BaseImage| -> Vec<_> {
+            let pcrs = image.pcrs().iter().map(|(pcr, it)| {
+                let events = it.events.iter().map(|event| (event.event_type, event.digest.clone()));
+                (*pcr, it.value.clone(), events.collect::<Vec<_>>())
+            });
+            pcrs.collect()
+        };
+        let (expected, real) = (expects(&image), expects(&original));
+        let all_real = image.bank() == original.bank() && expected.iter().all(|it| real.contains(it));
+        prop_assert_eq!(differences.is_empty(), all_real);
+    }
+
+    /// What a service has written of a host, and what it gets of one.
+    #[test]
+    fn evidence_records_and_reports_are_read_back_as_they_were(change in like_json(documents())) {
+        fn back<T: serde::Serialize + serde::de::DeserializeOwned>(value: &serde_json::Value) -> Option<T> {
+            let read: T = serde_json::from_value(value.clone()).ok()?;
+            let again = serde_json::to_value(&read).unwrap();
+            assert_eq!(serde_json::to_value(serde_json::from_value::<T>(again.clone()).unwrap()).unwrap(), again);
+            Some(read)
+        }
+        let _ = (back::<Report>(&change["report"]), back::<CredentialBlob>(&change["credential"]));
+        if let Some(record) = back::<AkRecord>(&change["record"]) {
+            let _ = ResidentAk::from_own_record(record);
+        }
+        if let Some(evidence) = back::<Evidence>(&change["evidence"]) {
+            let (ak, request, good) = recorded("ovmf");
+            prop_assert_eq!(request.verify(&ak, &evidence.quote).is_ok(), evidence.quote == good);
+        }
+    }
+}
+
+fn documents() -> serde_json::Value {
+    let (ak, _, quote) = recorded("ovmf");
+    let proof = EkProof::Pinned { label: "recorded".to_owned() };
+    let record = AkRecord { ek_proof: proof, ..ak.record() };
+    let evidence = Evidence { quote, event_log: vec![1, 2, 3] };
+    let report = serde_json::json!({
+        "at": "2026-01-01T00:00:00Z", "policy": "p", "verified": [], "not_verified": [], "images": [], "failures": []
+    });
+    let credential = serde_json::json!({ "credential": "AAA=", "secret": "AAA=" });
+    serde_json::json!({ "evidence": evidence, "record": record, "report": report, "credential": credential })
 }

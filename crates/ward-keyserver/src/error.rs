@@ -1,6 +1,5 @@
 //! What can go wrong outside of a request.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -28,20 +27,15 @@ pub enum Error {
         id: String,
     },
     /// A file or directory can't be used.
-    #[error("{path}: {source}", path = path.display())]
-    File {
-        /// Which one.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] whole_file::Error),
     /// The address can't be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// Which address.
         address: SocketAddr,
         /// Why not.
-        source: io::Error,
+        source: std::io::Error,
     },
     /// The master key file isn't the one the database was sealed under.
     #[error("{path} is not the master key that this key server's database was sealed under", path = path.display())]

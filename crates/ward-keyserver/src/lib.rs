@@ -5,7 +5,6 @@
 
 mod core;
 mod error;
-mod files;
 mod master;
 mod pki;
 mod service;
@@ -86,7 +85,7 @@ pub struct OperationCount {
 /// # Errors
 /// If something can't be made, or what is there can't be used.
 pub async fn init(state_dir: &Path, server_names: &[String]) -> Result<(), Error> {
-    files::private_directory(state_dir)?;
+    whole_file::private_directory(state_dir)?;
     pki::init(&Paths::new(state_dir), server_names)?;
     // A new master key would make the keys of an existing database worthless: then its loss must be told, not papered over.
     if !MasterKey::path(state_dir).exists() && !state_dir.join("keys.db").exists() {
@@ -127,9 +126,9 @@ impl Server {
         store::init(state_dir, &master).await?;
 
         let paths = Paths::new(state_dir);
-        let ca = files::read(&paths.ca)?;
-        let key = Zeroizing::new(files::read(&paths.server_key)?);
-        let tls = ServerConfig::new(&files::read(&paths.server)?, &key, &ca)
+        let ca = whole_file::read(&paths.ca)?;
+        let key = Zeroizing::new(whole_file::read(&paths.server_key)?);
+        let tls = ServerConfig::new(&whole_file::read(&paths.server)?, &key, &ca)
             .map_err(|error| Error::Certificate { what: "server.pem".into(), reason: error.to_string() })?;
 
         let unusable = |source| Error::Listen { address: config.listen, source };

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use ward_secret::{SealKey, Sealed};
+use ward_secret::{SealKey, Sealed, SecretError};
+use whole_file::Readers;
 use zeroize::Zeroizing;
 
 use crate::Error;
 use crate::core::ObjectShape;
-use crate::files::{self, Readers};
 
 /// The master key, and where it came from.
 pub(crate) struct MasterKey {
@@ -29,20 +29,18 @@ impl MasterKey {
         let path = Self::path(state_dir);
         let unusable = |what| Error::MasterKeyUnusable { path: path.clone(), what };
         let key = SealKey::generate().map_err(|_| unusable("none could be made"))?;
-        let mut text = Zeroizing::new(vec![0; 65]);
-        hex::encode_to_slice(key.expose(), &mut text[..64]).map_err(|_| unusable("it could not be written"))?;
-        text[64] = b'\n';
-        files::write_new(&path, &text, Readers::Owner)
+        let text = key.to_text().map_err(|_| unusable("it could not be written"))?;
+        Ok(whole_file::write_new(&path, &text, Readers::Owner)?)
     }
 
     pub(crate) fn load(state_dir: &Path) -> Result<Self, Error> {
         let path = Self::path(state_dir);
         let unusable = |what| Error::MasterKeyUnusable { path: path.clone(), what };
-        let text = Zeroizing::new(files::read(&path)?);
-        let mut key = Zeroizing::new([0; 32]);
-        hex::decode_to_slice(text.trim_ascii(), &mut *key)
-            .map_err(|_| unusable("64 hexadecimal digits are expected"))?;
-        let key = SealKey::take(&mut *key).map_err(|_| unusable("no memory could be locked for it"))?;
+        let text = Zeroizing::new(whole_file::read(&path)?);
+        let key = SealKey::from_text(&text).map_err(|error| match error {
+            SecretError::Memory(_) => unusable("no memory could be locked for it"),
+            _ => unusable("64 hexadecimal digits are expected"),
+        })?;
         Ok(Self { key, path })
     }
 

@@ -6,9 +6,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     date_time_ymd,
 };
+use whole_file::Readers;
 use zeroize::Zeroizing;
 
-use crate::files::{self, Readers};
 use crate::{ClientFiles, Error};
 
 /// Where the certificates and keys lie in a state directory.
@@ -44,7 +44,7 @@ pub(crate) fn init(paths: &Paths, server_names: &[String]) -> Result<(), Error> 
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(unusable("ca.pem"))?;
-        files::write_new(&paths.ca, certificate.pem().as_bytes(), Readers::Everyone)?;
+        whole_file::write_new(&paths.ca, certificate.pem().as_bytes(), Readers::Everyone)?;
     }
     if !paths.server.exists() {
         let key = new_key(&paths.server_key, "server.key")?;
@@ -71,11 +71,11 @@ pub(crate) fn issue_client(paths: &Paths, common_name: &str) -> Result<ClientFil
         certificate: directory.join("client.pem"),
         key: directory.join("client.key"),
     };
-    let ca = files::read(&paths.ca)?;
-    files::private_directory(&paths.clients)?;
-    files::private_directory(&directory)?;
+    let ca = whole_file::read(&paths.ca)?;
+    whole_file::private_directory(&paths.clients)?;
+    whole_file::private_directory(&directory)?;
     if !client.ca.exists() {
-        files::write_new(&client.ca, &ca, Readers::Everyone)?;
+        whole_file::write_new(&client.ca, &ca, Readers::Everyone)?;
     }
     if !client.certificate.exists() {
         let key = new_key(&client.key, "client.key")?;
@@ -99,8 +99,8 @@ fn params(names: &[String], common_name: &str, what: &'static str) -> Result<Cer
 }
 
 fn issue(paths: &Paths, params: CertificateParams, key: &KeyPair, to: &Path) -> Result<(), Error> {
-    let ca_pem = files::read(&paths.ca)?;
-    let ca_key = Zeroizing::new(files::read(&paths.ca_key)?);
+    let ca_pem = whole_file::read(&paths.ca)?;
+    let ca_key = Zeroizing::new(whole_file::read(&paths.ca_key)?);
     let ca_key = std::str::from_utf8(&ca_key)
         .map_err(|_| Error::Certificate { what: "ca.key".into(), reason: "it is no PEM file".into() })?;
     // The parser's error could quote what it read.
@@ -108,21 +108,16 @@ fn issue(paths: &Paths, params: CertificateParams, key: &KeyPair, to: &Path) -> 
         .map_err(|_| Error::Certificate { what: "ca.key".into(), reason: "there is no private key in it".into() })?;
     let issuer = Issuer::from_ca_cert_pem(&String::from_utf8_lossy(&ca_pem), ca_key).map_err(unusable("ca.pem"))?;
     let certificate = params.signed_by(key, &issuer).map_err(unusable("a new one"))?;
-    files::write_new(to, certificate.pem().as_bytes(), Readers::Everyone)
+    Ok(whole_file::write_new(to, certificate.pem().as_bytes(), Readers::Everyone)?)
 }
 
 /// A new ECDSA P-256 key: the kind that every TLS 1.2 peer with a modern cipher suite takes.
 fn new_key(path: &Path, what: &'static str) -> Result<KeyPair, Error> {
     // One without a certificate is left over from a crash.
-    match std::fs::remove_file(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::File { path: path.to_owned(), source });
-        }
-        _ => {}
-    }
+    whole_file::remove(path)?;
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(unusable(what))?;
     let pem = Zeroizing::new(key.serialize_pem());
-    files::write_new(path, pem.as_bytes(), Readers::Owner)?;
+    whole_file::write_new(path, pem.as_bytes(), Readers::Owner)?;
     Ok(key)
 }
 

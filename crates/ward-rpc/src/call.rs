@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use ward_secret::Zeroizing;
 use ward_types::{Code, Problem};
 
 use crate::api::host::NativeStatus;
@@ -164,6 +165,22 @@ impl Client {
         self.answered(self.http.post(format!("{}{path}", self.base)).json(body)).await
     }
 
+    /// Makes a call that is answered with a key: as bytes, to a peer that knows the caller by a token.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn fetch_key(
+        &self,
+        path: &str,
+        token: &str,
+        call: &(impl Serialize + Sync),
+    ) -> Result<Zeroizing<Vec<u8>>, CallError> {
+        let request = self.http.post(format!("{}{path}", self.base)).timeout(Self::CALL_TIMEOUT).json(call);
+        let response = self.answered(request.bearer_auth(token)).await?;
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        Ok(Zeroizing::new(body.into()))
+    }
+
     async fn push<R: DeserializeOwned>(&self, path: &str, body: Result<Bytes, PushError>) -> Result<R, CallError> {
         let body = body.map_err(|error| CallError::Refused(Box::new(error.into())))?;
         let request = self
@@ -179,10 +196,6 @@ impl Client {
         self.answered(request).await?.json().await.map_err(|error| self.unreachable(&error))
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> CallError {
-        CallError::Unreachable { peer: self.peer.clone(), why: cause(error) }
-    }
-
     /// An answer that is no refusal.
     async fn answered(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, CallError> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
@@ -195,6 +208,10 @@ impl Client {
             Problem::internal(format!("{} refused a call", self.peer), format!("HTTP status {status}"))
         });
         Err(CallError::Refused(Box::new(problem)))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> CallError {
+        CallError::Unreachable { peer: self.peer.clone(), why: cause(error) }
     }
 }
 

@@ -3,7 +3,8 @@
 //! Both speak typed calls ([`Call`]) as JSON over HTTP over mutual TLS 1.3, each with a certificate of the controller's
 //! own CA ([`Authority`]); who a peer is ([`Peer`]) is read from its certificate by the TLS layer and by nothing else.
 //! The controller calls hosts ([`api::host`]); hosts call the controller only to enrol and to say that they are back
-//! ([`api::controller`]). Keys travel in calls of their own ([`KeyPush`], [`NativePush`]) that are binary, so that no text
+//! ([`api::controller`]). The trust authority's services are served and called in the same way, but know their peers
+//! otherwise ([`serve_known`]). Keys travel in calls of their own ([`KeyPush`], [`NativePush`]) that are binary, so that no text
 //! form of a key ever exists.
 
 pub mod api;
@@ -22,5 +23,5 @@ pub use enrol::{EnrolmentToken, TokenError};
 pub use keys::{KeyPush, PUSH_KEYS_PATH, PushError, PushReply};
 pub use native::{NativeEntry, NativePush, PUSH_NATIVE_PATH};
 pub use pki::{Authority, Credentials, Peer, PkiError, Request, Role};
-pub use serve::{Answer, answer, problem_response, route, serve};
+pub use serve::{Answer, answer, problem_response, route, serve, serve_known};
 pub use tls::{ServerKind, client_config, server_config};

@@ -14,6 +14,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, EXPECT};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -34,6 +35,20 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Serves `router` to TLS clients until `shutdown`; then lets open requests end. Handlers find the [`Peer`] among the
 /// request's extensions.
 pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, router: Router, shutdown: CancellationToken) {
+    serve_known(listener, tls, router, shutdown, |certificate| Some(Peer::from_certificate(certificate))).await;
+}
+
+/// As [`serve`], for peers that are known otherwise: `who` says who one is by the certificate that TLS has let pass, and
+/// handlers find that. Without an answer the connection ends.
+pub async fn serve_known<P>(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    router: Router,
+    shutdown: CancellationToken,
+    who: impl Fn(Option<&CertificateDer<'_>>) -> Option<P> + Clone + Send + 'static,
+) where
+    P: Clone + Send + Sync + 'static,
+{
     let acceptor = TlsAcceptor::from(tls);
     let connections = TaskTracker::new();
     loop {
@@ -49,9 +64,9 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, router
                 }
             },
         };
-        let (acceptor, router, shutdown) = (acceptor.clone(), router.clone(), shutdown.clone());
+        let (acceptor, router, shutdown, who) = (acceptor.clone(), router.clone(), shutdown.clone(), who.clone());
         connections.spawn(async move {
-            if let Err(error) = connection(stream, acceptor, router, shutdown).await {
+            if let Err(error) = connection(stream, acceptor, router, shutdown, who).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -60,18 +75,19 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, router
     connections.wait().await;
 }
 
-async fn connection(
+async fn connection<P: Clone + Send + Sync + 'static>(
     stream: tokio::net::TcpStream,
     acceptor: TlsAcceptor,
     router: Router,
     shutdown: CancellationToken,
+    who: impl Fn(Option<&CertificateDer<'_>>) -> Option<P>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
     let certificates = stream.get_ref().1.peer_certificates();
-    let peer = Peer::from_certificate(certificates.and_then(<[_]>::first));
+    let peer = who(certificates.and_then(<[_]>::first)).ok_or("the peer showed no certificate")?;
     let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(peer.clone());
         let router = router.clone();
         async move {
             // A client that waits to be told to send its body is better told no.
@@ -103,17 +119,18 @@ async fn connection(
     Ok(())
 }
 
-/// Adds a typed call to a router.
-pub fn route<C, S, H, F>(router: Router<S>, handler: H) -> Router<S>
+/// Adds a typed call to a router. The handler takes the kind of peer that the router is served to.
+pub fn route<C, S, P, H, F>(router: Router<S>, handler: H) -> Router<S>
 where
     C: Call,
     S: Clone + Send + Sync + 'static,
-    H: Fn(S, Peer, C) -> F + Clone + Send + Sync + 'static,
+    P: Clone + Send + Sync + 'static,
+    H: Fn(S, P, C) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer<C::Reply>> + Send,
 {
     let method = post(
         move |axum::extract::State(state): axum::extract::State<S>,
-              Extension(peer): Extension<Peer>,
+              Extension(peer): Extension<P>,
               Json(call): Json<C>| async move { answer(handler(state, peer, call).await) },
     );
     router.route(&C::path(), method)

@@ -49,6 +49,29 @@ impl SealKey {
         self.0.expose()
     }
 
+    /// The key as a line of hexadecimal digits, to be kept in a file.
+    ///
+    /// # Errors
+    /// None that could happen: the line has the right length.
+    pub fn to_text(&self) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+        let mut text = Zeroizing::new(vec![b'\n'; 65]);
+        let line = hex::encode_to_slice(self.expose(), &mut text[..64]);
+        line.map_err(|_| SecretError::Length { expected: 32, got: 0 })?;
+        Ok(text)
+    }
+
+    /// Reads what [`SealKey::to_text`] has written.
+    ///
+    /// # Errors
+    /// [`SecretError::Length`] where it is not that, [`SecretError::Memory`].
+    pub fn from_text(text: &[u8]) -> Result<Self, SecretError> {
+        let digits = text.trim_ascii();
+        let mut key = Zeroizing::new([0; 32]);
+        hex::decode_to_slice(digits, &mut *key)
+            .map_err(|_| SecretError::Length { expected: 32, got: digits.len() / 2 })?;
+        Self::take(&mut *key)
+    }
+
     /// Seals `secret`. `purpose` says what it is and whose (say, `provider-key/NAME`): it must be the same to open.
     ///
     /// # Errors
@@ -106,6 +129,18 @@ mod tests {
         for length in 0..sealed.as_bytes().len() {
             let short = Sealed::from_bytes(sealed.as_bytes()[..length].to_vec());
             assert_eq!(key.open("provider-key/a", &short).err(), Some(SecretError::Unwrap));
+        }
+    }
+
+    #[test]
+    fn a_key_is_read_back_as_it_was_written() {
+        let key = SealKey::generate().unwrap();
+        let text = key.to_text().unwrap();
+        assert_eq!((text.len(), text.ends_with(b"\n")), (65, true));
+        assert_eq!(SealKey::from_text(&text).unwrap().expose(), key.expose());
+        assert_eq!(SealKey::from_text(text.trim_ascii()).unwrap().expose(), key.expose());
+        for bad in [&b""[..], &text[..62], b"no digits", &[text.as_slice(), b"00"].concat()] {
+            assert!(matches!(SealKey::from_text(bad), Err(SecretError::Length { expected: 32, .. })));
         }
     }
 

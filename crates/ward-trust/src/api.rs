@@ -8,20 +8,12 @@ use attest::label::Label;
 use attest::token::TokenPublicKey;
 use attest::tpm::{Name, PcrMask};
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use ward_rpc::Call;
 use ward_types::ProviderName;
 
 use crate::key_provider::WrappedKek;
-
-/// A request that has a name and one type of reply.
-pub trait Call: Serialize + DeserializeOwned + Send + 'static {
-    /// What answers it.
-    type Reply: Serialize + DeserializeOwned + Send + 'static;
-    /// The path under which it is posted.
-    const PATH: &'static str;
-}
 
 /// To either service: whether it is there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,13 +25,22 @@ pub struct Health {}
 pub struct HowItIs {
     /// The program's version.
     pub version: String,
-    /// The digest of the signed configuration that it goes by; empty where it has taken none in.
-    pub configuration: String,
+    /// The signed configuration that it goes by; none where it has taken none in, or was changed since.
+    pub configuration: Option<Applied>,
+}
+
+/// A signed configuration that a service goes by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Its digest.
+    pub digest: String,
+    /// Its serial: the higher one is the newer one.
+    pub serial: i64,
 }
 
 impl Call for Health {
     type Reply = HowItIs;
-    const PATH: &'static str = "/v1/health";
+    const NAME: &'static str = "health";
 }
 
 /// To the attestation service: what its tokens are known by. For who sets up a key provider.
@@ -62,7 +63,7 @@ pub struct Description {
 
 impl Call for Describe {
     type Reply = Description;
-    const PATH: &'static str = "/v1/describe";
+    const NAME: &'static str = "describe";
 }
 
 /// To the attestation service: a host shows its TPM.
@@ -91,7 +92,7 @@ pub struct EnrolChallenge {
 
 impl Call for Enrol {
     type Reply = EnrolChallenge;
-    const PATH: &'static str = "/v1/enrol";
+    const NAME: &'static str = "enrol";
 }
 
 /// To the attestation service: what TPM2_ActivateCredential gave.
@@ -116,7 +117,7 @@ pub struct Enrolled {
 
 impl Call for EnrolAnswer {
     type Reply = Enrolled;
-    const PATH: &'static str = "/v1/enrol-answer";
+    const NAME: &'static str = "enrol-answer";
 }
 
 /// To the attestation service: an enrolled host wants a token.
@@ -146,7 +147,7 @@ pub struct Question {
 
 impl Call for Ask {
     type Reply = Question;
-    const PATH: &'static str = "/v1/ask";
+    const NAME: &'static str = "ask";
 }
 
 /// To the attestation service: the evidence.
@@ -172,7 +173,7 @@ pub struct Token {
 
 impl Call for Attest {
     type Reply = Token;
-    const PATH: &'static str = "/v1/attest";
+    const NAME: &'static str = "attest";
 }
 
 /// To the key provider service, with a token: a new KEK. What answers it is the KEK, 32 bytes, and then the text of a

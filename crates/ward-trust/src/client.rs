@@ -2,27 +2,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use attest::binding::CertThumbprint;
-use http::header;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use serde::Serialize;
+use ward_rpc::{Call, CallError};
 use ward_secret::{KEK_LEN, Kek};
 use ward_types::{Code, Problem, ProviderName};
 use zeroize::Zeroizing;
 
 use crate::Error;
-use crate::api::{Call, MakeKek, UnwrapKek};
+use crate::api::{MakeKek, UnwrapKek};
 use crate::key_provider::WrappedKek;
-
-/// How long a service may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long it may take to answer.
-const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A TLS certificate that a host made for itself, and its key. To be made anew at each start: it need not be kept.
 pub struct Identity {
@@ -53,11 +46,7 @@ impl Identity {
 
 /// A connection to one service; it reconnects by itself. Cheap to clone.
 #[derive(Clone)]
-pub struct Client {
-    http: reqwest::Client,
-    base: String,
-    service: String,
-}
+pub struct Client(ward_rpc::Client);
 
 impl Client {
     /// A client of the service at `address`, which shows the very certificate `server` (PEM), made out to
@@ -79,18 +68,8 @@ impl Client {
                 .with_client_auth_cert(vec![identity.certificate.clone()], key)
                 .map_err(|error| unusable(&error))?;
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .https_only(true)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .resolve(server_name, address)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CALL_TIMEOUT)
-            .build()
-            .map_err(|error| unusable(&error))?;
-        let base = format!("https://{server_name}:{}", address.port());
-        Ok(Self { http, base, service: format!("{server_name} at {address}") })
+        let client = ward_rpc::Client::new(Arc::new(tls), server_name, address);
+        Ok(Self(client.map_err(|error| unusable(&error))?))
     }
 
     /// Makes a call.
@@ -98,8 +77,7 @@ impl Client {
     /// # Errors
     /// The service's refusal, or that it does not answer.
     pub async fn call<C: Call>(&self, call: C) -> Result<C::Reply, Problem> {
-        let response = self.post(C::PATH, None, &call).await?;
-        response.json().await.map_err(|error| self.unreachable(&error))
+        self.0.call(call).await.map_err(problem)
     }
 
     /// A new KEK of a provider, in plain and wrapped.
@@ -108,12 +86,12 @@ impl Client {
     /// The service's refusal, or that it does not answer.
     pub async fn make_kek(&self, token: &str, provider: &ProviderName) -> Result<(Kek, WrappedKek), Problem> {
         let call = MakeKek { provider: provider.clone() };
-        let body = self.key_bytes(MakeKek::PATH, token, &call).await?;
+        let body = self.0.fetch_key(MakeKek::PATH, token, &call).await.map_err(problem)?;
         let (mut key, wrapped) = split(body);
         let wrapped = std::str::from_utf8(&wrapped).ok().and_then(|text| text.parse().ok());
         match (Kek::take(&mut key), wrapped) {
             (Ok(kek), Some(wrapped)) => Ok((kek, wrapped)),
-            _ => Err(Problem::internal(format!("{} gave no key", self.service), "its answer can't be read")),
+            _ => Err(Problem::internal(NO_KEY, "its answer can't be read")),
         }
     }
 
@@ -131,46 +109,22 @@ impl Client {
     /// # Errors
     /// The service's refusal, or that it does not answer.
     pub async fn unwrap_kek_of(&self, token: &str, call: &UnwrapKek) -> Result<Kek, Problem> {
-        let mut body = self.key_bytes(UnwrapKek::PATH, token, call).await?;
-        Kek::take(&mut body).map_err(|error| Problem::internal(format!("{} gave no key", self.service), error))
+        let mut body = self.0.fetch_key(UnwrapKek::PATH, token, call).await.map_err(problem)?;
+        Kek::take(&mut body).map_err(|error| Problem::internal(NO_KEY, error))
     }
+}
 
-    async fn key_bytes(&self, path: &str, token: &str, call: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, Problem> {
-        let response = self.post(path, Some(token), call).await?;
-        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
-        Ok(Zeroizing::new(body.into()))
-    }
+const NO_KEY: &str = "the key provider service gave no key";
 
-    /// Posts; gives the response if it is a good one.
-    async fn post(&self, path: &str, token: Option<&str>, call: &impl Serialize) -> Result<reqwest::Response, Problem> {
-        let mut request = self.http.post(format!("{}{path}", self.base)).json(call);
-        if let Some(token) = token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
-        Err(serde_json::from_slice(&body).unwrap_or_else(|_| {
-            Problem::internal(format!("{} refused a call", self.service), format!("HTTP status {status}"))
-        }))
-    }
-
-    fn unreachable(&self, error: &reqwest::Error) -> Problem {
-        let mut why = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            why = format!("{why}: {cause}");
-            source = cause.source();
-        }
-        Problem::new(
+fn problem(error: CallError) -> Problem {
+    match error {
+        CallError::Refused(problem) => *problem,
+        CallError::Unreachable { peer, why } => Problem::new(
             Code::TrustUnreachable,
-            format!("the trust authority's service {} does not answer", self.service),
+            format!("the trust authority's service {peer} does not answer"),
             why,
             "check that the service runs and that the network reaches it; other instances may answer",
-        )
+        ),
     }
 }
 

@@ -1,6 +1,5 @@
 //! What can go wrong outside of a host's request.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -9,13 +8,8 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// A file or directory can't be used.
-    #[error("{path}: {source}", path = path.display())]
-    File {
-        /// Which one.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] whole_file::Error),
     /// The state directory was not set up for this service.
     #[error("{path} is no state directory of this service: set it up first", path = path.display())]
     NotInitialized {
@@ -39,7 +33,7 @@ pub enum Error {
         /// Which address.
         address: SocketAddr,
         /// Why not.
-        source: io::Error,
+        source: std::io::Error,
     },
     /// The database failed.
     #[error("the database: {0}")]

@@ -1,25 +1,36 @@
 //! The state directory of a service: root key, TLS certificate, database.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use attest::binding::CertThumbprint;
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use ward_secret::{SealKey, Sealed};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use tokio::sync::Mutex;
+use ward_rpc::Answer;
+use ward_secret::{SealKey, Sealed, SecretError};
+use whole_file::Readers;
 use zeroize::Zeroizing;
 
 use crate::Error;
+use crate::api::{Applied, HowItIs};
+use crate::serve::internal;
 
 /// Names by which a service is always reached from its own machine.
 const LOCAL_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+const ROOT_KEY: &str = "root.key";
+
+/// Names in the table `meta`.
+const GENERATION: &str = "generation";
+const CONFIGURATION: &str = "configuration";
+const CONFIGURATION_SERIAL: &str = "configuration_serial";
 
 /// What is sealed to tell whether a root key belongs to a database.
 const CHECK: &[u8] = b"this is the root key";
@@ -41,18 +52,20 @@ pub(crate) struct Kind {
 impl Home {
     /// Sets up what is missing. What is there stays as it is.
     pub(crate) async fn init(dir: &Path, kind: &Kind, server_names: &[String]) -> Result<Self, Error> {
-        let failed = |source| Error::File { path: dir.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        whole_file::private_directory(dir)?;
         let database = dir.join(kind.database);
+        let root_key = dir.join(ROOT_KEY);
         // A new root key would make what an existing database has sealed worthless: then its loss must be told.
-        if !database.exists() && !dir.join("root.key").exists() {
-            make_root_key(&dir.join("root.key"))?;
+        if !database.exists() && !root_key.exists() {
+            let text = SealKey::generate().and_then(|key| key.to_text());
+            let text = text.map_err(|_| Error::RootKey { path: root_key.clone(), what: "none could be made" })?;
+            whole_file::write_new(&root_key, &text, Readers::Owner)?;
         }
         if !dir.join("tls.pem").exists() {
             make_certificate(dir, kind.name, server_names)?;
         }
         if !database.exists() {
-            write_new(&database, &[], 0o600)?;
+            whole_file::write_new(&database, &[], Readers::Owner)?;
         }
         Self::open(dir, kind).await
     }
@@ -63,7 +76,15 @@ impl Home {
         if !database.exists() {
             return Err(Error::NotInitialized { path: dir.to_owned() });
         }
-        let root = load_root_key(&dir.join("root.key"))?;
+        let root_key = dir.join(ROOT_KEY);
+        let text = Zeroizing::new(whole_file::read(&root_key)?);
+        let root = SealKey::from_text(&text).map_err(|error| {
+            let what = match error {
+                SecretError::Memory(_) => "no memory could be locked for it",
+                _ => "64 hexadecimal digits are expected",
+            };
+            Error::RootKey { path: root_key, what }
+        })?;
         let options = SqliteConnectOptions::new()
             .filename(database)
             .create_if_missing(false)
@@ -103,12 +124,12 @@ impl Home {
     }
 
     fn root_key(&self, what: &'static str) -> Error {
-        Error::RootKey { path: self.dir.join("root.key"), what }
+        Error::RootKey { path: self.dir.join(ROOT_KEY), what }
     }
 
     /// The service's certificate, in PEM: what hosts know it by.
     pub(crate) fn certificate_pem(&self) -> Result<String, Error> {
-        let pem = read(&self.dir.join("tls.pem"))?;
+        let pem = whole_file::read(&self.dir.join("tls.pem"))?;
         String::from_utf8(pem).map_err(|_| Error::Certificate("tls.pem is no text".to_owned()))
     }
 
@@ -116,7 +137,7 @@ impl Home {
     pub(crate) fn tls_identity(&self) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), Error> {
         let certificate = CertificateDer::from_pem_slice(self.certificate_pem()?.as_bytes())
             .map_err(|_| Error::Certificate("there is none in tls.pem".to_owned()))?;
-        let key = Zeroizing::new(read(&self.dir.join("tls.key"))?);
+        let key = Zeroizing::new(whole_file::read(&self.dir.join("tls.key"))?);
         // The parser's error could quote what it read.
         let key = PrivateKeyDer::from_pem_slice(&key)
             .map_err(|_| Error::Certificate("there is no private key in tls.key".to_owned()))?;
@@ -129,97 +150,89 @@ impl Home {
     }
 
     pub(crate) async fn set_meta(&self, name: &str, value: &[u8]) -> Result<(), Error> {
-        sqlx::query(
-            "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        )
-        .bind(name)
-        .bind(value)
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+        put(&mut *self.pool.acquire().await?, name, value).await
     }
 
-    /// Counts the changes of the configuration.
-    pub(crate) async fn generation(&self) -> Result<Vec<u8>, Error> {
-        Ok(self.meta("generation").await?.unwrap_or_default())
+    /// Counts the changes of what the service goes by.
+    async fn generation(&self) -> Result<Vec<u8>, Error> {
+        Ok(self.meta(GENERATION).await?.unwrap_or_default())
     }
 
-    /// The digest of the signed configuration that it goes by; empty where it has taken none in.
-    pub(crate) async fn configuration(&self) -> Result<String, Error> {
-        Ok(String::from_utf8_lossy(&self.meta("configuration").await?.unwrap_or_default()).into_owned())
+    /// The signed configuration that the service goes by; none where it has taken none in, or was changed since.
+    pub(crate) async fn configuration(&self) -> Result<Option<Applied>, Error> {
+        let (digest, serial) = (self.meta(CONFIGURATION).await?, self.configuration_serial().await?);
+        let digest = digest.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).filter(|text| !text.is_empty());
+        Ok(digest.zip(serial).map(|(digest, serial)| Applied { digest, serial }))
     }
 
-    /// To be called after each change of the configuration: running services then read it anew.
+    /// Says that the service is there, and by which configuration it goes. No secret.
+    pub(crate) async fn health(&self) -> Answer<HowItIs> {
+        let configuration = self.configuration().await;
+        let configuration = configuration.map_err(|error| internal("the service can't say how it is", &error))?;
+        Ok(HowItIs { version: env!("CARGO_PKG_VERSION").to_owned(), configuration })
+    }
+
+    /// The serial of the last signed configuration: no older one takes its place.
+    pub(crate) async fn configuration_serial(&self) -> Result<Option<i64>, Error> {
+        let bytes = self.meta(CONFIGURATION_SERIAL).await?;
+        Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map(i64::from_be_bytes))
+    }
+
+    /// Notes which signed configuration the service goes by now.
+    pub(crate) async fn note_configuration(db: &mut SqliteConnection, applied: &Applied) -> Result<(), Error> {
+        put(db, CONFIGURATION_SERIAL, &applied.serial.to_be_bytes()).await?;
+        put(db, CONFIGURATION, applied.digest.as_bytes()).await
+    }
+
+    /// To be called after a change here of what is in a signed configuration: the service goes by none now, until it is
+    /// signed. A running service reads it anew.
     pub(crate) async fn changed(&self) -> Result<(), Error> {
-        self.set_meta("generation", uuid::Uuid::now_v7().as_bytes()).await
+        self.set_meta(CONFIGURATION, b"").await?;
+        self.read_anew().await
+    }
+
+    /// A running service reads anew what it goes by.
+    pub(crate) async fn read_anew(&self) -> Result<(), Error> {
+        self.set_meta(GENERATION, uuid::Uuid::now_v7().as_bytes()).await
+    }
+
+    /// After a removal of so many rows: an error if there were none.
+    pub(crate) async fn removed(&self, rows: u64, what: &'static str, name: &str) -> Result<(), Error> {
+        if rows == 0 {
+            return Err(Error::NotFound { what, name: name.to_owned() });
+        }
+        self.changed().await
     }
 }
 
-/// What a host asked for.
-pub(crate) struct AuditRow<'a> {
-    pub(crate) host: &'a str,
-    pub(crate) certificate: CertThumbprint,
-    pub(crate) operation: &'static str,
-    pub(crate) object: &'a str,
-    pub(crate) result: &'a str,
+/// Sets a value in the table `meta`.
+pub(crate) async fn put(db: &mut SqliteConnection, name: &str, value: &[u8]) -> Result<(), Error> {
+    let query = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    sqlx::query(query).bind(name).bind(value).execute(db).await?;
+    Ok(())
 }
 
-/// One thing that a host asked for, and how it ended.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
-pub struct AuditEntry {
-    /// Counts up, without gaps.
-    pub sequence: i64,
-    /// When, in milliseconds since 1970.
-    pub at_ms: i64,
-    /// The host, as the attestation service calls it; `?` if it is not known.
-    pub host: String,
-    /// The certificate of its TLS session.
-    pub certificate: String,
-    /// What it asked for.
-    pub operation: String,
-    /// Of what.
-    pub object: String,
-    /// `ok`, or why it was refused.
-    pub result: String,
+/// What a service reads from its state directory.
+pub(crate) trait Load: Sized {
+    fn load(home: &Home) -> impl Future<Output = Result<Self, Error>> + Send;
 }
 
-impl Home {
-    pub(crate) async fn audit(&self, row: AuditRow<'_>) -> Result<(), Error> {
-        sqlx::query(
-            "INSERT INTO audit (at_ms, host, certificate, operation, object, result) VALUES (?, ?, ?, ?, ?, ?)",
-        )
-        .bind(jiff::Timestamp::now().as_millisecond())
-        .bind(row.host)
-        .bind(row.certificate.to_string())
-        .bind(row.operation)
-        .bind(row.object)
-        .bind(row.result)
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+/// What was read, until it was changed.
+pub(crate) struct Current<T>(Mutex<(Vec<u8>, Arc<T>)>);
+
+impl<T: Load> Current<T> {
+    pub(crate) async fn of(home: &Home) -> Result<Self, Error> {
+        Ok(Self(Mutex::new((home.generation().await?, Arc::new(T::load(home).await?)))))
     }
 
-    pub(crate) async fn audit_tail(&self, n: u32) -> Result<Vec<AuditEntry>, Error> {
-        let query = "SELECT * FROM (SELECT * FROM audit ORDER BY sequence DESC LIMIT ?) ORDER BY sequence";
-        Ok(sqlx::query_as(query).bind(n).fetch_all(&self.pool).await?)
+    pub(crate) async fn get(&self, home: &Home) -> Result<Arc<T>, Error> {
+        let generation = home.generation().await?;
+        let mut current = self.0.lock().await;
+        if current.0 != generation {
+            *current = (generation, Arc::new(T::load(home).await?));
+        }
+        Ok(Arc::clone(&current.1))
     }
-}
-
-/// 32 random bytes in hexadecimal.
-fn make_root_key(path: &Path) -> Result<(), Error> {
-    let unusable = |what| Error::RootKey { path: path.to_owned(), what };
-    let key = SealKey::generate().map_err(|_| unusable("none could be made"))?;
-    let mut text = Zeroizing::new(vec![b'\n'; 65]);
-    hex::encode_to_slice(key.expose(), &mut text[..64]).map_err(|_| unusable("it could not be written"))?;
-    write_new(path, &text, 0o600)
-}
-
-fn load_root_key(path: &Path) -> Result<SealKey, Error> {
-    let unusable = |what| Error::RootKey { path: path.to_owned(), what };
-    let text = Zeroizing::new(read(path)?);
-    let mut key = Zeroizing::new([0; 32]);
-    hex::decode_to_slice(text.trim_ascii(), &mut *key).map_err(|_| unusable("64 hexadecimal digits are expected"))?;
-    SealKey::take(&mut *key).map_err(|_| unusable("no memory could be locked for it"))
 }
 
 /// A certificate that the service signs itself: hosts know it by nothing else.
@@ -235,36 +248,9 @@ fn make_certificate(dir: &Path, name: &str, server_names: &[String]) -> Result<(
     params.not_after = date_time_ymd(2049, 12, 31);
     let key = KeyPair::generate().map_err(unusable)?;
     let certificate = params.self_signed(&key).map_err(unusable)?;
-    // Left over from a crash between the two.
     let key_path = dir.join("tls.key");
-    match fs::remove_file(&key_path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(Error::File { path: key_path, source }),
-        _ => {}
-    }
-    write_new(&key_path, Zeroizing::new(key.serialize_pem()).as_bytes(), 0o600)?;
-    write_new(&dir.join("tls.pem"), certificate.pem().as_bytes(), 0o644)
-}
-
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|source| Error::File { path: path.to_owned(), source })
-}
-
-/// Writes a new file, durably: after a crash it is there whole or not at all. One that is there already is an error.
-pub(crate) fn write_new(path: &Path, contents: &[u8], mode: u32) -> Result<(), Error> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let write = || -> io::Result<()> {
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(contents)?;
-        file.sync_all()?;
-        // Unlike a rename, a link does not replace what is there.
-        fs::hard_link(&temporary, path)?;
-        fs::remove_file(&temporary)?;
-        path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-    };
-    write().map_err(|source| Error::File { path: path.to_owned(), source })
+    // Left over from a crash between the two.
+    whole_file::remove(&key_path)?;
+    whole_file::write_new(&key_path, Zeroizing::new(key.serialize_pem()).as_bytes(), Readers::Owner)?;
+    Ok(whole_file::write_new(&dir.join("tls.pem"), certificate.pem().as_bytes(), Readers::Everyone)?)
 }

@@ -19,6 +19,7 @@
 
 pub mod api;
 pub mod attestation;
+mod audit;
 pub mod client;
 pub mod configuration;
 mod error;
@@ -30,6 +31,6 @@ mod serve;
 pub mod services;
 pub mod signed;
 
+pub use audit::AuditEntry;
 pub use error::Error;
-pub use home::AuditEntry;
 pub use serve::Server;

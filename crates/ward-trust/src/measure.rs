@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use attest::appraisal::Evidence;
-use attest::credential::AkRecord;
+use attest::credential::{AkRecord, ResidentAk};
 use attest::ek::EkProof;
 use attest::hash::{Digest, HashAlg};
 use attest::label::Label;
@@ -106,7 +106,26 @@ impl SimulatedHost {
         client.call(Attest { question: question.question, evidence }).await
     }
 
-    fn evidence(&self, request: &QuoteRequest, boot: &Boot) -> Option<Evidence> {
+    /// Its attestation key.
+    ///
+    /// # Errors
+    /// If it is none, which does not happen.
+    pub fn attestation_key(&self) -> Result<ResidentAk, Error> {
+        ResidentAk::from_own_record(self.record()).map_err(|error| Error::invalid("a simulated host", error))
+    }
+
+    fn record(&self) -> AkRecord {
+        AkRecord {
+            ak: self.ak.to_tpm2b(),
+            ek: self.ek.name(),
+            ek_proof: EkProof::Pinned { label: self.label.to_string() },
+            proven_at: Timestamp::now(),
+        }
+    }
+
+    /// What it sends in answer to a question; none where it was not asked for PCRs that it has.
+    #[must_use]
+    pub fn evidence(&self, request: &QuoteRequest, boot: &Boot) -> Option<Evidence> {
         let values: BTreeMap<u8, Digest> =
             request.pcrs().iter().filter_map(|pcr| Some((pcr, boot.pcrs.get(&pcr)?.clone()))).collect();
         let all: Vec<u8> = values.values().flat_map(|value| value.bytes().to_vec()).collect();
@@ -154,13 +173,7 @@ pub async fn enrol(dir: &Path, hosts: &[std::sync::Arc<SimulatedHost>]) -> Resul
     let home = Home::open(dir, &KIND).await?;
     let mut tx = home.pool.begin().await?;
     for host in hosts {
-        let record = AkRecord {
-            ak: host.ak.to_tpm2b(),
-            ek: host.ek.name(),
-            ek_proof: EkProof::Pinned { label: host.label.to_string() },
-            proven_at: Timestamp::now(),
-        };
-        let json = serde_json::to_string(&record).map_err(|error| Error::invalid("an AK", error))?;
+        let json = serde_json::to_string(&host.record()).map_err(|error| Error::invalid("an AK", error))?;
         let query = sqlx::query("INSERT INTO pinned_ek (name, label) VALUES (?, ?)");
         query.bind(host.ek.name().to_string()).bind(host.label.as_str()).execute(&mut *tx).await?;
         let query = "INSERT INTO host (ek, label, ak, ek_public, ak_record, admitted, enrolled_ms) \

@@ -1,37 +1,24 @@
 //! TLS 1.3 and HTTP for both services. A host shows a certificate of its own making; who it is, evidence and tokens
 //! say.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use attest::binding::CertThumbprint;
 use axum::Router;
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
-use http::StatusCode;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
+use ward_rpc::serve_known;
 use ward_types::Problem;
 
 use crate::Error;
 use crate::home::Home;
-
-/// How long a peer may take for its TLS handshake, and for the head of a request.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The other end of a TLS session. It has proven to hold the key of this certificate, and nothing else.
 #[derive(Clone, Copy, Debug)]
@@ -61,62 +48,11 @@ impl Server {
 
     /// Serves until `shutdown`, then lets open requests end.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let acceptor = TlsAcceptor::from(self.tls);
-        let connections = TaskTracker::new();
-        loop {
-            let stream = tokio::select! {
-                () = shutdown.cancelled() => break,
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        // Out of descriptors, or the peer is gone already: wait, don't spin.
-                        tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                },
-            };
-            let (acceptor, router, shutdown) = (acceptor.clone(), self.router.clone(), shutdown.clone());
-            connections.spawn(async move {
-                if let Err(error) = connection(stream, acceptor, router, shutdown).await {
-                    tracing::debug!(%error, "connection ended");
-                }
-            });
-        }
-        connections.close();
-        connections.wait().await;
+        serve_known(self.listener, self.tls, self.router, shutdown, |certificate| {
+            certificate.map(|certificate| Peer(CertThumbprint::of(certificate)))
+        })
+        .await;
     }
-}
-
-async fn connection(
-    stream: TcpStream,
-    acceptor: TlsAcceptor,
-    router: Router,
-    shutdown: CancellationToken,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    stream.set_nodelay(true)?;
-    let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-    let certificates = stream.get_ref().1.peer_certificates();
-    let certificate = certificates.and_then(<[_]>::first).ok_or("the peer showed no certificate")?;
-    let peer = Peer(CertThumbprint::of(certificate));
-    let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(peer);
-        let router = router.clone();
-        async move { Ok::<_, Infallible>(router.oneshot(request.map(Body::new)).await.into_response()) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    tokio::pin!(connection);
-    tokio::select! {
-        result = connection.as_mut() => result?,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await?;
-        }
-    }
-    Ok(())
 }
 
 fn server_config(home: &Home) -> Result<Arc<ServerConfig>, Error> {
@@ -175,12 +111,6 @@ impl ClientCertVerifier for AnyCertificate {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
     }
-}
-
-/// The response that carries a problem.
-pub(crate) fn problem_response(problem: &Problem) -> Response {
-    let status = StatusCode::from_u16(problem.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, axum::Json(problem)).into_response()
 }
 
 /// A failure of the service itself: the host is told that, and the log why.

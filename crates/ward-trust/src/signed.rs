@@ -10,10 +10,10 @@ use aws_lc_rs::signature::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use whole_file::Readers;
 use zeroize::Zeroizing;
 
 use crate::Error;
-use crate::home::{read, write_new};
 
 /// The longest signed file that is read, in bytes.
 pub const MAX_SIGNED: usize = 4 << 20;
@@ -40,7 +40,7 @@ impl AdminKey {
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
         let pkcs8 = Zeroizing::new(document.map_err(|_| failed())?.as_ref().to_vec());
         let key = Self::from_pkcs8(&pkcs8)?;
-        write_new(path, &pkcs8, 0o600)?;
+        whole_file::write_new(path, &pkcs8, Readers::Owner)?;
         Ok(key)
     }
 
@@ -49,7 +49,7 @@ impl AdminKey {
     /// # Errors
     /// If there is none, or it is none.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        Self::from_pkcs8(&Zeroizing::new(read(path)?))
+        Self::from_pkcs8(&Zeroizing::new(whole_file::read(path)?))
     }
 
     fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, Error> {
@@ -128,7 +128,8 @@ impl Signed {
     /// # Errors
     /// If it can't be read, or is no signed content.
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let text = String::from_utf8(read(path)?).map_err(|error| Error::invalid("a signed file", error))?;
+        let text =
+            String::from_utf8(whole_file::read(path)?).map_err(|error| Error::invalid("a signed file", error))?;
         Self::parse(&text).map_err(|error| Error::invalid("a signed file", error))
     }
 
@@ -140,7 +141,7 @@ impl Signed {
         if fs::exists(path).unwrap_or(false) {
             return Err(Error::Exists { what: "file", name: path.display().to_string() });
         }
-        write_new(path, self.to_string().as_bytes(), 0o644)
+        Ok(whole_file::write_new(path, self.to_string().as_bytes(), Readers::Everyone)?)
     }
 
     /// By whom it says that it is signed. Whether it is, [`Signed::open`] tells.

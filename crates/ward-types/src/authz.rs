@@ -99,9 +99,9 @@ privileges! {
     CryptoRegisterHost = "crypto.register-host";
     /// Register and unlock encrypted VMs.
     CryptoRegisterVm = "crypto.register-vm";
-    /// See the trust authority.
+    /// See how hosts and services stand with trust authorities.
     TrustRead = "trust.read";
-    /// Manage the trust authority: what is attested, and which keys that gives.
+    /// Bring hosts the descriptions of trust authorities, and have hosts attested anew.
     TrustManage = "trust.manage";
 }
 

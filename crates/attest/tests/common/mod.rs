@@ -21,7 +21,7 @@ pub(crate) const BOOTS: [&str; 4] = ["seabios", "ovmf", "unsigned", "secureboot"
 const HEADER: usize = 32 + 41;
 
 /// A log with its events apart.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Log {
     pub(crate) header: Vec<u8>,
     pub(crate) events: Vec<Event>,

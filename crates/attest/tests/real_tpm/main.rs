@@ -4,10 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod appraisal;
+mod arbitrary;
 #[path = "../common/mod.rs"]
 mod common;
 mod credential;
 mod ek;
+#[path = "../common/arbitrary.rs"]
+mod likely;
 mod quote;
 mod token;
 // Other crates drive TPMs with it too.

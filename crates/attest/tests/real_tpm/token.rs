@@ -19,10 +19,10 @@ fn label(text: &str) -> Label {
 }
 
 /// An attestation service, one attested host, and a key provider that trusts the service.
-struct Scene {
+pub(crate) struct Scene {
     issuer: Issuer,
     pkcs8: Vec<u8>,
-    attested: Attested,
+    pub(crate) attested: Attested,
     verifier: TokenVerifier,
     at: Timestamp,
 }
@@ -30,7 +30,7 @@ struct Scene {
 const LIFETIME: u64 = 600;
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let host = Host::booted(Log::of("ovmf"));
         let attested = host.attest(&policy(&[0, 7], vec![host.image("firmware", &[0, 7])])).outcome.unwrap();
         let pkcs8 = TokenKey::generate_pkcs8().unwrap().to_vec();
@@ -40,18 +40,27 @@ impl Scene {
         Self { issuer, pkcs8, attested, verifier, at }
     }
 
-    fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         self.issuer.issue(&self.attested, &label("host-1"), &label("keys"), &label("id-1"), self.at).unwrap()
     }
 
     /// The token with other claims, signed with the service's own key.
     fn with_claims(&self, change: impl FnOnce(&mut Value)) -> String {
-        let token = self.token();
-        let mut claims: Value = serde_json::from_slice(&part(&token, 1)).unwrap();
+        let mut claims = self.claims();
         change(&mut claims);
+        self.signed(&claims)
+    }
+
+    /// The claims of a good token.
+    pub(crate) fn claims(&self) -> Value {
+        serde_json::from_slice(&part(&self.token(), 1)).unwrap()
+    }
+
+    /// Any claims, signed with the service's own key.
+    pub(crate) fn signed(&self, claims: &Value) -> String {
         let mut header = Header::new(Algorithm::ES256);
         header.kid = Some(self.issuer.public_key().id());
-        jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ec_der(&self.pkcs8)).unwrap()
+        jsonwebtoken::encode(&header, claims, &EncodingKey::from_ec_der(&self.pkcs8)).unwrap()
     }
 
     /// The token with another header, whose signature then is not over it.
@@ -61,7 +70,7 @@ impl Scene {
         format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header.to_string()))
     }
 
-    fn verify(&self, token: &str) -> Result<attest::token::VerifiedToken, TokenError> {
+    pub(crate) fn verify(&self, token: &str) -> Result<attest::token::VerifiedToken, TokenError> {
         self.verifier.verify(token, self.attested.certificate(), self.at)
     }
 }

@@ -31,6 +31,13 @@ impl PyKmip {
         Self { port: port.parse().unwrap(), authority, directory }
     }
 
+    /// The operations that it was asked for, in their order.
+    pub fn requests(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.directory.path().join("server.log")).unwrap();
+        let operation = |line: &str| Some(line.split_once("Processing operation: ")?.1.trim().to_owned());
+        log.lines().filter_map(operation).collect()
+    }
+
     /// Ends the server.
     pub fn stop(&mut self) {
         script("stop", self.directory.path());

@@ -2,7 +2,7 @@
 
 use axum::extract::{Json, State};
 use jiff::Timestamp;
-use ward_types::{ClusterId, Code, EventKind, EventSubject, Problem, ProviderKind, ProviderName};
+use ward_types::{ClusterId, Code, EventKind, EventSubject, Privilege, Problem, ProviderKind, ProviderName};
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body, Keys};
@@ -11,7 +11,7 @@ use super::providers::exists;
 use super::types::{
     AddTrusted, DescribeTrusted, Light, PageQuery, ProviderView, TrustServiceView, TrustState, TrustedHostView,
 };
-use crate::authz::operations::{AddProvider, DescribeProvider, RemediateTrust};
+use crate::authz::operations::{AddTrustedProvider, DescribeProvider, RemediateTrust};
 use crate::authz::{Granted, Root, Sight, grant, grant_named};
 use crate::controller::{Controller, Shared};
 use crate::hosts::{Link, Reach};
@@ -51,7 +51,7 @@ pub(super) async fn add(
 ) -> ApiResult<Json<ProviderView>> {
     let what = format!("cannot add key provider `{}`", new.name);
     let note = format!("add trusted key provider `{}`", new.name);
-    let granted: Granted<AddProvider> = grant(&controller, &caller, Root, note.into()).await?;
+    let granted: Granted<AddTrustedProvider> = grant(&controller, &caller, Root, note.into()).await?;
     trusted::open(&what, &new.name, &new.description)?;
     let mut clusters: Vec<ClusterId> = Vec::new();
     for name in &new.clusters {
@@ -130,7 +130,7 @@ pub(super) async fn hosts(
     let rows = store::list(&mut db).await?;
     let mut hosts = host::list(&mut db).await?;
     drop(db);
-    hosts.retain(|row| sight.sees(row));
+    hosts.retain(|row| sight.may(Privilege::TrustRead, row));
     let links = hosts.iter().filter_map(|row| controller.links.get(row.id));
     let views = links.flat_map(|link| of_host(&rows, &link)).collect();
     Ok(page.cut(views, |view: &TrustedHostView| format!("{} {}", view.host, view.provider)))
@@ -179,7 +179,7 @@ pub(super) async fn services(
     page: Page,
 ) -> ApiResult<Listed<TrustServiceView>> {
     let mut rows = provider::list(&mut *controller.store.read().await?).await?;
-    rows.retain(|row| sight.sees(row));
+    rows.retain(|row| sight.may(Privilege::TrustRead, row));
     let mut states = controller.trusted.all();
     states.retain(|state| rows.iter().any(|row| row.name == state.provider));
     let views = states.iter().map(|state| of_service(state, &states)).collect();
@@ -187,12 +187,11 @@ pub(super) async fn services(
 }
 
 fn of_service(state: &ServiceState, all: &[ServiceState]) -> TrustServiceView {
-    let applied = |state: &ServiceState| state.health.as_ref().map(|health| health.configuration.clone());
-    let of_kind = all.iter().filter(|other| other.provider == state.provider && other.kind == state.kind);
-    let known: Vec<_> = of_kind.filter_map(applied).collect();
-    let votes = |digest: &String| known.iter().filter(|other| *other == digest).count();
-    let desired = known.iter().max_by_key(|digest| (votes(digest), (*digest).clone())).cloned();
-    let applied = applied(state);
+    let applied = |state: &ServiceState| state.health.as_ref().and_then(|health| health.configuration.clone());
+    // All instances of both services go by one configuration: the newest that the trust administrators have signed.
+    let known = all.iter().filter(|other| other.provider == state.provider).filter_map(applied);
+    let desired = known.max_by_key(|configuration| configuration.serial).map(|configuration| configuration.digest);
+    let applied = applied(state).map(|configuration| configuration.digest);
     TrustServiceView {
         provider: state.provider.clone(),
         service: match state.kind {

@@ -103,8 +103,10 @@ operations! {
     DestroyKey on KeyTarget: "key.destroy", "destroy", changes, [CryptoManageKeys];
     FindOrphans on ProviderRow: "key.orphans", "look for keys of failed tasks at", changes, [CryptoManageKeys];
     SetKeyGrace on Root: "key.grace", "set for how long unneeded keys are kept", changes, [CryptoManageKeys];
-    DescribeProvider on ProviderRow: "provider.describe", "import the description of", changes, [CryptoManageKeyServers];
-    RemediateTrust on HostRow: "trust.remediate", "have the trust authority attest", changes, [CryptoRegisterHost];
+    AddTrustedProvider on Root: "provider.add-trusted", "add a trusted key provider", changes,
+        [CryptoManageKeyServers, TrustManage];
+    DescribeProvider on ProviderRow: "provider.describe", "import the description of", changes, [TrustManage];
+    RemediateTrust on HostRow: "trust.remediate", "have the trust authority attest", changes, [TrustManage];
     ReadVm on VmRow: "vm.read", "show", reads, [Read];
     CreateVm on DatastoreRow: "vm.create", "make a VM on", begins, [VmCreate];
     CreateEncryptedVm on DatastoreRow: "vm.create-encrypted", "make an encrypted VM on", begins, [CryptoEncryptNew];

@@ -43,7 +43,7 @@ fn options(state_dir: &Path) -> SqliteConnectOptions {
 pub(crate) async fn init(state_dir: &Path, master: &MasterKey) -> Result<(), Error> {
     let path = state_dir.join("keys.db");
     if !path.exists() {
-        crate::files::write_new(&path, &[], crate::files::Readers::Owner)?;
+        whole_file::write_new(&path, &[], whole_file::Readers::Owner)?;
     }
     let mut connection = options(state_dir).connect().await?;
     MIGRATIONS.run(&mut connection).await?;

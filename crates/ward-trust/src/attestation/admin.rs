@@ -12,7 +12,8 @@ use super::config::{self, PolicySettings, Settings};
 use super::hosts::{self, HostInfo};
 use crate::Error;
 use crate::api::Description;
-use crate::home::{AuditEntry, Home};
+use crate::audit::AuditEntry;
+use crate::home::{Home, Load as _};
 
 /// The attestation service's configuration, open for reading and changing.
 pub struct Admin {
@@ -55,9 +56,7 @@ impl Admin {
     /// # Errors
     /// If a token's lifetime is none that tokens may have, or the database can't be written.
     pub async fn set_settings(&self, settings: &Settings) -> Result<(), Error> {
-        if !(1..=attest::token::MAX_LIFETIME.as_secs()).contains(&settings.token_seconds) {
-            return Err(Error::invalid("a token's lifetime", "a second at least and a day at most are allowed"));
-        }
+        settings.check()?;
         config::save_settings(&self.home, settings).await?;
         self.home.changed().await
     }
@@ -143,7 +142,7 @@ impl Admin {
     pub async fn remove_ek(&self, name: &Name) -> Result<(), Error> {
         let name = name.to_string();
         let query = sqlx::query("DELETE FROM pinned_ek WHERE name = ?").bind(&name);
-        self.gone(query.execute(&self.home.pool).await?.rows_affected(), "EK", &name).await
+        self.home.removed(query.execute(&self.home.pool).await?.rows_affected(), "EK", &name).await
     }
 
     /// Makes a policy, or changes one.
@@ -151,10 +150,7 @@ impl Admin {
     /// # Errors
     /// If it would prove nothing.
     pub async fn set_policy(&self, name: &Label, settings: &PolicySettings) -> Result<(), Error> {
-        if !settings.bank.is_strong() || settings.required.is_empty() || settings.nonce_seconds == 0 {
-            let why = "it needs a bank other than sha1, a PCR at least, and time for an answer";
-            return Err(Error::invalid("a policy", why));
-        }
+        settings.check()?;
         let json = serde_json::to_string(settings).map_err(|error| Error::invalid("a policy", error))?;
         sqlx::query(
             "INSERT INTO policy (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
@@ -188,7 +184,7 @@ impl Admin {
     /// If there is none such.
     pub async fn remove_policy(&self, name: &Label) -> Result<(), Error> {
         let query = sqlx::query("DELETE FROM policy WHERE name = ?").bind(name.as_str());
-        self.gone(query.execute(&self.home.pool).await?.rows_affected(), "policy", name.as_str()).await
+        self.home.removed(query.execute(&self.home.pool).await?.rows_affected(), "policy", name.as_str()).await
     }
 
     /// Takes a base image in. One of that name and version is replaced.
@@ -250,7 +246,7 @@ impl Admin {
         let query = sqlx::query("DELETE FROM base_image WHERE name = ? AND version = ?")
             .bind(id.name.as_str())
             .bind(id.version.as_str());
-        self.gone(query.execute(&self.home.pool).await?.rows_affected(), "base image", &id.to_string()).await
+        self.home.removed(query.execute(&self.home.pool).await?.rows_affected(), "base image", &id.to_string()).await
     }
 
     /// The enrolled hosts, with the last verdict on each.
@@ -268,7 +264,7 @@ impl Admin {
     pub async fn admit_host(&self, label: &Label) -> Result<(), Error> {
         let query = sqlx::query("INSERT OR REPLACE INTO admitted (ek) SELECT ek FROM host WHERE label = ?");
         let done = query.bind(label.as_str()).execute(&self.home.pool).await?;
-        self.gone(done.rows_affected(), "host", label.as_str()).await
+        self.home.removed(done.rows_affected(), "host", label.as_str()).await
     }
 
     /// Forgets a host. It may enrol again.
@@ -279,7 +275,7 @@ impl Admin {
         let query = sqlx::query("DELETE FROM admitted WHERE ek IN (SELECT ek FROM host WHERE label = ?)");
         query.bind(label.as_str()).execute(&self.home.pool).await?;
         let query = sqlx::query("DELETE FROM host WHERE label = ?").bind(label.as_str());
-        self.gone(query.execute(&self.home.pool).await?.rows_affected(), "host", label.as_str()).await
+        self.home.removed(query.execute(&self.home.pool).await?.rows_affected(), "host", label.as_str()).await
     }
 
     /// The last `n` things that hosts asked for, oldest first.
@@ -288,12 +284,5 @@ impl Admin {
     /// If the database can't be read.
     pub async fn audit(&self, n: u32) -> Result<Vec<AuditEntry>, Error> {
         self.home.audit_tail(n).await
-    }
-
-    async fn gone(&self, rows: u64, what: &'static str, name: &str) -> Result<(), Error> {
-        if rows == 0 {
-            return Err(Error::NotFound { what, name: name.to_owned() });
-        }
-        self.home.changed().await
     }
 }

@@ -16,7 +16,7 @@ use sqlx::Row as _;
 use ward_types::{Code, Problem};
 
 use crate::Error;
-use crate::home::Home;
+use crate::home::{Home, Load};
 
 /// How the service behaves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,14 @@ impl Settings {
         let audience = name.clone();
         Self { name, audience, admit_by_hand: true, bare_eks: true, token_seconds: 600 }
     }
+
+    /// That tokens may live so long.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if (1..=attest::token::MAX_LIFETIME.as_secs()).contains(&self.token_seconds) {
+            return Ok(());
+        }
+        Err(Error::invalid("a token's lifetime", "a second at least and a day at most are allowed"))
+    }
 }
 
 /// What a cluster's hosts must be.
@@ -56,6 +64,16 @@ pub struct PolicySettings {
     pub ek_certificate: bool,
     /// How long a host may take to answer, in seconds.
     pub nonce_seconds: u64,
+}
+
+impl PolicySettings {
+    /// That it proves something.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.bank.is_strong() && !self.required.is_empty() && self.nonce_seconds > 0 {
+            return Ok(());
+        }
+        Err(Error::invalid("a policy", "it needs a bank other than sha1, a PCR at least, and time for an answer"))
+    }
 }
 
 impl Default for PolicySettings {
@@ -79,8 +97,8 @@ pub(super) struct Config {
     pinned: PinnedEks,
 }
 
-impl Config {
-    pub(super) async fn load(home: &Home) -> Result<Self, Error> {
+impl Load for Config {
+    async fn load(home: &Home) -> Result<Self, Error> {
         let settings = load_settings(home).await?;
         let sealed = home.meta("token_key").await?.ok_or_else(|| Error::corrupt("token_key", "it is missing"))?;
         let key = TokenKey::from_pkcs8(&home.unseal("token_key", sealed)?)
@@ -98,7 +116,9 @@ impl Config {
             settings,
         })
     }
+}
 
+impl Config {
     /// Whether an endorsement key is trusted. A certificate is looked at first, but a key that was imported needs none.
     pub(super) fn trusted_ek(
         &self,

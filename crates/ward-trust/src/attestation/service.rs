@@ -12,11 +12,10 @@ use attest::label::Label;
 use attest::quote::Nonce;
 use attest::tpm::Public;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Extension, Json, State};
-use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::extract::DefaultBodyLimit;
 use jiff::Timestamp;
 use uuid::Uuid;
+use ward_rpc::{Answer, route};
 use ward_types::{Code, Problem};
 use zeroize::Zeroizing;
 
@@ -25,12 +24,12 @@ use super::config::Config;
 use super::hosts::{self, Captured, Host};
 use crate::Error;
 use crate::api::{
-    Ask, Attest, Call, Describe, Description, Enrol, EnrolAnswer, EnrolChallenge, Enrolled, Health, HowItIs, Question,
-    Token,
+    Ask, Attest, Describe, Description, Enrol, EnrolAnswer, EnrolChallenge, Enrolled, Health, Question, Token,
 };
-use crate::home::{AuditRow, Home};
+use crate::audit::AuditRow;
+use crate::home::{Current, Home};
 use crate::pending::Pending;
-use crate::serve::{Peer, Server, internal, problem_response};
+use crate::serve::{Peer, Server, internal};
 
 /// How long a host may take to open a credential: TPMs are slow.
 const ENROLMENT_TIME: Duration = Duration::from_secs(60);
@@ -44,7 +43,7 @@ const MAX_REQUEST: usize = 2 << 20;
 /// The attestation service.
 pub struct Service {
     home: Home,
-    config: tokio::sync::Mutex<(Vec<u8>, Arc<Config>)>,
+    config: Current<Config>,
     enrolling: Mutex<Pending<Enrolling>>,
     asked: Mutex<Pending<AskedHost>>,
 }
@@ -60,8 +59,6 @@ struct AskedHost {
     asked: Asked,
 }
 
-type Answer<T> = Result<T, Problem>;
-
 impl Service {
     /// Opens a state directory and listens.
     ///
@@ -69,41 +66,26 @@ impl Service {
     /// If the directory can't be used, or the address can't be listened on.
     pub async fn start(dir: &Path, listen: SocketAddr) -> Result<Server, Error> {
         let home = Home::open(dir, &KIND).await?;
-        let config = (home.generation().await?, Arc::new(Config::load(&home).await?));
         let service = Arc::new(Self {
+            config: Current::of(&home).await?,
             home,
-            config: tokio::sync::Mutex::new(config),
             enrolling: Mutex::new(Pending::new(ENROLMENT_TIME)),
             asked: Mutex::new(Pending::new(ANSWER_TIME)),
         });
-        let router = Router::new()
-            .route(Describe::PATH, post(handle(|service, _, call| async move { service.describe(call).await })))
-            .route(Health::PATH, post(handle(|service, _, call| async move { service.health(call).await })))
-            .route(Enrol::PATH, post(handle(|service, peer, call| async move { service.enrol(peer, call).await })))
-            .route(
-                EnrolAnswer::PATH,
-                post(handle(|service, peer, call| async move { service.confirm(peer, call).await })),
-            )
-            .route(Ask::PATH, post(handle(|service, peer, call| async move { service.ask(peer, call).await })))
-            .route(Attest::PATH, post(handle(|service, peer, call| async move { service.attest(peer, call).await })))
-            .layer(DefaultBodyLimit::max(MAX_REQUEST))
-            .with_state(Arc::clone(&service));
+        let mut router = Router::new();
+        router = route(router, |it: Arc<Self>, _: Peer, _: Describe| async move { it.describe().await });
+        router = route(router, |it: Arc<Self>, _: Peer, _: Health| async move { it.home.health().await });
+        router = route(router, |it: Arc<Self>, peer, call: Enrol| async move { it.enrol(peer, call).await });
+        router = route(router, |it: Arc<Self>, peer, call: EnrolAnswer| async move { it.confirm(peer, call).await });
+        router = route(router, |it: Arc<Self>, peer, call: Ask| async move { it.ask(peer, call).await });
+        router = route(router, |it: Arc<Self>, peer, call: Attest| async move { it.attest(peer, call).await });
+        let router = router.layer(DefaultBodyLimit::max(MAX_REQUEST)).with_state(Arc::clone(&service));
         Server::bind(listen, &service.home, router).await
     }
 
-    /// The configuration; read anew if it was changed.
-    async fn config(&self) -> Result<Arc<Config>, Error> {
-        let generation = self.home.generation().await?;
-        let mut current = self.config.lock().await;
-        if current.0 != generation {
-            *current = (generation, Arc::new(Config::load(&self.home).await?));
-        }
-        Ok(Arc::clone(&current.1))
-    }
-
-    async fn describe(&self, _: Describe) -> Answer<Description> {
+    async fn describe(&self) -> Answer<Description> {
         let what = "the attestation service can't say what it is";
-        let config = self.config().await.map_err(|error| internal(what, &error))?;
+        let config = self.config.get(&self.home).await.map_err(|error| internal(what, &error))?;
         Ok(Description {
             issuer: config.settings.name.clone(),
             token_key: config.issuer.public_key().clone(),
@@ -112,15 +94,9 @@ impl Service {
         })
     }
 
-    async fn health(&self, _: Health) -> Answer<HowItIs> {
-        let configuration = self.home.configuration().await;
-        let configuration = configuration.map_err(|error| internal("the service can't say how it is", &error))?;
-        Ok(HowItIs { version: env!("CARGO_PKG_VERSION").to_owned(), configuration })
-    }
-
     async fn enrol(&self, peer: Peer, call: Enrol) -> Answer<EnrolChallenge> {
         let what = "the host can't be enrolled";
-        let config = self.config().await.map_err(|error| internal(what, &error))?;
+        let config = self.config.get(&self.home).await.map_err(|error| internal(what, &error))?;
         let refused = |why: &dyn ToString| {
             let remedy = "see that the host's agent makes its keys by the usual templates";
             Problem::new(Code::EnrolmentRefused, what, why.to_string(), remedy)
@@ -144,7 +120,7 @@ impl Service {
         let ak = enrolling.challenge.confirm(&secret, now).map_err(|error| {
             Problem::new(Code::EnrolmentRefused, what, error.to_string(), "enrol again, with the keys of one TPM")
         })?;
-        let config = self.config().await.map_err(|error| internal(what, &error))?;
+        let config = self.config.get(&self.home).await.map_err(|error| internal(what, &error))?;
         let (label, admitted) = config.admission(&ek)?;
         let stored = hosts::enrol(&self.home, &ek, enrolling.ek_certificate.as_deref(), &ak, (&label, admitted)).await;
         let admitted = stored.map_err(|error| internal(what, &error))?;
@@ -156,7 +132,7 @@ impl Service {
     async fn ask(&self, peer: Peer, call: Ask) -> Answer<Question> {
         let what = "the host can't be attested";
         self.host(&call.ak, what).await?;
-        let config = self.config().await.map_err(|error| internal(what, &error))?;
+        let config = self.config.get(&self.home).await.map_err(|error| internal(what, &error))?;
         let policy = config.policy(&call.policy)?;
         let nonce = Nonce::generate().map_err(|error| Problem::internal(what, error))?;
         let request = policy.request(nonce.clone(), peer.0).map_err(|error| Problem::internal(what, error))?;
@@ -184,7 +160,7 @@ impl Service {
 
     async fn appraise(&self, host: &Host, asked: &AskedHost, call: Attest, now: Timestamp) -> Answer<Token> {
         let what = "the host can't be attested";
-        let config = self.config().await.map_err(|error| internal(what, &error))?;
+        let config = self.config.get(&self.home).await.map_err(|error| internal(what, &error))?;
         let policy = config.policy(&asked.policy)?;
         // Trust in the EK is looked at anew: a CA may have been removed since.
         let ek = config.trusted_ek(host.ek_public.clone(), host.ek_certificate.as_deref(), now)?;
@@ -262,25 +238,4 @@ fn unasked(what: &str) -> Problem {
 /// A panic while it was held leaves nothing half-done behind.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-type Answering = std::pin::Pin<Box<dyn Future<Output = Response> + Send>>;
-
-/// A typed handler of a call.
-fn handle<C, F>(
-    run: impl Fn(Arc<Service>, Peer, C) -> F + Clone + Send + 'static,
-) -> impl Fn(State<Arc<Service>>, Extension<Peer>, Json<C>) -> Answering + Clone + Send + 'static
-where
-    C: Call,
-    F: Future<Output = Answer<C::Reply>> + Send + 'static,
-{
-    move |State(service), Extension(peer), Json(call)| {
-        let answer = run(service, peer, call);
-        Box::pin(async move {
-            match answer.await {
-                Ok(reply) => Json(reply).into_response(),
-                Err(problem) => problem_response(&problem),
-            }
-        })
-    }
 }

@@ -12,7 +12,8 @@ use super::KIND;
 use super::primary::PrimaryKey;
 use super::rules::{self, Provider, TrustSettings};
 use crate::Error;
-use crate::home::{AuditEntry, Home};
+use crate::audit::AuditEntry;
+use crate::home::Home;
 
 /// A client certificate for a key server, and its key, in PEM.
 pub struct Credentials {
@@ -90,7 +91,7 @@ impl Admin {
         self.home.changed().await
     }
 
-    /// Accepts the tokens that an attestation service signs with that key.
+    /// Accepts the tokens that an attestation service signs with that key. Its instances have one name, and a key each.
     ///
     /// # Errors
     /// If the database can't be written.
@@ -110,13 +111,13 @@ impl Admin {
         rules::load_issuers(&self.home).await
     }
 
-    /// Stops accepting the tokens of an attestation service, whatever key they are signed with.
+    /// Stops accepting the tokens that an attestation service signs with the key of that ID.
     ///
     /// # Errors
     /// If it is not trusted.
-    pub async fn distrust_issuer(&self, name: &Label) -> Result<(), Error> {
-        let query = sqlx::query("DELETE FROM issuer WHERE name = ?").bind(name.as_str());
-        self.gone(query.execute(&self.home.pool).await?.rows_affected(), "attestation service", name.as_str()).await
+    pub async fn distrust_issuer(&self, key_id: &str) -> Result<(), Error> {
+        let query = sqlx::query("DELETE FROM issuer WHERE key_id = ?").bind(key_id);
+        self.home.removed(query.execute(&self.home.pool).await?.rows_affected(), "token key", key_id).await
     }
 
     /// Makes a provider, or changes one. Its primary key is tried once, as it is to be used.
@@ -141,6 +142,7 @@ impl Admin {
         credentials: &Credentials,
     ) -> Result<(), Error> {
         let json = serde_json::to_string(provider).map_err(|error| Error::invalid("a provider", error))?;
+        let same = rules::load_providers(&self.home).await?.get(name) == Some(provider);
         let query = "INSERT INTO provider (name, value, credentials) VALUES (?, ?, ?) \
                      ON CONFLICT (name) DO UPDATE SET value = excluded.value, credentials = excluded.credentials";
         sqlx::query(query)
@@ -149,7 +151,8 @@ impl Admin {
             .bind(seal_credentials(&self.home, name, credentials)?)
             .execute(&self.home.pool)
             .await?;
-        self.home.changed().await
+        // Credentials are in no signed configuration.
+        if same { self.home.read_anew().await } else { self.home.changed().await }
     }
 
     /// The providers.
@@ -166,7 +169,7 @@ impl Admin {
     /// If there is none such.
     pub async fn remove_provider(&self, name: &ProviderName) -> Result<(), Error> {
         let query = sqlx::query("DELETE FROM provider WHERE name = ?").bind(name.as_str());
-        self.gone(query.execute(&self.home.pool).await?.rows_affected(), "provider", name.as_str()).await
+        self.home.removed(query.execute(&self.home.pool).await?.rows_affected(), "provider", name.as_str()).await
     }
 
     /// The last `n` things that hosts asked for, oldest first.
@@ -175,12 +178,5 @@ impl Admin {
     /// If the database can't be read.
     pub async fn audit(&self, n: u32) -> Result<Vec<AuditEntry>, Error> {
         self.home.audit_tail(n).await
-    }
-
-    async fn gone(&self, rows: u64, what: &'static str, name: &str) -> Result<(), Error> {
-        if rows == 0 {
-            return Err(Error::NotFound { what, name: name.to_owned() });
-        }
-        self.home.changed().await
     }
 }

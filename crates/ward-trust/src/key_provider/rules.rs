@@ -12,7 +12,7 @@ use ward_types::{Code, KeyId, Problem, ProviderName};
 
 use super::WrappedKek;
 use crate::Error;
-use crate::home::Home;
+use crate::home::{Home, Load};
 
 /// A trusted key provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,8 +92,8 @@ impl Authorized<'_> {
     }
 }
 
-impl Config {
-    pub(super) async fn load(home: &Home) -> Result<Self, Error> {
+impl Load for Config {
+    async fn load(home: &Home) -> Result<Self, Error> {
         let settings = load_settings(home).await?;
         let mut verifier = TokenVerifier::new(settings.audience).refusing_issued_before(settings.refuse_issued_before);
         for (name, key) in load_issuers(home).await? {
@@ -101,7 +101,9 @@ impl Config {
         }
         Ok(Self { verifier, providers: load_providers(home).await? })
     }
+}
 
+impl Config {
     /// Checks the token that a host shows in this session.
     pub(super) fn token(
         &self,

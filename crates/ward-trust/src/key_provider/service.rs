@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use http::{HeaderMap, header};
 use jiff::Timestamp;
-use tokio::sync::Mutex;
+use ward_rpc::{problem_response, route};
 use ward_secret::{KEK_LEN, Kek};
 use ward_types::{Problem, ProviderName};
 
@@ -21,9 +21,10 @@ use super::primary::{PrimaryKey, PrimaryKeys};
 use super::rules::{Authorized, Config};
 use super::wrapped::WrappedKek;
 use crate::Error;
-use crate::api::{Call as _, Health, HowItIs, KEK_MEDIA_TYPE, MakeKek, UnwrapKek};
-use crate::home::{AuditRow, Home};
-use crate::serve::{Peer, Server, internal, problem_response};
+use crate::api::{Health, KEK_MEDIA_TYPE, MakeKek, UnwrapKek};
+use crate::audit::AuditRow;
+use crate::home::{Current, Home};
+use crate::serve::{Peer, Server, internal};
 
 /// The longest request, in bytes.
 const MAX_REQUEST: usize = 16 * 1024;
@@ -31,7 +32,7 @@ const MAX_REQUEST: usize = 16 * 1024;
 /// The key provider service.
 pub struct Service {
     home: Home,
-    config: Mutex<(Vec<u8>, Arc<Config>)>,
+    config: Current<Config>,
     primary_keys: PrimaryKeys,
 }
 
@@ -55,25 +56,15 @@ impl Service {
     /// If the directory can't be used, or the address can't be listened on.
     pub async fn start(dir: &Path, listen: SocketAddr) -> Result<Server, Error> {
         let home = Home::open(dir, &KIND).await?;
-        let config = (home.generation().await?, Arc::new(Config::load(&home).await?));
-        let service = Arc::new(Self { home, config: Mutex::new(config), primary_keys: PrimaryKeys::default() });
-        let router = Router::new()
-            .route(Health::PATH, post(health))
+        let config = Current::of(&home).await?;
+        let service = Arc::new(Self { home, config, primary_keys: PrimaryKeys::default() });
+        let router = Router::new();
+        let router = route(router, |it: Arc<Self>, _: Peer, _: Health| async move { it.home.health().await })
             .route(MakeKek::PATH, post(make))
             .route(UnwrapKek::PATH, post(unwrap))
             .layer(DefaultBodyLimit::max(MAX_REQUEST))
             .with_state(Arc::clone(&service));
         Server::bind(listen, &service.home, router).await
-    }
-
-    /// The configuration; read anew if it was changed.
-    async fn config(&self) -> Result<Arc<Config>, Error> {
-        let generation = self.home.generation().await?;
-        let mut current = self.config.lock().await;
-        if current.0 != generation {
-            *current = (generation, Arc::new(Config::load(&self.home).await?));
-        }
-        Ok(Arc::clone(&current.1))
     }
 
     /// Answers a request, and records it before the answer leaves.
@@ -105,7 +96,7 @@ impl Service {
         request: Request,
         host: &mut Option<String>,
     ) -> Result<Released, Problem> {
-        let config = self.config().await.map_err(|error| internal("the host gets no key", &error))?;
+        let config = self.config.get(&self.home).await.map_err(|error| internal("the host gets no key", &error))?;
         let token = config.token(bearer(headers), peer.0, Timestamp::now())?;
         *host = Some(token.host().to_string());
         let authorized = config.authorize(&token, name)?;
@@ -169,14 +160,4 @@ async fn unwrap(
     Json(call): Json<UnwrapKek>,
 ) -> Response {
     service.answer(peer, &headers, call.provider, Request::Unwrap(call.wrapped)).await
-}
-
-/// Says that it is there, and by which configuration it goes. No secret.
-async fn health(State(service): State<Arc<Service>>, Json(_): Json<Health>) -> Response {
-    match service.home.configuration().await {
-        Ok(configuration) => {
-            Json(HowItIs { version: env!("CARGO_PKG_VERSION").to_owned(), configuration }).into_response()
-        }
-        Err(error) => problem_response(&internal("the service can't say how it is", &error)),
-    }
 }

@@ -1,6 +1,8 @@
 use attest::tpm::PcrMask;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
-use ward_trust::attestation::PolicySettings;
+use ward_trust::attestation::{PolicySettings, Settings};
 use ward_trust::client::Identity;
 use ward_trust::key_provider::{PrimaryUse, Provider, TrustSettings, WrappedKek};
 use ward_types::Code;
@@ -83,10 +85,20 @@ async fn without_a_good_token_for_this_session_there_is_no_key() {
     let fresh = host.attest(&authority, "test").await.unwrap().token;
     keys.client(&host.identity).make_kek(&fresh, &vault).await.unwrap();
 
-    keys.admin.distrust_issuer(&label("trust")).await.unwrap();
+    // One that has had its time.
+    let settings = authority.admin.settings().await.unwrap();
+    authority.admin.set_settings(&Settings { token_seconds: 1, ..settings }).await.unwrap();
+    let short = host.attest(&authority, "test").await.unwrap();
+    while Timestamp::now() <= short.expires {
+        tokio::task::yield_now().await;
+    }
+    assert!(refused(&host.identity, &short.token).await.contains("[token-expired]"));
+
+    let key = &keys.admin.issuers().await.unwrap()[0].1;
+    keys.admin.distrust_issuer(&key.id()).await.unwrap();
     assert!(refused(&host.identity, &fresh).await.contains("[token-issuer]"));
     let audit = keys.admin.audit(100).await.unwrap();
-    assert_eq!(audit.iter().filter(|entry| entry.result.starts_with("attestation.token-refused")).count(), 7);
+    assert_eq!(audit.iter().filter(|entry| entry.result.starts_with("attestation.token-refused")).count(), 8);
     assert_eq!(audit[0].host, "?", "who it is, only a good token says");
 }
 
@@ -127,15 +139,24 @@ async fn providers_serve_their_own_clusters_and_their_own_keys() {
     let problem = client.unwrap_kek_of(&other_token, &call).await.err().unwrap();
     assert!(problem.why.contains("it was wrapped by key provider `vault`"), "{problem}");
 
-    // Every bit counts.
+    // Every bit counts: of IV, tag and ciphertext, of the method and of the provider's name.
     let text = wrapped.to_string();
-    let at = text.rfind('/').unwrap() + 1;
-    for at in (at..text.len()).step_by(5) {
-        let mut bytes = text.clone().into_bytes();
-        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
-        let Ok(altered) = String::from_utf8(bytes).unwrap().parse::<WrappedKek>() else { continue };
+    let (head, ciphertext) = text.rsplit_once('/').unwrap();
+    let ciphertext = URL_SAFE_NO_PAD.decode(ciphertext).unwrap();
+    for bit in 0..ciphertext.len() * 8 {
+        let mut altered = ciphertext.clone();
+        altered[bit / 8] ^= 1 << (bit % 8);
+        let altered: WrappedKek = format!("{head}/{}", URL_SAFE_NO_PAD.encode(altered)).parse().unwrap();
         let problem = client.unwrap_kek(&token, &altered).await.err().unwrap();
-        assert_eq!(problem.code, Code::KeyWrong, "character {at}");
+        assert_eq!(problem.code, Code::KeyWrong, "bit {bit}");
+    }
+    for bit in 0..head.len() * 8 {
+        let mut altered = text.clone().into_bytes();
+        altered[bit / 8] ^= 1 << (bit % 8);
+        let altered = String::from_utf8(altered).ok().and_then(|text| text.parse::<WrappedKek>().ok());
+        let Some(altered) = altered else { continue };
+        let problem = client.unwrap_kek(&token, &altered).await.err().unwrap();
+        assert!([Code::KeyWrong, Code::NotFound, Code::ProviderNotAllowed].contains(&problem.code), "{problem}");
     }
 }
 

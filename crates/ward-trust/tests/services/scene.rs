@@ -232,13 +232,19 @@ pub(crate) struct KeyProvider {
 
 impl KeyProvider {
     pub(crate) async fn new(authority: &Authority, server: &KeyServer) -> Self {
+        let this = Self::bare(authority).await;
+        let provider = server.provider(&["test"]).await;
+        this.admin.set_provider(&provider_name("vault"), &provider, &server.credentials()).await.unwrap();
+        this
+    }
+
+    /// One without any provider.
+    pub(crate) async fn bare(authority: &Authority) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let description = authority.admin.description().await.unwrap();
         key_provider::init(dir.path(), &description.audience, &[]).await.unwrap();
         let admin = key_provider::Admin::open(dir.path()).await.unwrap();
         admin.trust_issuer(&description.issuer, &description.token_key).await.unwrap();
-        let provider = server.provider(&["test"]).await;
-        admin.set_provider(&provider_name("vault"), &provider, &server.credentials()).await.unwrap();
         let service = key_provider::Service::start(dir.path(), LOCAL.into()).await.unwrap();
         Self { dir, admin, service: Running::start(service) }
     }

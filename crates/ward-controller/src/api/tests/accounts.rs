@@ -2,9 +2,12 @@
 
 use http::Method;
 use serde_json::json;
-use ward_types::{AuditOutcome, Object, Power, Privilege};
+use ward_types::{AuditOutcome, Object, Power, Privilege, ProviderKind};
 
 use super::{ADMIN_PASSWORD, House, key};
+use crate::store::host;
+use crate::store::provider::{self, ProviderRow};
+use crate::store::trusted::{self, TrustedRow};
 
 #[tokio::test]
 async fn a_session_ends_when_it_is_ended_or_its_user_is() {
@@ -119,6 +122,57 @@ async fn nobody_gives_what_it_does_not_have() {
     house.delete(&admin, "/groups/trust-administrators/members/admin").await.ok();
     house.post(&admin, "/permissions", give("user/alice", "trust-administrator")).await.ok();
     house.post(&admin, "/permissions", give("user/manager", "trust-administrator")).await.refused(403, "auth.denied");
+}
+
+/// Whoever administers the controller, and that only, can do nothing about what hosts are attested by; whoever administers
+/// the trust authority can do that, and nothing else.
+#[tokio::test]
+async fn the_trust_authority_has_administrators_of_its_own() {
+    let house = House::new().await;
+    house.add_cluster("default").await;
+    house.add_provider("kms").await;
+    let row = ProviderRow::new("vault".parse().unwrap(), ProviderKind::Trusted);
+    let mut tx = house.controller.store.write().await.unwrap();
+    provider::add(&mut tx, &row).await.unwrap();
+    let described = TrustedRow { name: row.name, description: String::new(), clusters: vec![] };
+    trusted::add(&mut tx, &described).await.unwrap();
+    // Known, and away.
+    house.controller.links.add(&host::list(&mut tx).await.unwrap()[0]);
+    tx.commit().await.unwrap();
+    house.add_user("keeper", &[(&Object::Root, "trust-administrator")]).await;
+    house.add_user("operator", &[(&Object::Root, "administrator")]).await;
+    let (keeper, operator) = (house.session_of("keeper").await, house.session_of("operator").await);
+    let admin = house.session_of("admin").await;
+
+    let seen = async |session: &str, path: &str| house.get(session, path).await.ok().as_array().unwrap().len();
+    for (session, hosts) in [(&keeper, 1), (&operator, 0), (&admin, 1)] {
+        assert_eq!(seen(session, "/trust/hosts").await, hosts);
+    }
+    let describe = async |session: &str| {
+        let body = Some(json!({ "description": "" }));
+        house.ask(Method::PUT, "/api/v1/trusted-providers/vault/description", Some(session), &[], body).await
+    };
+    let problem = describe(&operator).await.refused(403, "auth.denied");
+    assert!(problem["why"].as_str().unwrap().contains("trust.manage"), "{problem}");
+    describe(&keeper).await.refused(409, "attestation.description-refused");
+    describe(&admin).await.refused(409, "attestation.description-refused");
+    let remediate = async |session: &str| house.post(session, "/hosts/default-host/remediate", json!(null)).await;
+    remediate(&operator).await.refused(403, "auth.denied");
+    remediate(&keeper).await.refused(502, "host.unreachable");
+    // A provider is of both.
+    let new = json!({ "name": "new", "description": "" });
+    for session in [&operator, &keeper] {
+        house.post(session, "/trusted-providers", new.clone()).await.refused(403, "auth.denied");
+    }
+    house.post(&admin, "/trusted-providers", new).await.refused(409, "attestation.description-refused");
+
+    assert_eq!(seen(&keeper, "/hosts").await + seen(&keeper, "/vms").await + seen(&keeper, "/providers").await, 0);
+    house.get(&keeper, "/hosts/default-host").await.refused(404, "object.not-found");
+    house.post(&keeper, "/clusters", json!({ "name": "mine" })).await.refused(403, "auth.denied");
+    let audit = house.audit().await;
+    let told: Vec<_> = audit.iter().filter(|it| it.operation == "trust.remediate").collect();
+    assert_eq!(told.iter().map(|it| it.outcome).collect::<Vec<_>>(), [AuditOutcome::Refused, AuditOutcome::Granted]);
+    assert_eq!(told.iter().map(|it| it.user.as_str()).collect::<Vec<_>>(), ["operator", "keeper"]);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use ward_types::{Code, HostId, Problem};
+use ward_types::{Code, HostId, Problem, ProviderName};
 
 use super::super::{HostFacts, Needs, place};
 use super::{host, name, refused, unfit};
@@ -49,6 +49,36 @@ fn each_lack_has_its_code_whether_or_not_the_host_was_asked_for() {
             assert!(problem.why.contains("`a`") && problem.why.contains(why), "{}", problem.why);
         }
     }
+}
+
+#[test]
+fn keys_of_a_trusted_provider_are_for_hosts_that_are_attested_and_reach_it() {
+    let [vault, safe]: [ProviderName; 2] = ["vault", "safe"].map(|name| name.parse().unwrap());
+    let with = |host_name, trust: &[(&ProviderName, Option<Problem>)]| HostFacts {
+        trust: trust.iter().map(|(provider, lack)| ((*provider).clone(), lack.clone())).collect(),
+        ..host(host_name)
+    };
+    let lack = |code, why: &str| Some(Problem::new(code, "no key", why, "mend it"));
+    let hosts = [
+        with("a", &[(&vault, lack(Code::AttestationFailed, "PCR 4"))]),
+        with("b", &[(&vault, lack(Code::TrustUnreachable, "no key provider service answers"))]),
+        with("c", &[(&safe, None)]),
+        HostFacts { vms: 9, ..with("d", &[(&safe, lack(Code::AttestationFailed, "PCR 7")), (&vault, None)]) },
+    ];
+    let needs = Needs { trusted: std::slice::from_ref(&vault), ..Needs::default() };
+    assert_eq!(placed(&hosts, needs), Ok(hosts[3].id));
+    for (host, code, why) in [
+        ("a", Code::AttestationFailed, "PCR 4"),
+        ("b", Code::TrustUnreachable, "no key provider service answers"),
+        ("c", Code::ProviderNone, "was not told of trusted key provider `vault`"),
+    ] {
+        let asked = name(host);
+        let problem = refused(placed(&hosts, Needs { asked: Some(&asked), ..needs }), code);
+        assert!(problem.why.contains(why), "{problem}");
+    }
+    let both = [vault.clone(), safe];
+    refused(placed(&hosts, Needs { trusted: &both, ..needs }), Code::HostNone);
+    assert_eq!(placed(&hosts, Needs::default()), Ok(hosts[0].id), "a plain VM is placed anywhere");
 }
 
 #[test]

@@ -1,12 +1,11 @@
 //! What a controller says of hosts and services, and what it can put right.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use ward_controller::api::types::{
-    AddTrusted, DescribeTrusted, HostView, ProviderView, TrustServiceView, TrustedHostView,
-};
+use ward_controller::api::types::{AddTrusted, DescribeTrusted, ProviderView, TrustServiceView, TrustedHostView};
 use ward_types::{Name, Problem, ProviderName};
 
 use crate::client::Api;
@@ -70,7 +69,10 @@ pub(super) async fn remediate(host: Option<String>, output: Output) -> Result<()
     let api = Api::open()?;
     let names = match host {
         Some(host) => vec![host],
-        None => api.list::<HostView>("/hosts").await?.into_iter().map(|host| host.name.to_string()).collect(),
+        None => {
+            let hosts = api.list::<TrustedHostView>("/trust/hosts").await?;
+            hosts.into_iter().map(|view| view.host.to_string()).collect::<BTreeSet<_>>().into_iter().collect()
+        }
     };
     let mut views: Vec<TrustedHostView> = Vec::new();
     for name in names {

@@ -6,16 +6,12 @@ use attest::label::Label;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use ward_secret::Zeroizing;
-use ward_trust::key_provider::{Admin, Credentials, PrimaryUse, Provider as Settings};
+use ward_trust::key_provider::{Credentials, PrimaryUse, Provider as Settings};
 use ward_types::{Code, KeyId, Problem, ProviderName};
 
 use super::{At, problem};
 use crate::commands::read_file;
 use crate::output::{Output, table};
-
-async fn open(at: &At, what: &str) -> Result<Admin, Problem> {
-    Admin::open(&at.key_provider()).await.map_err(|error| problem(what, &error))
-}
 
 /// `ward trust deny-before`.
 #[derive(Args)]
@@ -44,7 +40,7 @@ fn moment(text: &str) -> Result<Moment, String> {
 impl DenyBefore {
     pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
         let what = "cannot deny old tokens";
-        let admin = open(&self.at, what).await?;
+        let admin = self.at.open_key_provider(what).await?;
         let mut settings = admin.settings().await.map_err(|error| problem(what, &error))?;
         settings.refuse_issued_before = self.time.0;
         admin.set_settings(&settings).await.map_err(|error| problem(what, &error))?;
@@ -117,7 +113,8 @@ impl Provider {
             Self::Add(add) => add.run(output).await,
             Self::Ls { at } => {
                 let what = "cannot list trusted key providers";
-                let providers = open(&at, what).await?.providers().await.map_err(|error| problem(what, &error))?;
+                let providers =
+                    at.open_key_provider(what).await?.providers().await.map_err(|error| problem(what, &error))?;
                 output.show(&providers, || {
                     let rows = providers.iter().map(|(name, it)| {
                         let policies: Vec<_> = it.policies.iter().map(ToString::to_string).collect();
@@ -134,7 +131,11 @@ impl Provider {
             }
             Self::Rm { provider, at } => {
                 let what = format!("cannot remove trusted key provider `{provider}`");
-                open(&at, &what).await?.remove_provider(&provider).await.map_err(|error| problem(&what, &error))?;
+                at.open_key_provider(&what)
+                    .await?
+                    .remove_provider(&provider)
+                    .await
+                    .map_err(|error| problem(&what, &error))?;
                 output.note(&format!("trusted key provider {provider}: removed"))
             }
         }
@@ -159,7 +160,7 @@ impl Add {
             }
             None => (server.clone(), 5696),
         };
-        let admin = open(&at, &what).await?;
+        let admin = at.open_key_provider(&what).await?;
         let credentials =
             Credentials { certificate: read_file(&what, &cert)?, key: Zeroizing::new(read_file(&what, &key)?) };
         let ca = read_file(&what, &ca)?;

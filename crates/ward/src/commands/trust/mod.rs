@@ -2,15 +2,23 @@
 //!
 //! ```text
 //! services    the two services, and setting them up
-//! attestation what the trust administrators say of TPMs, hosts and base images
-//! keys        trusted key providers, and which tokens are accepted
+//! tpms        TPM makers and endorsement keys that are trusted
+//! images      base images
+//! policies    what hosts must be, and how the attestation service behaves
+//! hosts       hosts that have enrolled
+//! issuers     the attestation services whose tokens are accepted
+//! keys        trusted key providers, and tokens that are too old
 //! fleet       what a controller says of hosts and services
 //! ```
 
-mod attestation;
 mod fleet;
+mod hosts;
+mod images;
+mod issuers;
 mod keys;
+mod policies;
 mod services;
+mod tpms;
 
 pub(crate) use fleet::{AddArguments, add};
 
@@ -44,21 +52,29 @@ pub(crate) enum Trust {
     Config(services::Config),
     /// The CAs of TPM makers that are trusted.
     #[command(subcommand)]
-    TpmCa(attestation::TpmCa),
+    TpmCa(tpms::TpmCa),
     /// Endorsement keys that are trusted by themselves.
     #[command(subcommand)]
-    Ek(attestation::Ek),
+    Ek(tpms::Ek),
     /// Base images: what hosts may have booted.
     #[command(subcommand)]
-    BaseImage(attestation::BaseImage),
+    BaseImage(images::BaseImage),
     /// Attestation policies: what the hosts of a cluster must be.
     #[command(subcommand)]
-    Policy(attestation::Policy),
+    Policy(policies::Policy),
     /// Hosts that have enrolled.
     #[command(subcommand)]
-    Host(attestation::Host),
+    Host(hosts::Host),
     /// Change how the attestation service behaves.
-    Settings(attestation::ChangeSettings),
+    Settings(policies::ChangeSettings),
+    /// Print the public key with which this instance of the attestation service signs tokens, for `issuer add`.
+    TokenKey {
+        #[command(flatten)]
+        at: At,
+    },
+    /// The attestation services whose tokens are accepted: one key for each instance.
+    #[command(subcommand)]
+    Issuer(issuers::Issuer),
     /// Refuse all attestation tokens that were issued before some moment.
     DenyBefore(keys::DenyBefore),
     /// Trusted key providers: each has a primary key at a key server.
@@ -97,6 +113,14 @@ impl At {
     fn admin_key(&self) -> PathBuf {
         self.directory.join("admin.key")
     }
+
+    async fn open_attestation(&self, what: &str) -> Result<ward_trust::attestation::Admin, Problem> {
+        ward_trust::attestation::Admin::open(&self.attestation()).await.map_err(|error| problem(what, &error))
+    }
+
+    async fn open_key_provider(&self, what: &str) -> Result<ward_trust::key_provider::Admin, Problem> {
+        ward_trust::key_provider::Admin::open(&self.key_provider()).await.map_err(|error| problem(what, &error))
+    }
 }
 
 impl Trust {
@@ -119,6 +143,8 @@ impl Trust {
             Self::Policy(policy) => policy.run(output).await,
             Self::Host(host) => host.run(output).await,
             Self::Settings(settings) => settings.run(output).await,
+            Self::TokenKey { at } => issuers::token_key(&at, output).await,
+            Self::Issuer(issuer) => issuer.run(output).await,
             Self::DenyBefore(deny) => deny.run(output).await,
             Self::Provider(provider) => provider.run(output).await,
             Self::Audit(audit) => audit.run(output).await,

@@ -12,6 +12,7 @@ use ward_trust::signed::{AdminKey, Signed};
 use ward_trust::{AuditEntry, attestation, configuration, key_provider};
 use ward_types::{Code, Problem};
 
+use super::issuers::{public_key, show_key};
 use super::{At, problem};
 use crate::output::{Output, fields, table};
 use crate::process::shutdown;
@@ -46,6 +47,10 @@ pub(crate) struct Init {
     /// Let hosts in whose TPM has no certificate, once its key was imported.
     #[arg(long)]
     bare_eks: bool,
+    /// The trust administrators' key, as `ward trust admin-key` tells it on the machine that has theirs: this machine's
+    /// services are further instances, and go by what was signed there. The name must be the one given there.
+    #[arg(long, value_name = "FILE")]
+    admin_key: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -59,15 +64,19 @@ impl Init {
     pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
         let what = "cannot set a trust authority up";
         let failed = |error: ward_trust::Error| problem(what, &error);
-        let Self { at, name, server_names, without_secure_boot, bare_eks } = self;
+        let Self { at, name, server_names, without_secure_boot, bare_eks, admin_key } = self;
+        let given = admin_key.map(|path| public_key(what, &path, "admin-key")).transpose()?;
         attestation::init(&at.attestation(), &name, &server_names).await.map_err(failed)?;
         key_provider::init(&at.key_provider(), &name, &server_names).await.map_err(failed)?;
         let path = at.admin_key();
-        let key = if path.exists() { AdminKey::load(&path) } else { AdminKey::create(&path) }.map_err(failed)?;
-        let admin = attestation::Admin::open(&at.attestation()).await.map_err(failed)?;
-        let keys = key_provider::Admin::open(&at.key_provider()).await.map_err(failed)?;
+        let signer = match given {
+            Some(given) => given,
+            None if path.exists() => AdminKey::load(&path).map_err(failed)?.public().clone(),
+            None => AdminKey::create(&path).map_err(failed)?.public().clone(),
+        };
+        let (admin, keys) = (at.open_attestation(what).await?, at.open_key_provider(what).await?);
         for home in [at.attestation(), at.key_provider()] {
-            configuration::set_signer(&home, key.public()).await.map_err(failed)?;
+            configuration::set_signer(&home, &signer).await.map_err(failed)?;
         }
         let description = admin.description().await.map_err(failed)?;
         keys.trust_issuer(&description.issuer, &description.token_key).await.map_err(failed)?;
@@ -81,7 +90,7 @@ impl Init {
             };
             admin.set_policy(&default, &settings).await.map_err(failed)?;
         }
-        let done = SetUp { name, directory: at.directory, admin_key: key.public().id() };
+        let done = SetUp { name, directory: at.directory, admin_key: signer.id() };
         output.show(&done, || {
             fields(&[
                 ("name", done.name.to_string()),
@@ -155,8 +164,7 @@ impl Describe {
     pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
         let what = "cannot describe the services";
         let failed = |error: ward_trust::Error| problem(what, &error);
-        let admin = attestation::Admin::open(&self.at.attestation()).await.map_err(failed)?;
-        let keys = key_provider::Admin::open(&self.at.key_provider()).await.map_err(failed)?;
+        let (admin, keys) = (self.at.open_attestation(what).await?, self.at.open_key_provider(what).await?);
         let key = AdminKey::load(&self.at.admin_key()).map_err(failed)?;
         if !admin.policies().await.map_err(failed)?.iter().any(|(name, _)| *name == self.policy) {
             let why = format!("there is no policy `{}`", self.policy);
@@ -215,8 +223,7 @@ fn addresses(what: &str, given: Vec<String>, own: &str) -> Result<Vec<ServiceAdd
 pub(super) fn admin_key(at: &At, output: Output) -> Result<(), Problem> {
     let what = "cannot tell the administrators' key";
     let key = AdminKey::load(&at.admin_key()).map_err(|error| problem(what, &error))?;
-    let text = serde_json::to_value(key.public()).map_err(|error| Problem::internal(what, error))?;
-    output.show(&text, || text.as_str().unwrap_or_default().to_owned())
+    show_key(what, key.public(), output)
 }
 
 /// What to do with the signed configuration.
@@ -260,17 +267,7 @@ impl Config {
                 let what = "cannot import the configuration";
                 let failed = |error: ward_trust::Error| problem(what, &error);
                 let signed = Signed::load(&file).map_err(failed)?;
-                let given = match admin_key {
-                    None => None,
-                    Some(path) => {
-                        let text = crate::commands::read_file(what, &path)?;
-                        let key = serde_json::from_value(text.trim().into());
-                        Some(key.map_err(|error| {
-                            let why = format!("{}: {error}", path.display());
-                            Problem::new(Code::RequestInvalid, what, why, "take it from `ward trust admin-key`")
-                        })?)
-                    }
-                };
+                let given = admin_key.map(|path| public_key(what, &path, "admin-key")).transpose()?;
                 configuration::import(&at.attestation(), &at.key_provider(), &signed, given).await.map_err(failed)?;
                 output.show(&signed.digest(), || format!("this machine's services go by {}", signed.digest()))
             }
@@ -296,11 +293,9 @@ impl Audit {
         let what = "cannot list requests";
         let failed = |error: ward_trust::Error| problem(what, &error);
         let entries: Vec<AuditEntry> = if self.keys {
-            let admin = key_provider::Admin::open(&self.at.key_provider()).await.map_err(failed)?;
-            admin.audit(self.last).await.map_err(failed)?
+            self.at.open_key_provider(what).await?.audit(self.last).await.map_err(failed)?
         } else {
-            let admin = attestation::Admin::open(&self.at.attestation()).await.map_err(failed)?;
-            admin.audit(self.last).await.map_err(failed)?
+            self.at.open_attestation(what).await?.audit(self.last).await.map_err(failed)?
         };
         output.show(&entries, || {
             let rows = entries.iter().map(|entry| {
