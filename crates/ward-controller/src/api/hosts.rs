@@ -47,7 +47,11 @@ pub(crate) fn view(
         qemu: status.and_then(|status| status.qemu.clone()),
         kvm: status.is_some_and(|status| status.kvm),
         key_count: link.as_ref().map_or(0, |link| link.held.len()),
-        keys: link.as_ref().map_or_else(Vec::new, |link| link.held.iter().cloned().collect()),
+        keys: link.as_ref().map_or_else(Vec::new, |link| {
+            let mut keys: Vec<_> = link.held.iter().cloned().collect();
+            keys.sort();
+            keys
+        }),
         vms: status.map_or_else(Vec::new, |status| status.vms.clone()),
         unfit: status.and_then(|status| status.unfit.clone()),
         native_keys: status.map_or_else(Vec::new, |status| status.native.keys.clone()),

@@ -62,7 +62,7 @@ impl Attention {
                 }
             }
             HostCrypto::PendingIncapable { boot, .. } if *boot == status.boot => {}
-            HostCrypto::PendingIncapable { .. } => end(controller, link, told).await?,
+            HostCrypto::PendingIncapable { .. } => end(controller, link, standing, told).await?,
             HostCrypto::Incapable => {}
         }
         forget_keys(controller, link, standing, status).await?;
@@ -151,7 +151,7 @@ async fn tell_host<C: ward_rpc::Call>(link: &Link, call: C) {
 }
 
 /// Ends the waiting of a host that was switched off, as soon as it has no key any more.
-async fn end(controller: &Shared, link: &Link, told: &Told) -> Result<(), StoreError> {
+async fn end(controller: &Shared, link: &Link, standing: &HostStanding, told: &Told) -> Result<(), StoreError> {
     let status = &told.status;
     let holds = told.held.len() + status.native.keys.len();
     if holds > 0 || status.crypto.persistent {
@@ -162,6 +162,9 @@ async fn end(controller: &Shared, link: &Link, told: &Told) -> Result<(), StoreE
     let seen = ModeChange::Seen { boot: status.boot, holds };
     match mode::change(&mut tx, "cannot end the waiting of a host", link, seen, &about(link)).await {
         Ok(new) => {
+            let after = HostStanding { crypto: new.clone(), ..standing.clone() };
+            let idle = mode::unneeded(&after, &status.crypto.dump_keys());
+            mode::forget_keys(&mut tx, link.id, &about(link), idle).await?;
             tx.commit().await?;
             link.set_crypto(new);
         }

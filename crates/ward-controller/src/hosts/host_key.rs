@@ -191,7 +191,9 @@ impl Maker {
 /// Writes down that the host needs a key, before anything is put under it.
 async fn note(tx: &mut Tx, link: &Link, subject: &EventSubject, key: &KeyRef, made: &str) -> Result<(), Problem> {
     host_crypto::add_key(tx, link.id, key).await?;
-    let subject = EventSubject { key: Some(key.clone()), provider: Some(key.provider.clone()), ..subject.clone() };
+    // It is nobody else's, whoever's operation it is made for.
+    let subject =
+        EventSubject { vm: None, key: Some(key.clone()), provider: Some(key.provider.clone()), ..subject.clone() };
     let message = format!("host key {key} {made} for host `{}`", link.name);
     Ok(event::record(tx, EventKind::KeyCreated, &subject, &message).await?)
 }

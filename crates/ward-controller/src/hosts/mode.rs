@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use tokio::time::timeout;
 use uuid::Uuid;
 use ward_rpc::api::crypto::{CryptoStatus, SetHostKey};
 use ward_rpc::api::host::DropKeys;
@@ -54,7 +55,7 @@ async fn tell(
 ) -> Result<(), StoreError> {
     let key = new.key().cloned();
     let provider = key.as_ref().map(|key| key.provider.clone());
-    let subject = EventSubject { host: Some(host), key, provider, ..subject.clone() };
+    let subject = EventSubject { host: Some(host), vm: None, key, provider, ..subject.clone() };
     event::record(tx, EventKind::HostModeChanged, &subject, message).await
 }
 
@@ -87,7 +88,8 @@ pub(crate) async fn prepare_served(tx: &mut Tx, native: &NativeRow, subject: &Ev
     Ok(())
 }
 
-/// Gives the prepared hosts of a cluster their host keys. Only of the one that is needed a failure is one.
+/// Gives the prepared hosts of a cluster their host keys. Waits for the one that is needed, whose failure is one, and a moment
+/// for the others.
 pub(crate) async fn make_cluster_safe(
     controller: &Shared,
     what: &str,
@@ -99,20 +101,25 @@ pub(crate) async fn make_cluster_safe(
         return Err(off(what, must, &modes.get(&must.id).cloned().unwrap_or_default()));
     }
     let prepared = |link: &Arc<Link>| {
-        let there = link.id == must.id || link.snapshot().reach == Reach::Up;
-        there && modes.get(&link.id).is_some_and(|crypto| crypto.mode() == HostMode::Prepared)
+        link.snapshot().reach == Reach::Up
+            && modes.get(&link.id).is_some_and(|crypto| crypto.mode() == HostMode::Prepared)
     };
-    let links = controller.links.of_cluster(must.cluster).into_iter().filter(prepared);
-    let made = join_all(links.map(|link| async move { (make_safe(controller, what, subject, &link).await, link) }));
-    let mut lost = None;
-    for (made, link) in made.await {
-        match made {
-            Err(problem) if link.id == must.id => lost = Some(problem),
-            Err(problem) => not_made(controller, &link, subject, &problem).await,
-            Ok(()) => {}
+    let mut others = Vec::new();
+    for link in controller.links.of_cluster(must.cluster).into_iter().filter(prepared) {
+        if link.id == must.id {
+            continue;
         }
+        let (controller, subject, what) = (Arc::clone(controller), subject.clone(), what.to_owned());
+        others.push(controller.clone().background.spawn(async move {
+            if let Err(problem) = make_safe(&controller, &what, &subject, &link).await {
+                not_made(&controller, &link, &subject, &problem).await;
+            }
+        }));
     }
-    lost.map_or(Ok(()), Err)
+    make_safe(controller, what, subject, must).await?;
+    // They get theirs even if nobody waits any longer.
+    let _ = timeout(keys::MOMENT, join_all(others)).await;
+    Ok(())
 }
 
 fn off(what: &str, link: &Link, now: &HostCrypto) -> Problem {

@@ -16,7 +16,7 @@ use crate::{native, trusted};
 
 /// How long whoever waits for one host waits for the others, once that one has its keys: a moment, so that the log tells
 /// of all of them together. A host that takes longer delays nobody.
-const MOMENT: Duration = Duration::from_secs(2);
+pub(crate) const MOMENT: Duration = Duration::from_secs(2);
 
 /// Keys on their way.
 #[derive(Clone, Copy)]

@@ -59,7 +59,7 @@ async fn life(ward: Ward) {
         EventKind::KeyCreated,
         EventKind::KeyUnneeded,
     ] {
-        assert_eq!(ward.api.told(kind).await.len(), 1, "{kind}");
+        assert_eq!(ward.api.told_of_vms(kind).await.len(), 1, "{kind}");
     }
     assert!(ward.api.told(EventKind::TaskFailed).await.is_empty());
 }

@@ -1,11 +1,14 @@
 //! Host encryption mode, with a real key server and hosts that are played.
 
 use http::Method;
-use kmip::attribute::AttributeName;
+use jiff::Timestamp;
+use kmip::attribute::{Attribute, AttributeName};
+use kmip::names::State;
 use serde_json::{Value, json};
-use ward_controller::api::types::{HostView, Session, VmView};
-use ward_types::{Code, EventKind, HostMode, KeyLocator, KeyRef};
+use ward_controller::api::types::{HostView, KeyStanding, KeyView, ProviderView, Session, VmView};
+use ward_types::{Code, DumpAbout, DumpInfo, DumpSubject, EventKind, HostCrypto, HostMode, KeyLocator, KeyRef};
 
+use crate::support::host::Inside;
 use crate::support::{Api, Host, KeyServer, Ward};
 
 async fn with_hosts(names: &[&str]) -> (Ward, KeyServer, Vec<Host>) {
@@ -150,7 +153,9 @@ async fn switched_off_it_waits_for_a_restart_and_has_no_key_then() {
     // No new key goes there.
     ward.vm("other").await;
     ward.api.done(Method::POST, "/vms/other/encrypt", Some(json!({}))).await;
-    assert_eq!((hosts[0].keys().len(), hosts[1].keys().len()), (1, 2));
+    assert_eq!(hosts[1].keys().len(), 2);
+    // And those that it has go at once, but for its host key: what dumps itself until the restart is encrypted.
+    hosts[0].until("its host key alone", |inside| inside.vm_keys().is_empty() && inside.keys.len() == 1).await;
 
     hosts[0].cut();
     hosts[0].come_back().await;
@@ -186,4 +191,112 @@ async fn a_host_that_leaves_loses_its_keys() {
     ward.api.event("it is seen to be away", |event| event.kind == EventKind::HostDisconnected).await;
     ward.api.delete::<()>("/hosts/b?force=true").await.unwrap();
     assert!(ward.api.get::<Vec<HostView>>("/hosts").await.unwrap().is_empty());
+}
+
+/// The host key among all keys.
+async fn listed(ward: &Ward, name: &str) -> Vec<KeyView> {
+    let mut keys: Vec<KeyView> = ward.api.get("/keys").await.unwrap();
+    keys.retain(|view| view.host_key_of.iter().any(|host| host.as_str() == name));
+    keys
+}
+
+fn path(key: &KeyRef) -> String {
+    format!("/keys/{}%2F{}", key.provider, id(key))
+}
+
+fn dump(host: &Host, key: &KeyRef) -> DumpInfo {
+    let subject = DumpSubject::Process { pid: 7, command: "qemu".to_owned(), signal: 11 };
+    let about = DumpAbout { host: host.id, taken: Timestamp::now(), subject };
+    DumpInfo { name: "20261125T040000Z-qemu-7".parse().unwrap(), about, key: key.clone(), size: 1 }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_key_is_a_needed_key_until_it_opens_no_dump() {
+    let (ward, server, hosts) = with_hosts(&["a"]).await;
+    ward.api.done(Method::POST, "/vms/web/encrypt", Some(json!({}))).await;
+    ward.api.send::<Value>(Method::PUT, "/keys/grace", Some(json!({ "days": 0 }))).await.unwrap();
+    let old = host(&ward.api, "a").await.host_key.unwrap();
+    // It is listed, with who needs it and who holds it; nothing else is its user.
+    hosts[0].until("its host key", |inside| inside.keys.contains_key(&old)).await;
+    let [view] = &listed(&ward, "a").await[..] else { panic!("not one host key") };
+    assert_eq!((&view.key, view.made, view.standing), (&old, true, KeyStanding::Present));
+    assert!(view.vms.is_empty() && view.unneeded_since.is_none());
+    let shown: KeyView = ward.api.get(&path(&old)).await.unwrap();
+    assert_eq!(shown.host_key_of, view.host_key_of);
+    let provider: ProviderView = ward.api.get("/providers/kms").await.unwrap();
+    assert_eq!((provider.keys_needed, provider.hosts.len()), (2, 1));
+    let refused = ward.api.delete::<()>(&path(&old)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InUse);
+    assert!(refused.0.why.contains("host `a`"), "{:?}", refused.0);
+
+    // An older one that opens a dump is needed too: nobody takes it from the host, or destroys it.
+    hosts[0].change(|inside| inside.crypto.dumps = vec![dump(&hosts[0], &old)]);
+    let told = ward.api.event("the dump", |event| event.kind == EventKind::HostDump).await;
+    assert_eq!((told.subject.host, told.subject.key.as_ref()), (Some(hosts[0].id), Some(&old)));
+    ward.api.post::<Value>("/hosts/a/encryption/rekey", json!({})).await.unwrap();
+    let new = host(&ward.api, "a").await.host_key.unwrap();
+    assert_ne!(new, old);
+    assert_eq!(listed(&ward, "a").await.len(), 2);
+    assert_eq!(ward.api.delete::<()>(&path(&old)).await.unwrap_err().code(), Code::InUse);
+    let both = |inside: &Inside| inside.keys.contains_key(&old) && inside.keys.contains_key(&new);
+    hosts[0].until("both", both).await;
+    assert_eq!(ward.api.told(EventKind::HostDump).await.len(), 1, "a dump is told of once");
+
+    // Where none is left it goes, and can be destroyed.
+    hosts[0].change(|inside| inside.crypto.dumps.clear());
+    hosts[0].until("the old one is taken away", |inside| !inside.keys.contains_key(&old)).await;
+    let unneeded = ward.api.told(EventKind::KeyUnneeded).await;
+    assert_eq!((unneeded.len(), unneeded[0].subject.key.as_ref()), (1, Some(&old)));
+    ward.api.delete::<()>(&path(&old)).await.unwrap();
+    assert_eq!(server.client().state(&id(&old)).await.unwrap(), State::DESTROYED);
+    assert_eq!(listed(&ward, "a").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_host_key_that_was_killed_goes_on_with_the_key_that_was_made() {
+    let (ward, server, hosts) = with_hosts(&["a"]).await;
+    ward.api.done(Method::POST, "/vms/web/encrypt", Some(json!({}))).await;
+    let old = host(&ward.api, "a").await.host_key.unwrap();
+    // Killed between the key server's answer to Create and the moment at which it is written down.
+    let stopped = ward.stop().await;
+    let attempt = uuid::Uuid::new_v4();
+    let made = server.client().create_aes256(&[Attribute::name(&format!("ward-host-{attempt}"))]).await.unwrap().id;
+    let state = HostCrypto::Safe { key: old.clone(), rekey: Some(attempt) };
+    let state = serde_json::to_string(&state).unwrap();
+    stopped.sql(&format!("UPDATE host_crypto SET state = '{state}'")).await;
+    let ward = stopped.start().await.unwrap();
+    let is_it = |event: &ward_types::Event| {
+        event.kind == EventKind::HostModeChanged && event.message.contains(&format!("kms/{made}"))
+    };
+    ward.api.event("the new host key", is_it).await;
+    let new = host(&ward.api, "a").await.host_key.unwrap();
+    assert_eq!(id(&new), made);
+    hosts[0]
+        .until("the new one alone", |inside| {
+            inside.keys.contains_key(&new)
+                && !inside.keys.contains_key(&old)
+                && inside.crypto.host_key.as_ref() == Some(&new)
+        })
+        .await;
+    assert_eq!(server.client().state(&made).await.unwrap(), State::ACTIVE);
+    assert_eq!(listed(&ward, "a").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_key_comes_from_the_default_provider_of_its_cluster() {
+    let (ward, _server, hosts) = with_hosts(&["a"]).await;
+    let other = KeyServer::start().await;
+    ward.provider("other", &other).await;
+    ward.api.put::<()>("/clusters/default/provider", json!({ "provider": "other" })).await.unwrap();
+    ward.api.put::<HostView>("/hosts/a/encryption", json!({ "on": true })).await.unwrap();
+    let key = host(&ward.api, "a").await.host_key.unwrap();
+    assert_eq!(key.provider.as_str(), "other");
+    // As long as a host needs it, it is not removed; by force it is, and the host gets a key of another.
+    let refused = ward.api.delete::<()>("/providers/other").await.unwrap_err();
+    assert_eq!(refused.code(), Code::InUse);
+    assert!(refused.0.why.contains("host `a`") && refused.0.remedy.contains("rekey"), "{:?}", refused.0);
+    ward.api.put::<()>("/clusters/default/provider", json!({ "provider": null })).await.unwrap();
+    ward.api.delete::<()>("/providers/other?force=other").await.unwrap();
+    hosts[0].until("another host key", |inside| inside.crypto.host_key.as_ref().is_some_and(|now| *now != key)).await;
+    assert_eq!(hosts[0].look(|inside| inside.crypto.host_key.clone()).unwrap().provider.as_str(), "kms");
 }

@@ -42,7 +42,7 @@ async fn a_key_is_given_to_every_host_and_taken_when_nothing_needs_it() {
     let told = ward.api.told(EventKind::KeyPushed).await;
     let told = told.iter().find(|event| event.subject.key.as_ref() == Some(&key)).unwrap();
     assert!(told.message.contains("a, b"), "{}", told.message);
-    let created = ward.api.told(EventKind::KeyCreated).await;
+    let created = ward.api.told_of_vms(EventKind::KeyCreated).await;
     assert_eq!(created[0].subject.key.as_ref(), Some(&key));
 
     ward.api.done(Method::POST, "/vms/web/decrypt", Some(json!({}))).await;
@@ -139,7 +139,7 @@ async fn keys_that_can_not_be_used_are_told_apart() {
     ward.api.done(Method::POST, "/vms/web/encrypt", Some(json!({ "key_id": fresh }))).await;
     assert_eq!(server.client().state(&fresh).await.unwrap(), kmip::names::State::ACTIVE);
     assert_eq!(hosts[0].keys().iter().map(id).collect::<Vec<_>>(), [fresh]);
-    assert!(ward.api.told(EventKind::KeyCreated).await.is_empty());
+    assert!(ward.api.told_of_vms(EventKind::KeyCreated).await.is_empty());
     assert!(ward.api.told(EventKind::KeyUnneeded).await.is_empty());
 }
 

@@ -75,7 +75,7 @@ struct Scene {
     ward: Ward,
     host: Host,
     serving: JoinHandle<()>,
-    _files: KeyServer,
+    _others: [KeyServer; 2],
 }
 
 async fn scene(death: Death) -> Scene {
@@ -90,13 +90,15 @@ async fn scene(death: Death) -> Scene {
     mortal.whole.set(serving.abort_handle()).unwrap();
 
     let ward = Ward::start().await;
-    let mut provider = files.provider("kms");
-    provider["servers"] = json!([address]);
-    ward.api.post::<Value>("/providers", provider).await.unwrap();
     ward.datastore().await;
     let host = ward.host("h").await;
+    let host_keys = ward.safe(["h"]).await;
+    let mut provider = files.provider("kms");
+    provider["servers"] = json!([address]);
+    provider["default"] = json!(true);
+    ward.api.post::<Value>("/providers", provider).await.unwrap();
     ward.vm("web").await;
-    Scene { ward, host, serving, _files: files }
+    Scene { ward, host, serving, _others: [files, host_keys] }
 }
 
 impl Scene {
@@ -107,7 +109,7 @@ impl Scene {
         let vm: VmView = self.ward.api.get("/vms/web").await.unwrap();
         assert_eq!((vm.encrypted, vm.task), (false, None));
         assert_eq!(self.ward.api.told(EventKind::TaskFailed).await.len(), 1);
-        assert!(self.ward.api.told(EventKind::KeyCreated).await.is_empty());
+        assert!(self.ward.api.told_of_vms(EventKind::KeyCreated).await.is_empty());
     }
 }
 

@@ -173,7 +173,7 @@ impl Scene {
         assert!(!web.encrypted && web.locked.is_none() && web.task.is_none(), "{web:?}");
         let old: VmView = self.ward.api.get("/vms/old").await.unwrap();
         assert_eq!((old.power, old.locked), (Power::On, None), "one that runs goes on");
-        self.host.until("its key alone", |inside| inside.keys.len() == 1).await;
+        self.host.until("its key alone", |inside| inside.vm_keys().len() == 1).await;
         *self.order.lock().unwrap() = None;
         self.ward.api.done(Method::POST, "/vms/web/encrypt", Some(json!({}))).await;
         self.ward.api.done(Method::POST, "/vms/web/decrypt", Some(json!({}))).await;

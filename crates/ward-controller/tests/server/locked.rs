@@ -7,7 +7,15 @@ use ward_types::{Code, EventKind, KeyRef};
 
 use crate::support::{Host, KeyServer, Ward, in_time};
 
-async fn with_hosts(names: &[&str]) -> (Ward, KeyServer, Vec<Host>, KeyRef) {
+struct Scene {
+    ward: Ward,
+    server: KeyServer,
+    hosts: Vec<Host>,
+    key: KeyRef,
+    _host_keys: KeyServer,
+}
+
+async fn with_hosts(names: &[&str]) -> Scene {
     let ward = Ward::start().await;
     let server = KeyServer::start().await;
     ward.provider("kms", &server).await;
@@ -16,10 +24,11 @@ async fn with_hosts(names: &[&str]) -> (Ward, KeyServer, Vec<Host>, KeyRef) {
     for name in names {
         hosts.push(ward.host(name).await);
     }
+    let host_keys = ward.safe(names.iter().copied()).await;
     ward.vm("web").await;
     ward.api.done(Method::POST, "/vms/web/encrypt", Some(json!({}))).await;
     let key = web(&ward).await.keys.remove(0);
-    (ward, server, hosts, key)
+    Scene { ward, server, hosts, key, _host_keys: host_keys }
 }
 
 async fn web(ward: &Ward) -> VmView {
@@ -41,7 +50,7 @@ async fn until_locked(ward: &Ward, locked: bool) -> VmView {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_is_locked_when_its_host_has_lost_the_key_and_unlocked_when_the_key_is_back() {
-    let (ward, mut server, mut hosts, key) = with_hosts(&["a"]).await;
+    let Scene { ward, mut server, mut hosts, key, _host_keys } = with_hosts(&["a"]).await;
     server.stop().await;
     // As long as the host has it, nobody misses the key server.
     ward.api.done(Method::POST, "/vms/web/start", Some(json!({}))).await;
@@ -84,7 +93,7 @@ async fn a_vm_is_locked_when_its_host_has_lost_the_key_and_unlocked_when_the_key
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_server_that_is_down_locks_nothing_whose_key_is_on_a_host() {
-    let (ward, mut server, mut hosts, key) = with_hosts(&["a", "b"]).await;
+    let Scene { ward, mut server, mut hosts, key, _host_keys } = with_hosts(&["a", "b"]).await;
     server.stop().await;
     hosts[0].cut();
     hosts[0].come_back().await;
@@ -105,7 +114,7 @@ async fn a_key_server_that_is_down_locks_nothing_whose_key_is_on_a_host() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_brings_the_key_back_need_not_wait_and_a_locked_vm_can_leave() {
-    let (ward, mut server, mut hosts, _) = with_hosts(&["a"]).await;
+    let Scene { ward, mut server, mut hosts, key: _, _host_keys } = with_hosts(&["a"]).await;
     server.stop().await;
     hosts[0].cut();
     hosts[0].come_back().await;
@@ -126,7 +135,7 @@ async fn whoever_brings_the_key_back_need_not_wait_and_a_locked_vm_can_leave() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_keys_only_the_lost_one_locks_its_vm() {
-    let (ward, server, mut hosts, _) = with_hosts(&["a"]).await;
+    let Scene { ward, server, mut hosts, key: _, _host_keys } = with_hosts(&["a"]).await;
     for name in ["db", "mail"] {
         ward.vm(name).await;
         ward.api.done(Method::POST, &format!("/vms/{name}/encrypt"), Some(json!({}))).await;
@@ -137,7 +146,7 @@ async fn of_many_keys_only_the_lost_one_locks_its_vm() {
     server.client().destroy(key_id.as_str()).await.unwrap();
     hosts[0].cut();
     hosts[0].come_back().await;
-    hosts[0].until("the other keys", |inside| inside.keys.len() == 2).await;
+    hosts[0].until("the other keys", |inside| inside.vm_keys().len() == 2).await;
     let told = ward.api.event("the VM is locked", |event| event.kind == EventKind::VmLocked).await;
     assert!(told.message.contains("`db`") && told.message.contains("Destroyed"), "{}", told.message);
     let unusable = ward.api.told(EventKind::KeyNotUsable).await;

@@ -28,6 +28,8 @@ async fn of_64_hosts_5_are_dead_and_5_slow_and_the_others_are_not_delayed() {
     for host in &hosts {
         ward.api.host_event(EventKind::HostConnected, host.id, 1).await;
     }
+    let names: Vec<_> = (0..HOSTS).map(|n| format!("h{n:02}")).collect();
+    let _host_keys = ward.safe(names.iter().map(String::as_str)).await;
     ward.vm("web").await;
     let (dead, slow) = (20..25, 40..45);
     for n in dead.clone() {

@@ -63,7 +63,7 @@ async fn of_three_servers_one_may_die_in_the_middle() {
     let problem = ward.api.fails(Method::POST, "/vms/late/encrypt", Some(json!({}))).await;
     assert_eq!(problem.code, Code::KeyServerUnreachable, "{problem}");
     let shown = show(&ward).await;
-    assert_eq!((shown.status, shown.keys_unreachable), (Light::Red, VMS));
+    assert_eq!((shown.status, shown.keys_unreachable), (Light::Red, VMS + 1), "those of VMs and the host key");
     assert_eq!(ward.api.told(EventKind::ProviderRed).await.len(), 1);
     let vm: VmView = ward.api.get("/vms/vm0").await.unwrap();
     assert!(vm.encrypted);

@@ -57,7 +57,7 @@ async fn a_task_goes_on_where_it_was() {
     host.release();
     assert_eq!(ward.api.ended(&task.info).await.problem, None);
     assert_eq!(ward.api.told(EventKind::TaskResumed).await.len(), 1);
-    assert_eq!(ward.api.told(EventKind::KeyCreated).await.len(), 1);
+    assert_eq!(ward.api.told_of_vms(EventKind::KeyCreated).await.len(), 1);
     assert_eq!(server.count().await, 1, "no second key was made");
     assert!(ward.api.get::<VmView>("/vms/web").await.unwrap().encrypted);
     // Its end is written down, so the host may forget it.

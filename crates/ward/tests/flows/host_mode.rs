@@ -1,11 +1,12 @@
 //! Host encryption mode: from the first encryption to a dump that only the host opens.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use ward_controller::api::types::HostView;
-use ward_types::{Code, DumpInfo, EventKind, HostMode};
+use ward_types::{Code, DumpInfo, EventKind, HostMode, KeyLocator};
 
 use crate::support::{System, eventually, lossy, noise, run, text, ward};
 
@@ -142,4 +143,58 @@ fn a_process_of_a_safe_host_dumps_encrypted() {
     system.has_keys("host-2", &[]);
     let pattern: String = system.get(&["host", "core-handler", "--state", "/s"]);
     assert!(pattern.starts_with('|') && pattern.contains(" host dump-receive --state /s "), "{pattern}");
+}
+
+/// The ID of the host key of the only host.
+fn host_key(system: &System) -> String {
+    let key = system.host("host-1").host_key.unwrap();
+    let KeyLocator::Standard { key_id } = key.key else { panic!("{key}") };
+    key_id.to_string()
+}
+
+#[test]
+fn the_controller_killed_at_any_step_of_a_change_of_the_host_key() {
+    let system = System::start(1);
+    let _: HostView = system.get(&["host", "encryption", "enable", "host-1"]);
+    let rekey = ["host", "encryption", "rekey", "host-1"];
+    let log = system.path("points");
+    system.stop("controller");
+    let own = system.own("controller", &[("WARD_CRASH_LOG", text(&log))]);
+    let _: HostView = system.get(&rekey);
+    drop(own);
+    system.restart("controller");
+    system.hosts_answer();
+    let reached = fs::read_to_string(log).unwrap();
+    let points: BTreeSet<_> = reached.lines().filter(|point| point.starts_with("host.")).collect();
+    assert_eq!(points.len(), 5, "{points:?}");
+    for point in &points {
+        eprintln!("controller at {point}");
+        let old = host_key(&system);
+        system.stop("controller");
+        let mut own = system.own("controller", &[("WARD_CRASH_AT", point)]);
+        let mut client = system.ask_meanwhile(&rekey);
+        own.is_killed();
+        client.wait().unwrap();
+        system.restart("controller");
+        eventually("the change goes on", || (host_key(&system) != old).then_some(()));
+    }
+    // Each was made once: one for the beginning, one for each change; all but the last were said to be needed no more.
+    let at_server: BTreeSet<_> = system.access().host_keys().into_iter().collect();
+    assert_eq!(at_server.len(), points.len() + 2, "{at_server:?}");
+    let current = host_key(&system);
+    let unneeded = || -> BTreeSet<String> {
+        let told = system.events().into_iter().filter(|event| event.kind == EventKind::KeyUnneeded);
+        told.map(|event| event.subject.key.unwrap().key)
+            .map(|key| match key {
+                KeyLocator::Standard { key_id } => key_id.to_string(),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    };
+    eventually("the others are told of", || {
+        let mut all = unneeded();
+        assert!(!all.contains(&current), "the host key is needed");
+        all.insert(current.clone());
+        (all == at_server).then_some(())
+    });
 }

@@ -147,6 +147,11 @@ impl Api {
         self.events().await.into_iter().filter(|event| event.kind == kind).collect()
     }
 
+    /// As [`Api::told`], of VMs only.
+    pub async fn told_of_vms(&self, kind: EventKind) -> Vec<Event> {
+        self.told(kind).await.into_iter().filter(|event| event.subject.vm.is_some()).collect()
+    }
+
     /// Waits for an event, old or new.
     pub async fn event(&self, what: &str, is_it: impl Fn(&Event) -> bool) -> Event {
         in_time(what, async {

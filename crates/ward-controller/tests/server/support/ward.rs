@@ -10,7 +10,7 @@ use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, Executor as _};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use ward_controller::api::types::{DatastoreView, HostToken, ProviderView};
+use ward_controller::api::types::{DatastoreView, HostToken, HostView, ProviderView};
 use ward_controller::{ADMIN_PASSWORD_FILE, CA_FILE, Config, Error, Server};
 use ward_types::EventKind;
 
@@ -82,6 +82,25 @@ impl Ward {
         let host = Host::join(&self.token().await, name, self.storage.clone()).await.unwrap();
         self.api.host_event(EventKind::HostConnected, host.id, 1).await;
         host
+    }
+
+    /// Switches on the encryption modes of hosts. Their host keys come from a key server of their own, so that those of VMs
+    /// have nothing to do with them; it is there as long as the answer.
+    pub async fn safe(&self, hosts: impl IntoIterator<Item = &str>) -> KeyServer {
+        let providers: Vec<ProviderView> = self.api.get("/providers").await.unwrap();
+        let server = KeyServer::start().await;
+        self.provider("host-keys", &server).await;
+        let default = |name: String| async move {
+            self.api.post::<ProviderView>(&format!("/providers/{name}/default"), json!({})).await.unwrap()
+        };
+        default("host-keys".to_owned()).await;
+        for host in hosts {
+            self.api.put::<HostView>(&format!("/hosts/{host}/encryption"), json!({ "on": true })).await.unwrap();
+        }
+        if let Some(before) = providers.iter().find(|provider| provider.default) {
+            default(before.name.to_string()).await;
+        }
+        server
     }
 
     /// Adds a key server as a provider.

@@ -57,15 +57,24 @@ impl Access {
 
     /// The IDs of all keys, but for those of hosts.
     pub(crate) fn all(&self) -> Vec<String> {
+        self.by_owner().0
+    }
+
+    /// The IDs of all host keys.
+    pub(crate) fn host_keys(&self) -> Vec<String> {
+        self.by_owner().1
+    }
+
+    /// Those of hosts, by their names, and the others.
+    fn by_owner(&self) -> (Vec<String>, Vec<String>) {
         self.with(async |client| {
-            let mut keys = client.locate(Filter::default()).await.unwrap();
-            for id in keys.clone() {
+            let (mut others, mut hosts) = (Vec::new(), Vec::new());
+            for id in client.locate(Filter::default()).await.unwrap() {
                 let name = client.get_attributes(&id, &[AttributeName::NAME]).await.unwrap();
-                if format!("{name:?}").contains("ward-host-") {
-                    keys.retain(|key| *key != id);
-                }
+                let owner = if format!("{name:?}").contains("ward-host-") { &mut hosts } else { &mut others };
+                owner.push(id);
             }
-            keys
+            (others, hosts)
         })
     }
 
