@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kmip::ProtocolVersion;
 use kmip::client::{Client, ClientConfig, ClientError};
 use kmip::message::{RequestMessage, ResponseHeader, ResponseItem, ResponseMessage};
 use kmip::names::{Operation, ResultReason};
 use kmip::operation::{
-    ActivateRequest, ActivateResponse, DestroyResponse, DiscoverVersionsResponse, LocateResponse, RequestPayload,
-    ResponsePayload,
+    ActivateRequest, ActivateResponse, DecryptRequest, DecryptResponse, DestroyResponse, DiscoverVersionsResponse,
+    LocateResponse, RequestPayload, ResponsePayload,
 };
 use kmip::server::{Handler, PeerIdentity, ServerConfig, serve};
 use kmip::ttlv::Limits;
+use kmip::{ProtocolVersion, SecretBytes};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use support::pki::{Authority, Identity};
@@ -54,6 +54,11 @@ impl Handler for Counts {
                     self.may_destroy.notified().await;
                     ResponsePayload::Destroy(DestroyResponse { unique_identifier })
                 }
+                RequestPayload::Decrypt(_) => ResponsePayload::Decrypt(DecryptResponse {
+                    unique_identifier,
+                    data: Some(SecretBytes::copy_of(&[7; 32])),
+                    correlation_value: None,
+                }),
                 _ => ResponsePayload::Locate(LocateResponse::default()),
             };
             items.push(ResponseItem::success(item.unique_batch_item_id, payload));
@@ -202,6 +207,22 @@ async fn connections_beyond_the_limit_wait() {
     drop(first);
     let patient = Client::new(server.config());
     patient.activate("1").await.unwrap();
+}
+
+/// What a connection has brought lies in its buffers until it ends: so one that has brought a key ends by itself.
+#[tokio::test]
+async fn a_connection_that_has_brought_a_key_does_not_stay_open() {
+    let server = start(|config| config.with_connections(1)).await;
+    let first = Client::new(server.config());
+    for _ in 0..2 {
+        let answer = first.decrypt(DecryptRequest::default()).await.unwrap();
+        assert_eq!(answer.data.unwrap().expose(), [7; 32]);
+    }
+    // There is room for one: this one gets through as soon as the first has ended.
+    let second = Client::new(server.config());
+    second.activate("1").await.unwrap();
+    drop(second);
+    first.activate("1").await.unwrap();
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ pub(crate) struct AuditRow<'a> {
 }
 
 /// One thing that a host asked for, and how it ended.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, sqlx::FromRow)]
 pub struct AuditEntry {
     /// Counts up, without gaps.
     pub sequence: i64,

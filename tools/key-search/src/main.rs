@@ -10,7 +10,7 @@ use clap::Parser;
 use key_search::{Failure, Report, Search};
 
 #[derive(Parser)]
-#[command(about = "Searches files for the keys of an encrypted VM")]
+#[command(about = "Searches files and processes for the keys of an encrypted VM")]
 struct Arguments {
     #[command(flatten)]
     search: Search,

@@ -13,8 +13,8 @@ mod roster;
 mod tls_fault;
 mod trust;
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
@@ -114,6 +114,30 @@ fn only_reads(operation: Operation) -> bool {
             | Operation::LOCATE
             | Operation::QUERY
     )
+}
+
+/// Whether what answers it has the bytes of a key in it.
+fn brings_a_key(operation: Operation) -> bool {
+    matches!(operation, Operation::GET | Operation::DECRYPT)
+}
+
+/// How long a connection that has brought a key may be idle: until it ends, the buffers of TLS hold what it brought last.
+const IDLE_WITH_A_KEY: Duration = Duration::from_secs(1);
+
+/// Ends the connection that there is once it has been idle for long enough.
+async fn end_when_idle(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(IDLE_WITH_A_KEY).await;
+        let Some(shared) = shared.upgrade() else { return };
+        let mut slot = shared.connection.lock().await;
+        if slot.as_ref().is_none_or(|connection| !connection.ends_soon) {
+            return;
+        }
+        if slot.as_ref().is_some_and(|connection| connection.last_used.elapsed() >= IDLE_WITH_A_KEY) {
+            *slot = None;
+            return;
+        }
+    }
 }
 
 impl Client {
@@ -228,6 +252,7 @@ impl Client {
         // and it must not be used again.
         let mut connection = self.usable(slot.take()).await?;
         let mut again = only_reads(operation);
+        let brings_a_key = payloads.iter().any(|payload| brings_a_key(payload.operation()));
         let several = payloads.len() > 1;
         let mut header = RequestHeader::new(connection.version);
         // Without order the ID placeholder means nothing.
@@ -250,6 +275,10 @@ impl Client {
                 message.encode().map_err(|source| ClientError::Encode { address: self.config().address(), source })?;
             match connection.exchange(self.config(), &bytes, operation, self.deadline).await {
                 Ok(response) => {
+                    if brings_a_key && !connection.ends_soon {
+                        connection.ends_soon = true;
+                        tokio::spawn(end_when_idle(Arc::downgrade(&self.shared)));
+                    }
                     *slot = Some(connection);
                     return Ok(response);
                 }

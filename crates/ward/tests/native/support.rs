@@ -214,10 +214,18 @@ impl System {
 
     /// One more host, in a cluster.
     pub(crate) fn add_host(&mut self, cluster: &str) {
+        let token = self.ward(&["host", "add", "--cluster", cluster]);
+        let number = self.enrol_host(&token);
+        self.start_agent(number, &[]);
+        self.host_answers(number);
+    }
+
+    /// One more host, which joins by that token. Its agent is not started.
+    pub(crate) fn enrol_host(&mut self, text_of_token: &str) -> usize {
         let number = self.hosts.len();
         self.hosts.push(Host { port: port(), agent: None });
         let token = self.path("token");
-        fs::write(&token, self.ward(&["host", "add", "--cluster", cluster])).unwrap();
+        fs::write(&token, text_of_token).unwrap();
         let address = format!("127.0.0.1:{}", self.hosts[number].port);
         let name = format!("h{number}");
         let state = self.host_state(number);
@@ -233,8 +241,7 @@ impl System {
             "--state",
             text(&state),
         ]);
-        self.start_agent(number, &[]);
-        self.host_answers(number);
+        number
     }
 
     pub(crate) fn start_agent(&mut self, host: usize, arguments: &[&str]) {

@@ -13,6 +13,7 @@ use kmip::names::{BlockCipherMode, CryptographicAlgorithm};
 use kmip::operation::{CryptographicParameters, DecryptRequest};
 use tempfile::TempDir;
 use ward_controller::api::types::{TrustState, TrustedHostView};
+use ward_trust::AuditEntry;
 use ward_types::{KeyLocator, KeyRef};
 
 use crate::common::Log;
@@ -65,84 +66,148 @@ impl Drop for Process {
     }
 }
 
-/// A trust authority and a key server.
+/// A machine with one instance of each service.
+struct Instance {
+    directory: PathBuf,
+    /// Of the attestation service and of the key provider service.
+    ports: [u16; 2],
+    attestation: Option<Process>,
+    key_provider: Option<Process>,
+}
+
+impl Instance {
+    fn start(&mut self) {
+        let start = |service: &str, port: u16| {
+            let listen = format!("127.0.0.1:{port}");
+            let args = ["trust", service, "--dir", text(&self.directory), "--listen", &listen];
+            let log = self.directory.with_extension(format!("{service}.log"));
+            Process::start(&args, &log, port)
+        };
+        self.attestation = Some(start("attestation", self.ports[0]));
+        self.key_provider = Some(start("key-provider", self.ports[1]));
+    }
+
+    fn trust(&self, args: &[&str]) -> String {
+        command(&[&["trust"], args, &["--dir", text(&self.directory)]].concat())
+    }
+}
+
+/// A trust authority, with as many instances of its services as are wanted, and a key server.
 pub(crate) struct Authority {
     dir: TempDir,
-    attestation: Option<Process>,
-    key_provider: Process,
+    instances: Vec<Instance>,
     _key_server: Process,
-    ports: [u16; 3],
+    key_server_port: u16,
+    shared: u32,
 }
 
 impl Authority {
     /// Set up by the guided sequence, as far as it comes before there is a host.
     pub(crate) fn set_up(machine: &Machine) -> Self {
+        Self::with_instances(machine, 1)
+    }
+
+    pub(crate) fn with_instances(machine: &Machine, count: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let ports = [port(), port(), port()];
-        let [attestation, keys, kmip] = ports.map(|port| format!("127.0.0.1:{port}"));
-        let key_server = Process::start(
-            &["keyserver", "run", "--state", text(&at("kms")), "--listen", &kmip],
-            &at("kms.log"),
-            ports[2],
-        );
-        let out = at("client");
-        command(&["keyserver", "issue-client", "trust", "--state", text(&at("kms")), "--out", text(&out)]);
-        let trust = at("trust");
-        command(&["trust", "init", "--dir", text(&trust)]);
+        let key_server_port = port();
+        let kmip = format!("127.0.0.1:{key_server_port}");
+        let kms = at("kms");
+        let args = ["keyserver", "run", "--state", text(&kms), "--listen", &kmip];
+        let key_server = Process::start(&args, &at("kms.log"), key_server_port);
+        command(&["keyserver", "issue-client", "trust", "--state", text(&kms), "--out", text(&at("client"))]);
+        let instance = |number| Instance {
+            directory: at(&format!("trust{number}")),
+            ports: [port(), port()],
+            attestation: None,
+            key_provider: None,
+        };
+        let instances: Vec<_> = (0..count).map(instance).collect();
+        let (first, further) = instances.split_first().unwrap();
+        first.trust(&["init"]);
         for (name, der) in [("root.der", machine.ca.root()), ("issuer.der", machine.ca.intermediate())] {
             fs::write(at(name), der).unwrap();
-            command(&["trust", "tpm-ca", "import", text(&at(name)), "--dir", text(&trust)]);
+            first.trust(&["tpm-ca", "import", text(&at(name))]);
         }
-        let [ca, cert, key] = ["ca.pem", "client.pem", "client.key"].map(|name| out.join(name));
-        let (ca, cert, key) = (text(&ca), text(&cert), text(&key));
-        let added = command(&[
-            "trust",
-            "provider",
-            "add",
-            "vault",
-            "--server",
-            &kmip,
-            "--ca",
-            ca,
-            "--cert",
-            cert,
-            "--key",
-            key,
-            "--make",
-            "--dir",
-            text(&trust),
-        ]);
+        fs::write(at("admin.pub"), first.trust(&["admin-key"])).unwrap();
+        for (number, instance) in further.iter().enumerate() {
+            instance.trust(&["init", "--admin-key", text(&at("admin.pub"))]);
+            let key = at(&format!("token{number}.pub"));
+            fs::write(&key, instance.trust(&["token-key"])).unwrap();
+            first.trust(&["issuer", "add", text(&key)]);
+        }
+        let mut this = Self { instances, _key_server: key_server, key_server_port, shared: 0, dir };
+        let added = this.add_provider(0, &["--make"]);
         assert!(added.contains("at the key server"), "{added}");
-        let run = |name: &str, listen: &str, port| {
-            let args = ["trust", name, "--dir", text(&trust), "--listen", listen];
-            Process::start(&args, &at(&format!("{name}.log")), port)
-        };
-        let services = (run("attestation", &attestation, ports[0]), run("key-provider", &keys, ports[1]));
-        command(&[
-            "trust",
-            "describe",
-            "--attestation",
-            &attestation,
-            "--key-provider",
-            &keys,
-            "--out",
-            text(&at("services.json")),
-            "--dir",
-            text(&trust),
-        ]);
-        fs::write(at("admin.pub"), command(&["trust", "admin-key", "--dir", text(&trust)])).unwrap();
-        let (attestation, key_provider) = (Some(services.0), services.1);
-        Self { dir, attestation, key_provider, _key_server: key_server, ports }
+        this.share();
+        let primary = this.primary_key();
+        for number in 1..count {
+            this.add_provider(number, &["--primary-key", &primary]);
+        }
+        (0..count).for_each(|number| this.start(number));
+        this.describe();
+        this
+    }
+
+    /// Gives an instance its credentials at the key server.
+    fn add_provider(&self, number: usize, key: &[&str]) -> String {
+        let [ca, cert, secret] = ["ca.pem", "client.pem", "client.key"].map(|name| self.path("client").join(name));
+        let server = format!("127.0.0.1:{}", self.key_server_port);
+        let at = ["--server", &server, "--ca", text(&ca), "--cert", text(&cert), "--key", text(&secret)];
+        self.instances[number].trust(&[&["provider", "add", "vault"], &at[..], key].concat())
+    }
+
+    /// Has the first instance of the key provider service fetch the primary key, and hold it in memory.
+    pub(crate) fn fetch_primary_key(&self) {
+        let added = self.add_provider(0, &["--primary-key", &self.primary_key(), "--fetch"]);
+        assert!(added.contains("in memory here"), "{added}");
+    }
+
+    /// All go by what the administrators have at the first instance.
+    pub(crate) fn share(&mut self) {
+        self.shared += 1;
+        let file = self.path(&format!("configuration{}", self.shared));
+        self.instances[0].trust(&["config", "export", "--out", text(&file)]);
+        for instance in &self.instances[1..] {
+            instance.trust(&["config", "import", "--in", text(&file)]);
+        }
+    }
+
+    fn describe(&self) {
+        let mut args = vec!["describe".to_owned()];
+        for (service, which) in [("attestation", 0), ("key-provider", 1)] {
+            for (number, instance) in self.instances.iter().enumerate() {
+                let mut address = format!("127.0.0.1:{}", instance.ports[which]);
+                if number > 0 {
+                    address = format!("{address}={}", text(&instance.directory.join(service).join("tls.pem")));
+                }
+                args.extend([format!("--{service}"), address]);
+            }
+        }
+        args.extend(["--out".to_owned(), text(&self.path("services.json")).to_owned()]);
+        self.trust(&args.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
+    /// Where the trust authority keeps its state.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.instances[0].directory.clone()
+    }
+
     /// What a trust administrator does.
     pub(crate) fn trust(&self, args: &[&str]) -> String {
-        command(&[&["trust"], args, &["--dir", text(&self.path("trust"))]].concat())
+        self.instances[0].trust(args)
+    }
+
+    /// What hosts have asked a service of an instance for, that it could give.
+    pub(crate) fn given(&self, number: usize, keys: bool) -> Vec<AuditEntry> {
+        let mut args = vec!["audit", "--last", "500", "--output", "json"];
+        args.extend(keys.then_some("--keys"));
+        let all: Vec<AuditEntry> = serde_json::from_str(&self.instances[number].trust(&args)).unwrap();
+        all.into_iter().filter(|entry| entry.result == "ok").collect()
     }
 
     /// The name of the one host that has enrolled, once it has been asked for its evidence.
@@ -155,7 +220,7 @@ impl Authority {
     }
 
     /// Lets the host in, and takes what it has booted for good.
-    pub(crate) fn admit(&self, system: &System) {
+    pub(crate) fn admit(&mut self, system: &System) {
         let host = self.enrolled();
         self.trust(&["host", "admit", &host]);
         eventually("the host shows what it booted", || {
@@ -165,29 +230,56 @@ impl Authority {
             (!shown["report"].is_null()).then_some(())
         });
         self.trust(&["base-image", "capture", &host, "--image", "good", "--version", "1"]);
+        self.share();
         system.ward(&["trust", "remediate", "h0"]);
     }
 
-    pub(crate) fn stop_attestation(&mut self) {
-        self.attestation = None;
+    /// Starts an instance of each service, on the ports that were described.
+    pub(crate) fn start(&mut self, number: usize) {
+        self.instances[number].start();
+    }
+
+    /// Kills an instance of each service.
+    pub(crate) fn kill(&mut self, number: usize) {
+        self.kill_attestation(number);
+        self.instances[number].key_provider = None;
+    }
+
+    pub(crate) fn kill_attestation(&mut self, number: usize) {
+        self.instances[number].attestation = None;
     }
 
     /// The key provider service.
     pub(crate) fn key_provider(&self) -> String {
-        self.key_provider.0.id().to_string()
+        self.instances[0].key_provider.as_ref().unwrap().0.id().to_string()
+    }
+
+    /// The ID of the primary key at the key server.
+    pub(crate) fn primary_key(&self) -> String {
+        let providers = self.trust(&["provider", "ls", "--output", "json"]);
+        let providers: serde_json::Value = serde_json::from_str(&providers).unwrap();
+        providers["vault"]["primary_key"].as_str().unwrap().to_owned()
+    }
+
+    /// The key server, as whoever has the trust authority's credentials there uses it.
+    fn key_server(&self) -> Client {
+        let file = |name: &str| fs::read(self.path("client").join(name)).unwrap();
+        let [ca, cert, secret] = ["ca.pem", "client.pem", "client.key"].map(file);
+        Client::new(ClientConfig::new("127.0.0.1", self.key_server_port, &ca, &cert, &secret).unwrap())
+    }
+
+    /// The primary key itself.
+    pub(crate) fn primary(&self) -> Vec<u8> {
+        let key = runtime().block_on(self.key_server().get_key(&self.primary_key()));
+        key.unwrap().expose().to_vec()
     }
 
     /// What lies behind a key reference: the trust authority's own key server decrypts it.
     pub(crate) fn kek(&self, key: &KeyRef) -> Vec<u8> {
         let KeyLocator::Trusted { wrapped } = &key.key else { panic!("{key}") };
         let ciphertext = URL_SAFE_NO_PAD.decode(wrapped.as_str().strip_prefix("2/vault/").unwrap()).unwrap();
-        let primary = self.trust(&["provider", "ls", "--output", "json"]);
-        let primary: serde_json::Value = serde_json::from_str(&primary).unwrap();
-        let file = |name: &str| fs::read(self.path("client").join(name)).unwrap();
-        let [ca, cert, secret] = ["ca.pem", "client.pem", "client.key"].map(file);
-        let config = ClientConfig::new("127.0.0.1", self.ports[2], &ca, &cert, &secret).unwrap();
         let request = DecryptRequest {
-            unique_identifier: Some(primary["vault"]["primary_key"].as_str().unwrap().to_owned()),
+            unique_identifier: Some(self.primary_key()),
             parameters: Some(CryptographicParameters {
                 block_cipher_mode: Some(BlockCipherMode::GCM),
                 cryptographic_algorithm: Some(CryptographicAlgorithm::AES),
@@ -200,8 +292,7 @@ impl Authority {
             additional_data: Some(b"ward trusted KEK v1\0vault".to_vec()),
             ..DecryptRequest::default()
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let answer = runtime.block_on(Client::new(config).decrypt(request)).unwrap();
+        let answer = runtime().block_on(self.key_server().decrypt(request)).unwrap();
         answer.data.unwrap().expose().to_vec()
     }
 }
@@ -214,6 +305,39 @@ pub(crate) fn stands(system: &System) -> Option<TrustedHostView> {
 
 pub(crate) fn wait_for(system: &System, state: TrustState) -> TrustedHostView {
     eventually(&format!("the host is {state}"), || stands(system).filter(|view| view.state == state))
+}
+
+/// The agent of the one host is started anew: with the machine's TPM, and the trust administrators' key.
+pub(crate) fn restart_agent(system: &mut System, machine: &Machine, authority: &Authority) {
+    system.kill_agent(0);
+    start_agent(system, machine, authority);
+}
+
+/// The same, until it is attested anew: the controller may hold for a moment what it said before.
+pub(crate) fn restart_attested(system: &mut System, machine: &Machine, authority: &Authority) -> TrustedHostView {
+    let before = stands(system).unwrap().attested;
+    restart_agent(system, machine, authority);
+    eventually("the host is attested anew", || {
+        stands(system).filter(|view| view.state == TrustState::Healthy && view.attested > before)
+    })
+}
+
+pub(crate) fn start_agent(system: &mut System, machine: &Machine, authority: &Authority) {
+    let key = authority.path("admin.pub");
+    let mut arguments = machine.arguments();
+    arguments.extend(["--trust-key".to_owned(), text(&key).to_owned()]);
+    system.start_agent(0, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    system.host_answers(0);
+}
+
+/// The controller imports what the trust administrators have described.
+pub(crate) fn import(system: &System, authority: &Authority) {
+    let services = authority.path("services.json");
+    system.ward(&["provider", "add", "trusted", "vault", "--description", text(&services)]);
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 fn command(args: &[&str]) -> String {

@@ -5,10 +5,13 @@
 mod authority;
 #[path = "../../../attest/tests/common/mod.rs"]
 mod common;
+mod instances;
+mod secrets;
 mod story;
 #[path = "../native/support.rs"]
 #[allow(dead_code)]
 mod support;
+mod tap;
 #[path = "../../../attest/tests/real_tpm/tpm.rs"]
 #[allow(dead_code)]
 mod tpm;

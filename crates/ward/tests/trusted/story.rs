@@ -1,20 +1,21 @@
 //! The way of a VM under a trusted provider: attest, encrypt, start, tamper, refuse, remediate; to another provider and back.
 
 use std::fs;
+use std::path::PathBuf;
 
 use ward_controller::api::types::{TrustState, VmView};
 use ward_types::{Code, EventKind, Power};
 
-use crate::authority::{Authority, Machine, stands, wait_for};
+use crate::authority::{Authority, Machine, import, restart_agent, stands, wait_for};
 use crate::support::{System, eventually, found_below, in_memory, text};
 
-fn restart_agent(system: &mut System, machine: &Machine, authority: &Authority) {
-    system.kill_agent(0);
-    let key = authority.path("admin.pub");
-    let mut arguments = machine.arguments();
-    arguments.extend(["--trust-key".to_owned(), text(&key).to_owned()]);
-    system.start_agent(0, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
-    system.host_answers(0);
+/// Where the data of an encrypted disk begins.
+const DATA: usize = 16 << 20;
+
+fn encrypted_disk(vm: &VmView) -> PathBuf {
+    let files = fs::read_dir(&vm.home).unwrap().flatten().map(|file| file.path());
+    let luks = |path: &PathBuf| path.extension().is_some_and(|it| it == "luks") && !path.ends_with("nvram.luks");
+    files.into_iter().find(luks).unwrap()
 }
 
 fn power(system: &System, vm: &str) -> Power {
@@ -27,9 +28,7 @@ fn a_host_that_booted_what_it_should_gets_keys_and_a_tampered_one_does_not() {
     let mut authority = Authority::set_up(&machine);
     let mut system = System::start(1);
     restart_agent(&mut system, &machine, &authority);
-    let add = ["provider", "add", "trusted", "vault", "--description"];
-    let services = authority.path("services.json");
-    system.ward(&[&add[..], &[text(&services)]].concat());
+    import(&system, &authority);
 
     // Nobody has let the host in: it gets no key, and it is said why before anything begins.
     eventually("the host has tried", || {
@@ -51,7 +50,7 @@ fn a_host_that_booted_what_it_should_gets_keys_and_a_tampered_one_does_not() {
     assert!(in_memory(&system.agent(0), &kek), "the host has it");
     assert!(!in_memory(&system.controller(), &kek), "the controller never sees it");
     assert!(!in_memory(&authority.key_provider(), &kek), "who made it has forgotten it");
-    for place in [system.controller_state(), system.host_state(0), authority.path("trust"), vm.home] {
+    for place in [system.controller_state(), system.host_state(0), authority.state(), vm.home.clone()] {
         assert_eq!(found_below(&place, &kek), None);
     }
 
@@ -94,10 +93,21 @@ fn a_host_that_booted_what_it_should_gets_keys_and_a_tampered_one_does_not() {
 
     // To another provider, back, and out.
     system.backed_up("n1");
-    system.ward(&["vm", "recrypt", "web-1", "--provider", "n1"]);
-    system.ward(&["vm", "recrypt", "web-1", "--provider", "vault"]);
-    let again: VmView = system.json(&["vm", "show", "web-1"]);
-    assert!(again.keys[0] != vm.keys[0] && again.keys[0].provider.as_str() == "vault");
+    let disk = encrypted_disk(&vm);
+    let data = fs::read(&disk).unwrap().split_off(DATA);
+    let recrypted = |provider| -> VmView {
+        system.ward(&["vm", "recrypt", "web-1", "--provider", provider]);
+        let vm: VmView = system.json(&["vm", "show", "web-1"]);
+        assert!(vm.keys.iter().all(|key| key.provider.as_str() == provider), "{:?}", vm.keys);
+        let same = fs::read(encrypted_disk(&vm)).unwrap().split_off(DATA) == data;
+        assert!(same, "a shallow recrypt leaves the data, and what it is encrypted with");
+        vm
+    };
+    recrypted("n1");
+    let again = recrypted("vault");
+    assert_ne!(again.keys[0], vm.keys[0]);
+    system.ward(&["vm", "start", "web-1"]);
+    system.ward(&["vm", "stop", "web-1", "--force"]);
     system.ward(&["vm", "decrypt", "web-1"]);
     let home = system.json::<VmView>(&["vm", "show", "web-1"]).home;
     let plain =
@@ -105,6 +115,6 @@ fn a_host_that_booted_what_it_should_gets_keys_and_a_tampered_one_does_not() {
     assert!(fs::read(plain.unwrap().path()).unwrap() == content);
 
     // A service that is gone is told of.
-    authority.stop_attestation();
+    authority.kill_attestation(0);
     eventually("the event", || system.has_event(EventKind::TrustServiceDown).then_some(()));
 }

@@ -38,7 +38,8 @@ impl Access {
     pub(super) fn search(&self, key_id: &str, disk: &Path, directory: &Path) -> Report {
         let Self { address: server, ca, cert, key } = self.clone();
         let (disks, directories) = (vec![disk.to_owned()], vec![directory.to_owned()]);
-        let search = Search { server, ca, cert, key, key_id: key_id.to_owned(), disks, directories };
+        let (key_id, processes) = (key_id.to_owned(), Vec::new());
+        let search = Search { server, ca, cert, key, key_id, disks, processes, directories };
         runtime().block_on(search.run()).unwrap()
     }
 
