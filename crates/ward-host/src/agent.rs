@@ -14,9 +14,9 @@ use uuid::Uuid;
 use ward_rpc::api::controller::Hello;
 use ward_rpc::api::disk::ReadDisk;
 use ward_rpc::api::host::{
-    AbandonJob, CancelJob, CheckJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, KeysMark, MakeKey,
-    MakeTrustedKey, NativeStatus, ObtainKeys, ReadConsole, ReadHome, StartHome, StartJob, StartVm, Started, Status,
-    StopVm, TakeTrust, VmPower, WatchJob,
+    AbandonJob, CancelJob, CheckJob, DropKeys, ForgetJob, GiveCertificates, HomeRef, HomesUnder, HostParts, HostStatus,
+    KeysMark, MakeKey, MakeTrustedKey, NativeStatus, ObtainKeys, ReadConsole, ReadHome, StartHome, StartJob, StartVm,
+    Started, Status, StopVm, TakeTrust, VmPower, WatchJob,
 };
 use ward_rpc::{
     Answer, Call, Credentials, KeyPush, NativePush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply, ServerKind,
@@ -27,6 +27,7 @@ use ward_types::{Code, KeyRef, Problem, TrustStatus, VmConfig};
 use crate::config::Config;
 use crate::fault::{Doing, Fault, Result};
 use crate::files;
+use crate::firmware;
 use crate::home::{self, Home, HomeLock, Use};
 use crate::identity::{self, Enrolment};
 use crate::jobs::{Environment, Jobs};
@@ -35,6 +36,7 @@ use crate::local;
 use crate::trusted::Trust;
 use crate::vault::Vault;
 use crate::vmm::{Accelerator, Qemu, Settings, Vms};
+use crate::vtpm;
 
 /// How long a call that waits may wait.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -153,6 +155,12 @@ impl Agent {
             jobs: self.jobs.list(),
             qemu: qemu.map(|qemu| qemu.version.clone()),
             kvm: qemu.is_some_and(|qemu| qemu.accelerator == Accelerator::Kvm),
+            parts: HostParts {
+                uefi: firmware::is_there(false),
+                secure_boot: firmware::is_there(true),
+                swtpm: vtpm::check_installed().is_ok(),
+            },
+            broken: self.vms.broken(),
             unfit,
             native,
             trust: self.trust.status(),
@@ -296,6 +304,7 @@ fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
         s.agent.jobs.watch(call.job, call.seen, wait(call.wait_ms), &s.shutdown).await
     });
     router = bind(router, |s, call: CancelJob| async move { s.agent.jobs.cancel(call.job) });
+    router = bind(router, |s, call: GiveCertificates| async move { s.agent.jobs.give(call) });
     router = bind(router, |s, call: CheckJob| async move { s.agent.jobs.check(call).await });
     router = bind(router, |s, call: ReadDisk| async move { s.agent.jobs.look_at(call.path).await });
     router = bind(router, |s, call: AbandonJob| async move { s.agent.jobs.abandon(call).await });

@@ -44,6 +44,9 @@ pub(crate) fn view(controller: &Controller, row: HostRow, clusters: &[ClusterRow
         native_keys: status.map_or_else(Vec::new, |status| status.native.keys.clone()),
         tpm: status.is_some_and(|status| status.native.tpm),
         tpm_trouble: status.and_then(|status| status.native.trouble.clone()),
+        uefi: status.is_some_and(|status| status.parts.uefi),
+        secure_boot: status.is_some_and(|status| status.parts.secure_boot),
+        swtpm: status.is_some_and(|status| status.parts.swtpm),
     })
 }
 

@@ -205,6 +205,15 @@ pub struct HostView {
     /// What is wrong with its TPM, or with what it has sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm_trouble: Option<Problem>,
+    /// Whether it has UEFI firmware for VMs.
+    #[serde(default)]
+    pub uefi: bool,
+    /// Whether it has UEFI firmware that does Secure Boot.
+    #[serde(default)]
+    pub secure_boot: bool,
+    /// Whether it has swtpm, for vTPMs.
+    #[serde(default)]
+    pub swtpm: bool,
 }
 
 /// A VM.
