@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
-use ward_rpc::Authority;
+use ward_rpc::{Authority, EkAuthority};
 use ward_secret::SealKey;
 use ward_types::{EventKind, EventSubject, Problem};
 
@@ -28,6 +28,8 @@ pub(crate) struct Controller {
     /// How that key is kept.
     pub(crate) root_key: RootKeyWay,
     pub(crate) authority: Authority,
+    /// The CA of vTPMs.
+    pub(crate) vtpm: EkAuthority,
     /// Where hosts reach the controller, `HOST:PORT`.
     pub(crate) advertise_hosts: String,
     pub(crate) links: Links,

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ward_rpc::PkiError;
+use ward_rpc::{EkError, PkiError};
 use ward_secret::SecretError;
 
 use crate::store::StoreError;
@@ -38,6 +38,9 @@ pub enum Error {
     /// A certificate.
     #[error(transparent)]
     Pki(#[from] PkiError),
+    /// The CA of vTPMs.
+    #[error(transparent)]
+    Ek(#[from] EkError),
     /// The root key does not open what the database holds sealed.
     #[error(
         "{from} is not the root key under which the controller's database was sealed ({source}); give it the right one"

@@ -4,13 +4,13 @@
 use std::path::Path;
 
 use uuid::Uuid;
-use ward_rpc::{Authority, Credentials, Role};
+use ward_rpc::{Authority, Credentials, EkAuthority, Role};
 use ward_secret::{SealKey, Zeroizing};
 use ward_types::{Name, Object};
 
 use crate::store::permission::{self, SubjectId};
 use crate::store::{Store, StoreError, cluster, setting, user};
-use crate::{Config, Error, RootKeyWay, files, password, root};
+use crate::{Config, Error, RootKeyWay, files, password, root, vtpm};
 
 /// The name of the file in the state directory with the first user's password.
 pub const ADMIN_PASSWORD_FILE: &str = "admin-password";
@@ -27,6 +27,8 @@ const FIRST_GROUPS: [(&str, &str); 2] =
 pub(crate) struct Identity {
     pub(crate) id: Uuid,
     pub(crate) authority: Authority,
+    /// Its CA for vTPMs.
+    pub(crate) vtpm: EkAuthority,
     /// What it shows to users and hosts.
     pub(crate) credentials: Credentials,
 }
@@ -45,10 +47,11 @@ pub(crate) async fn init(config: &Config, store: &Store) -> Result<(Identity, Se
     let id = controller_id(store).await?;
     let authority = authority(state_dir, store, &seal, known).await?;
     files::write_private(&state_dir.join(CA_FILE), authority.certificate().as_bytes())?;
+    let vtpm = vtpm::authority(&seal, store, root::file_of(state_dir).display().to_string()).await?;
     let credentials = issue(config, id, &authority)?;
     default_cluster(store).await?;
     first_user(config, store).await?;
-    Ok((Identity { id, authority, credentials }, seal, way))
+    Ok((Identity { id, authority, vtpm, credentials }, seal, way))
 }
 
 async fn controller_id(store: &Store) -> Result<Uuid, Error> {

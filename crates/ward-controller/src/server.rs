@@ -62,6 +62,7 @@ impl Server {
             seal,
             root_key,
             authority: identity.authority,
+            vtpm: identity.vtpm,
             advertise_hosts: config.advertise_hosts.unwrap_or_else(|| hosts_address.to_string()),
             links: Links::new(host_tls),
             key_servers: Pool::default(),

@@ -19,9 +19,9 @@ use ward_rpc::api::crypto::{
 };
 use ward_rpc::api::disk::ReadDisk;
 use ward_rpc::api::host::{
-    AbandonJob, CancelJob, CheckJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, KeysMark, MakeKey,
-    MakeTrustedKey, NativeStatus, ObtainKeys, ReadConsole, ReadHome, StartHome, StartJob, StartVm, Started, Status,
-    StopVm, TakeTrust, VmPower, WatchJob,
+    AbandonJob, CancelJob, CheckJob, DropKeys, ForgetJob, GiveCertificates, HomeRef, HomesUnder, HostParts, HostStatus,
+    KeysMark, MakeKey, MakeTrustedKey, NativeStatus, ObtainKeys, ReadConsole, ReadHome, StartHome, StartJob, StartVm,
+    Started, Status, StopVm, TakeTrust, VmPower, WatchJob,
 };
 use ward_rpc::{
     Answer, Call, Credentials, KeyPush, NativePush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply, ServerKind,
@@ -34,6 +34,7 @@ use crate::crypto::Memory;
 use crate::dump::Dumps;
 use crate::fault::{Doing, Fault, Result};
 use crate::files;
+use crate::firmware;
 use crate::home::{self, Home, HomeLock, Use};
 use crate::identity::{self, Enrolment};
 use crate::jobs::{Environment, Jobs};
@@ -42,6 +43,7 @@ use crate::local;
 use crate::trusted::Trust;
 use crate::vault::Vault;
 use crate::vmm::{Accelerator, Qemu, Settings, Vms};
+use crate::vtpm;
 
 /// How long a call that waits may wait.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -175,6 +177,12 @@ impl Agent {
             jobs: self.jobs.list(),
             qemu: qemu.map(|qemu| qemu.version.clone()),
             kvm: qemu.is_some_and(|qemu| qemu.accelerator == Accelerator::Kvm),
+            parts: HostParts {
+                uefi: firmware::is_there(false),
+                secure_boot: firmware::is_there(true),
+                swtpm: vtpm::check_installed().is_ok(),
+            },
+            broken: self.vms.broken(),
             unfit,
             native,
             trust: self.trust.status(),
@@ -327,6 +335,7 @@ fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
         s.agent.jobs.watch(call.job, call.seen, wait(call.wait_ms), &s.shutdown).await
     });
     router = bind(router, |s, call: CancelJob| async move { s.agent.jobs.cancel(call.job) });
+    router = bind(router, |s, call: GiveCertificates| async move { s.agent.jobs.give(call) });
     router = bind(router, |s, call: CheckJob| async move { s.agent.jobs.check(call).await });
     router = bind(router, |s, call: ReadDisk| async move { s.agent.jobs.look_at(call.path).await });
     router = bind(router, |s, call: AbandonJob| async move { s.agent.jobs.abandon(call).await });

@@ -17,6 +17,11 @@ pub(crate) fn vars(secure_boot: bool) -> Result<PathBuf> {
     find(if secure_boot { "OVMF_VARS_4M.ms.fd" } else { "OVMF_VARS_4M.fd" })
 }
 
+/// Whether there is all that such a VM takes.
+pub(crate) fn is_there(secure_boot: bool) -> bool {
+    code(secure_boot).is_ok() && vars(secure_boot).is_ok()
+}
+
 fn find(name: &str) -> Result<PathBuf> {
     let path = Path::new(DIRECTORY).join(name);
     if files::exists(&path)? {

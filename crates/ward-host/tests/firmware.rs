@@ -9,11 +9,15 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use common::*;
+use ward_rpc::EkAuthority;
 use ward_rpc::api::host::{
-    CloneVm, ConsoleText, CreateVm, JobSpec, NewFirmware, ReadConsole, ReadHome, StartVm, StopVm, TpmChange, VmPower,
+    CancelJob, CloneVm, ConsoleText, CreateVm, GiveCertificates, JobOutcome, JobSpec, NewFirmware, ReadConsole,
+    ReadHome, StartVm, StopVm, TpmChange, VmPower, WatchJob,
 };
 use ward_secret::WrappedKey;
-use ward_types::{Code, Component, CryptoPlan, CryptoStep, Power, Problem, StepAction, VmConfig, VmId};
+use ward_types::{
+    Code, Component, CryptoPlan, CryptoStep, EkCertificate, Power, Problem, StepAction, TaskId, VmConfig, VmId,
+};
 
 /// What the firmware says when it looks for something to boot.
 const FIRMWARE_IS_UP: &str = "BdsDxe: ";
@@ -59,6 +63,10 @@ impl Host {
 fn processes_in(dir: &Path) -> Vec<PathBuf> {
     let processes = fs::read_dir("/proc").unwrap().flatten().map(|process| process.path());
     processes.filter(|path| fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir))).collect()
+}
+
+fn decoded(text: &str) -> Vec<u8> {
+    base64::engine::general_purpose::STANDARD.decode(text).unwrap()
 }
 
 fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
@@ -202,6 +210,78 @@ async fn a_clone_has_a_copy_of_the_vtpm_or_a_new_one() {
     host.done("vm", tpm(TpmChange::Remove, None)).await;
     let spec = clone(&host, "none", None, true);
     assert_eq!(host.refused("none", spec).await.code, Code::TpmNone);
+}
+
+/// A job waits for the vTPM's certificates as long as it must, and can be stopped meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_waits_for_its_certificates_and_leaves_nothing_where_none_come() {
+    let mut host = Host::start().await;
+    host.push(&[1]).await;
+    let job = TaskId::new();
+    let mut status = host.begin(job, "vm", create_uefi("vm", Some(1))).await.unwrap();
+    while status.asks.is_none() {
+        assert_eq!(status.outcome, None);
+        status = host.call(WatchJob { job, seen: status.revision, wait_ms: 20_000 }).await.unwrap();
+    }
+    // What is none of its keys' is refused, and all is undone.
+    let asks = status.asks.clone().unwrap();
+    let (rsa, _) = ek_ca().certify(&asks, VmId::new(), &"vm".parse().unwrap()).unwrap();
+    host.call(GiveCertificates { job, ecc: rsa.clone(), rsa }).await.unwrap();
+    while status.outcome.is_none() {
+        status = host.call(WatchJob { job, seen: status.revision, wait_ms: 20_000 }).await.unwrap();
+    }
+    let Some(JobOutcome::Failed { problem }) = status.outcome else { panic!("{status:?}") };
+    assert!(problem.code == Code::RequestInvalid && problem.why.contains("ECC"), "{problem:?}");
+    assert_eq!((status.asks, fs::read_dir(host.store()).unwrap().count()), (None, 0));
+
+    let job = TaskId::new();
+    let mut status = host.begin(job, "vm", create_uefi("vm", Some(1))).await.unwrap();
+    while status.asks.is_none() {
+        status = host.call(WatchJob { job, seen: status.revision, wait_ms: 20_000 }).await.unwrap();
+    }
+    host.call(CancelJob { job }).await.unwrap();
+    while status.outcome.is_none() {
+        status = host.call(WatchJob { job, seen: status.revision, wait_ms: 20_000 }).await.unwrap();
+    }
+    assert_eq!(fs::read_dir(host.store()).unwrap().count(), 0);
+    assert_eq!(processes_in(&host.store()), Vec::<PathBuf>::new());
+    host.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vtpm_has_certificates_of_its_own_and_takes_others() {
+    let mut host = Host::start().await;
+    host.push(&[1, 2]).await;
+    let config = host.done("vm", create_uefi("vm", Some(1))).await.0.unwrap();
+    let made = config.tpm.as_ref().unwrap().endorsement.clone().unwrap();
+    let certified = nv_certificates(&host.store().join("vm"), &config, 1);
+    assert_eq!(certified, [&made.rsa, &made.ecc].map(|key| decoded(&key.certificate.0)));
+    // Another key for the state; the certificates stay.
+    let config = host.done("vm", deep(2, true, &[])).await.0.unwrap();
+    assert_eq!(config.tpm.as_ref().unwrap().endorsement.as_ref(), Some(&made));
+    assert_eq!(nv_certificates(&host.store().join("vm"), &config, 2), certified);
+
+    // A copy has the same, a new one has others, of other keys.
+    for (name, replace) in [("copy", false), ("new", true)] {
+        let spec = clone(&host, name, None, replace);
+        let config = host.done(name, spec).await.0.unwrap();
+        let endorsement = config.tpm.as_ref().unwrap().endorsement.clone().unwrap();
+        assert_eq!(endorsement == made, !replace);
+        assert_eq!(endorsement.rsa.public == made.rsa.public, !replace);
+        assert_eq!(nv_certificates(&host.store().join(name), &config, 2) == certified, !replace);
+    }
+
+    // Another CA's for one of them.
+    let other = EkAuthority::generate().unwrap();
+    let vm = (config.id, &config.name);
+    let rsa = other.certify_one(&made.rsa.public, &made.make, vm.0, vm.1).unwrap();
+    let certify = |rsa: &EkCertificate| tpm(TpmChange::Certify { rsa: Some(rsa.clone()), ecc: None }, None);
+    let config = host.done("vm", certify(&rsa)).await.0.unwrap();
+    assert_eq!(nv_certificates(&host.store().join("vm"), &config, 2), [decoded(&rsa.0), certified[1].clone()]);
+    assert_eq!(config.tpm.as_ref().unwrap().endorsement.as_ref().unwrap().rsa.certificate, rsa);
+    assert_eq!(host.files("vm"), ["nvram.luks", config.tpm.as_ref().unwrap().state.as_str(), "vm.toml"]);
+    let problem = host.refused("vm", certify(&made.ecc.certificate)).await;
+    assert!(problem.code == Code::RequestInvalid && problem.why.contains("RSA"), "{problem:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,10 +5,12 @@
 //! The controller calls hosts ([`api::host`]); hosts call the controller only to enrol and to say that they are back
 //! ([`api::controller`]). The trust authority's services are served and called in the same way, but know their peers
 //! otherwise ([`serve_known`]). Keys travel in calls of their own ([`KeyPush`], [`NativePush`]) that are binary, so that no text
-//! form of a key ever exists.
+//! form of a key ever exists. Beside the CA for Ward's own processes there is one for what guests' verifiers see, the
+//! endorsement keys of vTPMs ([`EkAuthority`]).
 
 pub mod api;
 mod call;
+mod ek;
 mod enrol;
 mod framing;
 mod keys;
@@ -19,6 +21,7 @@ mod serve;
 mod tls;
 
 pub use call::{Call, CallError, Client, StreamAnswer};
+pub use ek::{EkAuthority, EkError, certificate_from_file, certificate_pem, check_ek_certificate, request_pem};
 pub use enrol::{EnrolmentToken, TokenError};
 pub use keys::{KeyPush, PUSH_KEYS_PATH, PushError, PushReply};
 pub use native::{NativeEntry, NativePush, PUSH_NATIVE_PATH};

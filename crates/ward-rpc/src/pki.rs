@@ -260,7 +260,7 @@ fn leaf(role: Role, names: &[String]) -> Result<CertificateParams, PkiError> {
     Ok(params)
 }
 
-fn common_name(name: &str) -> DistinguishedName {
+pub(crate) fn common_name(name: &str) -> DistinguishedName {
     let mut subject = DistinguishedName::new();
     subject.push(DnType::CommonName, name);
     subject

@@ -158,8 +158,10 @@ kinds! {
     VmReloaded = "vm.reloaded", Info;
     /// A VM got or lost a disk.
     VmDisksChanged = "vm.disks-changed", Info;
-    /// A VM was given a vTPM, or lost it.
+    /// A VM was given a vTPM, or other certificates for it, or lost it.
     VmTpmChanged = "vm.tpm-changed", Info;
+    /// A process without which a running VM is not whole has died.
+    VmPartDied = "vm.part-died", Error;
     /// A VM became a template or ceased to be one.
     VmTemplate = "vm.template", Info;
     /// A VM or a disk is under another storage policy.

@@ -35,6 +35,6 @@ pub use server::{NoServer, ServerAddress};
 pub use task::{Progress, ProgressUnit, TaskInfo, TaskKind, TaskState};
 pub use trusted::{TrustStatus, TrustedKey};
 pub use vm::{
-    Boot, DiskConfig, DiskCrypto, Firmware, HomeCrypto, Nvram, PlainFormat, Power, VirtualTpm, VmConfig, VolumeRef,
-    WrappedHomeKey, WrappedTpmKey,
+    Boot, DiskConfig, DiskCrypto, EkCertificate, Endorsement, EndorsementKey, Firmware, HomeCrypto, Nvram, PlainFormat,
+    Power, TpmMake, VirtualTpm, VmConfig, VolumeRef, WrappedHomeKey, WrappedTpmKey,
 };

@@ -89,7 +89,52 @@ pub struct VirtualTpm {
     pub state: FileName,
     /// The key of the state, wrapped under the home's KEK.
     pub wrapped_key: WrappedTpmKey,
+    /// Its endorsement keys and their certificates, as they are in its NV memory; none for one that was made before vTPMs
+    /// got certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endorsement: Option<Endorsement>,
 }
+
+/// What a vTPM shows of who it is: its endorsement keys (EK), each with a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Endorsement {
+    /// What it says of its make.
+    pub make: TpmMake,
+    /// The RSA-2048 key of the TCG's template L-1.
+    pub rsa: EndorsementKey,
+    /// The ECC P-256 key of the TCG's template L-2.
+    pub ecc: EndorsementKey,
+}
+
+/// What a TPM says of its make, as the TCG's EK certificates have it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TpmMake {
+    /// tPMManufacturer, such as `id:49424D00`.
+    pub manufacturer: String,
+    /// tPMModel
+    pub model: String,
+    /// tPMVersion, such as `id:20191023`.
+    pub version: String,
+    /// The revision of the TPM 2.0 specification, such as 164 for 1.64.
+    pub revision: u32,
+}
+
+/// An endorsement key and its certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndorsementKey {
+    /// The public area, a TPM2B_PUBLIC, base64.
+    pub public: String,
+    /// The certificate, DER, base64.
+    pub certificate: EkCertificate,
+}
+
+/// The certificate of an endorsement key: DER, base64 in files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct EkCertificate(pub String);
 
 /// A wrapped key of a vTPM: AES-KWP ciphertext, base64 in files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -68,12 +68,13 @@ pub fn without_nv_padding(nv: &[u8]) -> &[u8] {
 }
 
 pub(super) fn verify(cas: &TpmCas, der: &[u8], ek: &Public, now: Timestamp) -> Result<EkCertificate, EkError> {
-    let (rest, certificate) =
-        X509Certificate::from_der(der).map_err(|error| bad("certificate", format!("not X.509 in DER: {error}")))?;
-    if !rest.is_empty() {
-        return Err(bad("certificate", format!("{} bytes are left over behind it", rest.len())));
-    }
-    verify_path(cas, der, &certificate, now)?;
+    verify_path(cas, der, &parse(der)?, now)?;
+    describe_of(der, ek)
+}
+
+/// What it says, where it is the EK's.
+pub(super) fn describe_of(der: &[u8], ek: &Public) -> Result<EkCertificate, EkError> {
+    let certificate = parse(der)?;
     check_usage(&certificate, ek)?;
     if !is_of_key(&certificate, ek) {
         return Err(EkError::OtherKey { subject: display_name(certificate.subject()), ek: ek.name() });
@@ -85,6 +86,15 @@ pub(super) fn verify(cas: &TpmCas, der: &[u8], ek: &Public, now: Timestamp) -> R
         }
         _ => Ok(says),
     }
+}
+
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, EkError> {
+    let (rest, certificate) =
+        X509Certificate::from_der(der).map_err(|error| bad("certificate", format!("not X.509 in DER: {error}")))?;
+    if !rest.is_empty() {
+        return Err(bad("certificate", format!("{} bytes are left over behind it", rest.len())));
+    }
+    Ok(certificate)
 }
 
 fn bad(field: &'static str, reason: impl Into<String>) -> EkError {

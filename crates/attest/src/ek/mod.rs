@@ -148,6 +148,16 @@ pub fn verify_certificate(cas: &TpmCas, certificate: &[u8], ek: Public, now: Tim
     Ok(TrustedEk { public: ek, proof: EkProof::Certificate(Box::new(certificate)) })
 }
 
+/// What a certificate says that is of this EK, whoever issued it: no path is looked for, no validity. For who keeps
+/// certificates beside keys, not for who trusts them.
+///
+/// # Errors
+/// [`EkError`] where it is no EK's certificate, or another key's.
+pub fn describe_certificate(certificate: &[u8], ek: &Public) -> Result<EkCertificate, EkError> {
+    check_ek(ek)?;
+    certificate::describe_of(certificate, ek)
+}
+
 /// Endorsement keys that were imported one by one, for TPMs without a certificate. Serialised as a map from Name to
 /// label.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -91,7 +91,7 @@ pub struct RsaKey {
 
 impl RsaKey {
     /// The public exponent, big-endian, without leading zeros.
-    pub(crate) fn exponent_bytes(&self) -> Vec<u8> {
+    pub fn exponent_bytes(&self) -> Vec<u8> {
         let exponent = if self.exponent == 0 { 65_537 } else { self.exponent };
         exponent.to_be_bytes().into_iter().skip_while(|&byte| byte == 0).collect()
     }
@@ -114,7 +114,7 @@ impl EccKey {
     }
 
     /// The point as SEC 1 writes it: 4, x, y.
-    pub(crate) fn uncompressed_point(&self) -> Vec<u8> {
+    pub fn uncompressed_point(&self) -> Vec<u8> {
         let len = self.coordinate_len().expect("reading refuses other curves");
         let coordinate = |number: &[u8]| left_padded(number, len).expect("reading refuses longer ones");
         [&[4][..], &coordinate(&self.x), &coordinate(&self.y)].concat()

@@ -61,6 +61,9 @@ pub(crate) fn view(
         host_key: crypto.key().cloned(),
         key_persistence: status.is_some_and(|status| status.crypto.persistent),
         dumps: status.map_or_else(Vec::new, |status| status.crypto.dumps.clone()),
+        uefi: status.is_some_and(|status| status.parts.uefi),
+        secure_boot: status.is_some_and(|status| status.parts.secure_boot),
+        swtpm: status.is_some_and(|status| status.parts.swtpm),
     })
 }
 

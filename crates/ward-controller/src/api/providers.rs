@@ -99,7 +99,7 @@ pub(super) async fn view(controller: &Controller, row: &ProviderRow) -> Result<P
 }
 
 /// What a certificate says, for people.
-pub(super) fn certificate(info: &CertificateInfo) -> CertificateView {
+pub(crate) fn certificate(info: &CertificateInfo) -> CertificateView {
     let time = |seconds: i64| Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX);
     CertificateView {
         subject: info.subject.clone(),

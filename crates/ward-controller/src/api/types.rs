@@ -220,6 +220,15 @@ pub struct HostView {
     /// The dumps that it keeps.
     #[serde(default)]
     pub dumps: Vec<DumpInfo>,
+    /// Whether it has UEFI firmware for VMs.
+    #[serde(default)]
+    pub uefi: bool,
+    /// Whether it has UEFI firmware that does Secure Boot.
+    #[serde(default)]
+    pub secure_boot: bool,
+    /// Whether it has swtpm, for vTPMs.
+    #[serde(default)]
+    pub swtpm: bool,
 }
 
 /// A VM.

@@ -129,6 +129,7 @@ operations! {
     SetTemplate on VmRow: "vm.template", "set the template mark of", changes, [VmConfigure];
     AddTpm on VmRow: "vm.add-tpm", "give a vTPM to", changes, [VmConfigure, CryptoEncrypt];
     RemoveTpm on VmRow: "vm.remove-tpm", "remove the vTPM of", changes, [VmConfigure, CryptoDecrypt];
+    CertifyTpm on VmRow: "vm.certify-tpm", "give certificates to the vTPM of", changes, [VmConfigure, CryptoEncrypt];
     RegisterVm on DatastoreRow: "vm.register", "register a VM from", changes, [VmCreate];
     RegisterEncryptedVm on DatastoreRow: "vm.register-encrypted", "register an encrypted VM from", changes,
         [CryptoRegisterVm];

@@ -244,6 +244,7 @@ impl Link {
             unfit: status.and_then(|status| status.unfit.clone()),
             qemu: status.is_some_and(|status| status.qemu.is_some()),
             tpm: status.is_some_and(|status| status.native.tpm),
+            parts: status.map(|status| status.parts).unwrap_or_default(),
             trust: status.map_or_else(Vec::new, |status| {
                 let now = Timestamp::now();
                 status.trust.iter().map(|trust| (trust.provider.clone(), trust.lack(now))).collect()

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ward_rpc::CallError;
-use ward_rpc::api::host::{ForgetJob, HostStatus, KeysMark, VmPower};
+use ward_rpc::api::host::{BrokenVm, ForgetJob, HostStatus, KeysMark, VmPart, VmPower};
 use ward_types::{Code, EventKind, EventSubject, KdkRef, Power, Problem, ProviderName, VmId};
 
 use super::attend::Attention;
@@ -19,7 +19,7 @@ use crate::keys::{self, Needed};
 use crate::store::host_crypto::{self, HostStanding};
 use crate::store::native::NativeRow;
 use crate::store::trusted::TrustedRow;
-use crate::store::{StoreError, event, native, task, trusted, vm};
+use crate::store::{StoreError, event, native, setting, task, trusted, vm};
 
 /// How often a host is asked.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -34,6 +34,7 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
     let mut keys = Keys::default();
     let mut native_fault = None;
     let mut trouble = None;
+    let mut broken = None;
     let (mut verdicts, mut untold) = (BTreeMap::new(), None);
     let (mut attention, mut known) = (Attention::default(), None);
     loop {
@@ -50,6 +51,7 @@ pub(crate) async fn supervise(controller: Shared, link: Arc<Link>) {
                     misses = 0;
                     let is_back = answered(&controller, &link, &before, &told).await?;
                     say_trouble(&controller, &link, &told.status, &mut trouble).await;
+                    say_broken(&controller, &link, &told.status, &mut broken).await?;
                     if before.native(&link, &told.status) != told.status.native.keys && told.status.unfit.is_none() {
                         give_native(&controller, &link, &mut native_fault).await;
                     }
@@ -240,6 +242,46 @@ async fn say_trouble(controller: &Shared, link: &Link, status: &HostStatus, said
         controller.record(EventKind::KeyNotOnHost, &about(link), &message).await;
     }
     said.clone_from(trouble);
+}
+
+/// Says once that a process of a running VM has died. What was said is kept: another controller says it no second time.
+async fn say_broken(
+    controller: &Shared,
+    link: &Link,
+    status: &HostStatus,
+    said: &mut Option<BTreeSet<BrokenVm>>,
+) -> Result<(), StoreError> {
+    let setting = format!("broken-on-{}", link.id);
+    let before = match said.take() {
+        Some(before) => before,
+        None => {
+            let kept = setting::get(&mut *controller.store.read().await?, &setting).await?;
+            kept.and_then(|kept| serde_json::from_str(&kept).ok()).unwrap_or_default()
+        }
+    };
+    let now: BTreeSet<_> = status.broken.iter().copied().collect();
+    if now != before {
+        let mut tx = controller.store.write().await?;
+        for BrokenVm { vm: id, part, .. } in now.difference(&before) {
+            let name = vm::get(&mut tx, *id).await?.map_or_else(|| id.to_string(), |row| row.name.to_string());
+            let (host, subject) = (&link.name, EventSubject { vm: Some(*id), ..about(link) });
+            let message = match part {
+                VmPart::Tpm => format!(
+                    "swtpm of VM `{name}` died on host `{host}`: its guest goes on without its vTPM. See the log of the agent \
+                     of `{host}`; stop the VM and start it"
+                ),
+                VmPart::Disk => format!(
+                    "the disk process of VM `{name}` died on host `{host}`, so that the VM was stopped. See the log of the \
+                     agent of `{host}`; start the VM"
+                ),
+            };
+            event::record(&mut tx, EventKind::VmPartDied, &subject, &message).await?;
+        }
+        setting::put(&mut tx, &setting, &serde_json::to_string(&now).unwrap_or_default()).await?;
+        tx.commit().await?;
+    }
+    *said = Some(now);
+    Ok(())
 }
 
 /// Brings a host up to date that was away, or has started anew. What is wrong is said once.

@@ -24,11 +24,12 @@ pub(crate) use destroy::{KeyFacts, destroy, kept_until};
 pub(crate) use disks::{DiskVerb, DiskWish, NewDiskPlan, Origin, add_disk, change_disk};
 pub(crate) use host_mode::{ModeChange, change_mode, on_demand};
 pub(crate) use key::{KeyUse, judge_state, trusted};
-pub(crate) use place::{Needs, place};
+pub(crate) use place::{Needs, parts, place};
 pub(crate) use policy::set_policy;
 pub(crate) use power::{reload, remove, set_template, start, stop, unregister};
-pub(crate) use tpm::{add_tpm, remove_tpm};
+pub(crate) use tpm::{add_tpm, certify_tpm, remove_tpm};
 
+use ward_rpc::api::host::HostParts;
 use ward_types::{Code, HostId, HostMode, Name, Power, Problem, ProviderName, TaskInfo, TaskKind, VmConfig};
 
 /// What is known of a VM.
@@ -60,6 +61,8 @@ pub(crate) struct HostFacts {
     pub(crate) qemu: bool,
     /// Whether it has a TPM to which it seals keys.
     pub(crate) tpm: bool,
+    /// What else it has for VMs.
+    pub(crate) parts: HostParts,
     /// The trusted providers that it was told of; with each why it can't have its keys, if it can't.
     pub(crate) trust: Vec<(ProviderName, Option<Problem>)>,
     /// How many VMs it runs.

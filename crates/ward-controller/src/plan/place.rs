@@ -1,6 +1,7 @@
 //! Which host does the work.
 
-use ward_types::{Code, HostId, HostMode, Name, Problem, ProviderName};
+use ward_rpc::api::host::HostParts;
+use ward_types::{Code, Firmware, HostId, HostMode, Name, Problem, ProviderName, VmConfig};
 
 use super::HostFacts;
 
@@ -21,6 +22,8 @@ pub(crate) struct Needs<'a> {
     pub(crate) keys: bool,
     /// A TPM 2.0: a key provider gives its key to no host without one.
     pub(crate) tpm: bool,
+    /// What else VMs need.
+    pub(crate) parts: HostParts,
     /// Keys of these trusted providers: it must be attested for each, and reach it.
     pub(crate) trusted: &'a [ProviderName],
 }
@@ -121,11 +124,34 @@ fn lacks(host: &HostFacts, needs: Needs<'_>) -> Option<Lack> {
     if let Some(lack) = needs.trusted.iter().find_map(|provider| untrusted(host, provider)) {
         return Some(lack);
     }
-    (needs.qemu && !host.qemu).then(|| Lack {
-        code: Code::HostUnfit,
-        why: format!("host `{name}` has no QEMU"),
-        remedy: format!("install qemu-system-x86 on `{name}`"),
-    })
+    let unfit = |what: &str, package: &str| {
+        Some(Lack {
+            code: Code::HostUnfit,
+            why: format!("host `{name}` has no {what}"),
+            remedy: format!("install Debian's package `{package}` on `{name}`"),
+        })
+    };
+    let (needed, there) = (needs.parts, host.parts);
+    if needs.qemu && !host.qemu {
+        unfit("QEMU", "qemu-system-x86")
+    } else if needed.uefi && !there.uefi {
+        unfit("UEFI firmware for VMs", "ovmf")
+    } else if needed.secure_boot && !there.secure_boot {
+        unfit("UEFI firmware that does Secure Boot", "ovmf")
+    } else if needed.swtpm && !there.swtpm {
+        unfit("swtpm, which vTPMs need", "swtpm")
+    } else {
+        None
+    }
+}
+
+/// What a VM takes to run.
+pub(crate) const fn parts(config: &VmConfig) -> HostParts {
+    let (uefi, secure_boot) = match config.firmware {
+        Firmware::Bios => (false, false),
+        Firmware::Uefi { secure_boot, .. } => (true, secure_boot),
+    };
+    HostParts { uefi, secure_boot, swtpm: config.tpm.is_some() }
 }
 
 /// Why a host can't have keys of a trusted provider.

@@ -2,7 +2,7 @@
 
 use ward_types::{Code, HostId, KeyRef, Name, Power, Problem, TaskInfo, TaskKind, VmConfig};
 
-use super::{HostFacts, Needs, VmFacts, cannot, free, idle, off, place, stopped, trusted};
+use super::{HostFacts, Needs, VmFacts, cannot, free, idle, off, parts, place, stopped, trusted};
 
 /// Plans the start of a VM: tells its keys and checks that a host could take it.
 pub(crate) fn start(
@@ -25,8 +25,8 @@ pub(crate) fn start(
     }
     let keys: Vec<_> = config.keys_to_run().into_iter().cloned().collect();
     let trusted = trusted(&keys);
-    let needs =
-        Needs { asked, rather: ran_on, qemu: true, keys: !keys.is_empty(), trusted: &trusted, ..Needs::default() };
+    let (keyed, parts) = (!keys.is_empty(), parts(config));
+    let needs = Needs { asked, rather: ran_on, qemu: true, keys: keyed, trusted: &trusted, parts, ..Needs::default() };
     place(&cannot(TaskKind::VmStart, vm.name), hosts, needs)?;
     Ok(keys)
 }

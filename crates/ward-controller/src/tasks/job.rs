@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ward_rpc::CallError;
-use ward_rpc::api::host::{CheckJob, ForgetJob, JobOutcome, JobSpec, JobStatus, Notice, StartJob, WatchJob};
+use ward_rpc::api::host::{
+    CheckJob, EkRequest, ForgetJob, GiveCertificates, JobOutcome, JobSpec, JobStatus, Notice, StartJob, WatchJob,
+};
 use ward_types::{Code, EventKind, HostId, KeyRef, Problem, VmConfig};
 
 use super::run::{Run, Step};
@@ -114,7 +116,8 @@ pub(super) async fn placed(run: &mut Run, keys: bool, tpm: bool) -> Step<Arc<Lin
     run.controller.links.settled().await;
     let hosts = run.controller.links.facts(run.vm.cluster);
     let trusted = run.trusted().await?;
-    let needs = Needs { rather: run.vm.host, only: run.runs_on(), keys, tpm, trusted: &trusted, ..Needs::default() };
+    let (rather, only, parts) = (run.vm.host, run.runs_on(), run.work.parts(run.vm.config.as_ref()));
+    let needs = Needs { rather, only, keys, tpm, trusted: &trusted, parts, ..Needs::default() };
     let host = place(&run.what(), &hosts, needs)?;
     let link = run.link(host)?;
     run.work.set_host(host);
@@ -154,6 +157,9 @@ async fn attend(run: &Run, link: &Arc<Link>, spec: &JobSpec, keys: &[KeyRef]) ->
                 away_since = None;
                 seen = status.revision;
                 run.say_progress(&status.step, status.progress);
+                if let Some(asks) = &status.asks {
+                    certify(run, link, asks).await?;
+                }
                 match status.outcome {
                     None => {}
                     Some(JobOutcome::Done { config, notices }) => {
@@ -186,6 +192,16 @@ async fn attend(run: &Run, link: &Arc<Link>, spec: &JobSpec, keys: &[KeyRef]) ->
             }
         }
     }
+}
+
+/// Gives a job the certificates of the vTPM that it makes. Where the host does not take them, the job asks again.
+async fn certify(run: &Run, link: &Link, asks: &EkRequest) -> Step {
+    let made = run.controller.vtpm.certify(asks, run.info.vm, &run.info.vm_name);
+    let (rsa, ecc) = made.map_err(|error| Problem::internal(run.what(), error))?;
+    if let Err(error) = link.call(GiveCertificates { job: run.info.id, rsa, ecc }).await {
+        tracing::debug!(host = %link.name, %error, "cannot give a job its certificates");
+    }
+    Ok(())
 }
 
 async fn watch(run: &Run, link: &Link, seen: u64) -> Result<JobStatus, CallError> {
@@ -233,7 +249,8 @@ async fn replace(run: &mut Run, away: &Link, keys: &[KeyRef], tpm: bool) -> Step
     }
     let hosts = run.controller.links.facts(run.vm.cluster);
     let trusted = run.trusted().await?;
-    let needs = Needs { not: Some(away.id), keys: !keys.is_empty(), tpm, trusted: &trusted, ..Needs::default() };
+    let (not, keys, parts) = (Some(away.id), !keys.is_empty(), run.work.parts(run.vm.config.as_ref()));
+    let needs = Needs { not, keys, tpm, trusted: &trusted, parts, ..Needs::default() };
     let Ok(host) = place(&run.what(), &hosts, needs) else { return Ok(false) };
     let link = run.link(host)?;
     run.work.set_host(host);

@@ -14,13 +14,13 @@ mod run;
 pub(crate) mod submit;
 
 use serde::{Deserialize, Serialize};
-use ward_rpc::api::host::{CreateVm, HomeRef, TpmChange};
-use ward_types::{Component, DiskId, HostId, KeyRef, Name, PolicyName, ProviderName, TaskKind};
+use ward_rpc::api::host::{CreateVm, HomeRef, HostParts, NewFirmware, TpmChange};
+use ward_types::{Component, DiskId, HostId, KeyRef, Name, PolicyName, ProviderName, TaskKind, VmConfig};
 
 pub(crate) use board::Board;
 pub(crate) use engine::{cancel, resume_all};
 
-use crate::plan::{CryptPlan, DiskVerb, KeyChoice, NewDiskPlan};
+use crate::plan::{self, CryptPlan, DiskVerb, KeyChoice, NewDiskPlan, PlannedAction};
 
 /// What a task takes, and which durable steps are behind it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,6 +64,9 @@ pub(crate) enum Work {
         /// Whether its vTPM is a new one instead of a copy.
         #[serde(default)]
         replace_tpm: bool,
+        /// Whether there is one.
+        #[serde(default)]
+        has_tpm: bool,
     },
     /// Give one a vTPM or take it away, and encrypt its home where that takes it.
     Tpm { change: TpmChange, plan: CryptPlan, marks: Vec<KeyMark>, host: Option<HostId> },
@@ -115,6 +118,31 @@ impl Work {
             | Self::Start { host, .. }
             | Self::Remove { host, .. } => *host,
             Self::Stop { host, .. } => Some(*host),
+        }
+    }
+
+    /// What it takes on its host beside keys and a QEMU; of a VM that is there with its description.
+    pub(crate) fn parts(&self, config: Option<&VmConfig>) -> HostParts {
+        let swtpm = |swtpm| HostParts { swtpm, ..HostParts::default() };
+        match self {
+            Self::Make { spec, .. } | Self::MakeEncrypted { spec, .. } => {
+                let (uefi, secure_boot) = match spec.firmware {
+                    NewFirmware::Bios => (false, false),
+                    NewFirmware::Uefi { secure_boot, .. } => (true, secure_boot),
+                };
+                HostParts { uefi, secure_boot, swtpm: spec.tpm }
+            }
+            Self::Clone { has_tpm, .. } => swtpm(*has_tpm),
+            Self::Tpm { change: TpmChange::Remove, .. } => swtpm(false),
+            Self::Tpm { .. } => swtpm(true),
+            // A new key of the vTPM's state.
+            Self::Crypt { plan, .. } => {
+                let home = plan.steps.iter().find(|step| step.component == Component::Home);
+                let anew = home.is_some_and(|step| !matches!(step.action, PlannedAction::ShallowRecrypt(_)));
+                swtpm(anew && config.is_some_and(|config| config.tpm.is_some()))
+            }
+            Self::Start { .. } => config.map_or_else(HostParts::default, plan::parts),
+            Self::AddDisk { .. } | Self::ChangeDisk { .. } | Self::Stop { .. } | Self::Remove { .. } => swtpm(false),
         }
     }
 
@@ -184,5 +212,5 @@ impl Work {
 
 /// "cannot encrypt VM `web-1`", for a problem of a task.
 pub(crate) fn cannot(kind: TaskKind, vm: &Name) -> String {
-    crate::plan::cannot(kind, vm)
+    plan::cannot(kind, vm)
 }

@@ -2,7 +2,7 @@
 
 mod disk;
 
-use ward_rpc::api::host::{HomeRef, TpmChange};
+use ward_rpc::api::host::{HomeRef, HostParts, TpmChange};
 use ward_types::{
     ClusterId, Code, Component, CryptoRequest, EventKind, EventSubject, KeyRef, KeyWish, Name, PolicyName, Power,
     Problem, TaskInfo, TaskKind, VmId,
@@ -12,8 +12,10 @@ use super::may::{MayClone, MayCrypt, MayEnable, MayMake};
 use super::{KeyMark, Work, cannot, engine};
 use crate::api::auth::Caller;
 use crate::api::repeat::repeated;
-use crate::api::types::{SetPolicy, TpmClone};
-use crate::authz::operations::{AddTpm, RemoveTpm, RemoveVm, SetTemplate, SetVmPolicy, StartVm, StopVm, UnregisterVm};
+use crate::api::types::{CertifyTpm, SetPolicy, TpmClone};
+use crate::authz::operations::{
+    self, AddTpm, RemoveTpm, RemoveVm, SetTemplate, SetVmPolicy, StartVm, StopVm, UnregisterVm,
+};
 use crate::authz::{Granted, Sight, Target as _};
 use crate::controller::Shared;
 use crate::hosts;
@@ -28,6 +30,7 @@ use crate::store::task::TaskRow;
 use crate::store::vm::VmRow;
 use crate::store::{self, Tx, cluster, event, policy, provider, request, task, vm};
 use crate::trusted;
+use crate::vtpm;
 
 /// What makes tasks. Who asks, and that it may, is in the proof that each kind of task takes.
 pub(crate) struct Order<'a> {
@@ -95,7 +98,8 @@ impl Order<'_> {
                 }
             }
         };
-        let needs = plan::Needs { keys: work.keys().next().is_some(), ..plan::Needs::default() };
+        let (keys, parts) = (work.keys().next().is_some(), work.parts(None));
+        let needs = plan::Needs { keys, parts, ..plan::Needs::default() };
         self.place(&mut tx, &what, place.cluster, needs, (&enable, may.caller().user())).await?;
         let row = new_row(plan.spec.id, &plan.spec.name, place);
         self.add_row(&mut tx, &what, &row).await?;
@@ -130,8 +134,10 @@ impl Order<'_> {
         let encrypts = !keys.is_empty() || !plan.keys.is_empty();
         let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(&mut asked.tx, &keys).await?;
         let trusted = trusted::needed(&mut asked.tx, &keys, trusted::makers(&plan.keys)).await?;
-        let needs =
-            plan::Needs { rather: asked.row.host, keys: encrypts, tpm, trusted: &trusted, ..plan::Needs::default() };
+        let has_tpm = asked.row.config.as_ref().is_some_and(|config| config.tpm.is_some());
+        let parts = HostParts { swtpm: has_tpm, ..HostParts::default() };
+        let (rather, keyed) = (asked.row.host, encrypts);
+        let needs = plan::Needs { rather, keys: keyed, tpm, trusted: &trusted, parts, ..plan::Needs::default() };
         self.place_asked(&mut asked, &what, needs, may.caller()).await?;
         let assigned = policy::assigned(&mut asked.tx, Some(asked.row.id)).await?;
         let policies = assigned.into_iter().map(|((_, component), name)| (component, name)).collect();
@@ -146,6 +152,7 @@ impl Order<'_> {
             policies,
             host: None,
             replace_tpm: wish.tpm == Some(TpmClone::Replace),
+            has_tpm,
         };
         self.begin(asked.tx, may.caller(), kind, (row.id, &row.name), work).await
     }
@@ -237,7 +244,10 @@ impl Order<'_> {
         let tpm = makes_under_tpm(&plan, &providers) || native::needs_tpm(&mut asked.tx, &asked.row.keys()).await?;
         let trusted = trusted::needed(&mut asked.tx, &asked.row.keys(), trusted::makers(&plan.keys)).await?;
         let rather = asked.row.host;
-        let needs = plan::Needs { rather, only, keys: true, tpm, trusted: &trusted, ..plan::Needs::default() };
+        let marks = vec![KeyMark::None; plan.keys.len()];
+        let work = Work::Crypt { plan, marks, policies, host: None };
+        let parts = work.parts(asked.row.config.as_ref());
+        let needs = plan::Needs { rather, only, keys: true, tpm, trusted: &trusted, parts, ..plan::Needs::default() };
         let what = cannot(kind, &asked.row.name);
         if let Err(problem) = self.place_asked(&mut asked, &what, needs, may.caller()).await {
             if !tpm {
@@ -246,8 +256,6 @@ impl Order<'_> {
             let keys = asked.row.keys();
             return Err(self.no_key(asked.tx, &asked.row, may.caller().user(), keys.first(), problem).await);
         }
-        let marks = vec![KeyMark::None; plan.keys.len()];
-        let work = Work::Crypt { plan, marks, policies, host: None };
         self.begin(asked.tx, may.caller(), kind, (asked.row.id, &asked.row.name), work).await
     }
 
@@ -267,6 +275,18 @@ impl Order<'_> {
         self.change_tpm(granted.caller(), asked, TpmChange::Remove, CryptPlan::default(), false).await
     }
 
+    /// Gives a VM's vTPM certificates.
+    pub(crate) async fn certify_tpm(
+        &self,
+        granted: Granted<operations::CertifyTpm>,
+        wish: &CertifyTpm,
+    ) -> Result<TaskInfo, Problem> {
+        let asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), false).await?;
+        plan::certify_tpm(asked.facts())?;
+        let change = vtpm::certified(&self.controller.vtpm, &asked.row, wish)?;
+        self.change_tpm(granted.caller(), asked, change, CryptPlan::default(), false).await
+    }
+
     async fn change_tpm(
         &self,
         caller: &Caller,
@@ -277,11 +297,12 @@ impl Order<'_> {
     ) -> Result<TaskInfo, Problem> {
         let kind = TaskKind::VmReconfigure;
         let tpm = makes_under_tpm || native::needs_tpm(&mut asked.tx, &asked.row.keys()).await?;
-        let needs = plan::Needs { rather: asked.row.host, keys: true, tpm, ..plan::Needs::default() };
-        let what = cannot(kind, &asked.row.name);
-        self.place_asked(&mut asked, &what, needs, caller).await?;
         let marks = vec![KeyMark::None; plan.keys.len()];
         let work = Work::Tpm { change, plan, marks, host: None };
+        let parts = work.parts(asked.row.config.as_ref());
+        let needs = plan::Needs { rather: asked.row.host, keys: true, tpm, parts, ..plan::Needs::default() };
+        let what = cannot(kind, &asked.row.name);
+        self.place_asked(&mut asked, &what, needs, caller).await?;
         self.begin(asked.tx, caller, kind, (asked.row.id, &asked.row.name), work).await
     }
 

@@ -291,7 +291,7 @@ mod tests {
         let nvram = Nvram { file: "nvram.luks".parse().unwrap(), size: 540_672 };
         config.firmware = Firmware::Uefi { secure_boot: true, nvram };
         let wrapped_key = wrap_tpm(&TpmKey::generate().unwrap(), kek).unwrap();
-        config.tpm = Some(VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key });
+        config.tpm = Some(VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key, endorsement: None });
         (config, key)
     }
 

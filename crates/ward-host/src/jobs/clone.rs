@@ -130,7 +130,8 @@ impl Cloning<'_> {
         };
         let wrapped_key = codec::wrap_tpm(&key, self.keys.get(new_kek)?)?;
         let name = file_name("tpm")?;
-        Ok(Some((VirtualTpm { state: name.clone(), wrapped_key }, Part::Tpm { name, key, from })))
+        let endorsement = tpm.endorsement.clone().filter(|_| from.is_some());
+        Ok(Some((VirtualTpm { state: name.clone(), wrapped_key, endorsement }, Part::Tpm { name, key, from })))
     }
 
     fn action(&self, component: Component) -> Option<&StepAction> {

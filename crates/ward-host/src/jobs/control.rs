@@ -1,11 +1,11 @@
 //! How a job is watched and stopped from outside while it works.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use ward_disk::client::Commander;
-use ward_rpc::api::host::{JobOutcome, JobStatus};
-use ward_types::{Code, Progress, TaskId};
+use ward_rpc::api::host::{EkRequest, GiveCertificates, JobOutcome, JobStatus};
+use ward_types::{Code, Endorsement, EndorsementKey, Progress, TaskId};
 
 use crate::fault::Fault;
 
@@ -34,19 +34,33 @@ pub(crate) enum Interrupt {
 struct Reins {
     interrupt: Option<Interrupt>,
     commander: Option<Commander>,
+    /// What the job waits for.
+    certificates: Option<GiveCertificates>,
+}
+
+impl Reins {
+    fn check(&self) -> Result<(), Stop> {
+        match self.interrupt {
+            None => Ok(()),
+            Some(Interrupt::Suspend) => Err(Stop::Suspended),
+            Some(Interrupt::Cancel) => Err(cancelled()),
+        }
+    }
 }
 
 /// The two ends of a job: who asked for it, and what does it.
 pub(crate) struct Control {
     status: watch::Sender<JobStatus>,
     reins: Mutex<Reins>,
+    /// For a job that waits.
+    pulled: Condvar,
 }
 
 impl Control {
     pub(crate) fn new(job: TaskId) -> Self {
-        let status =
-            JobStatus { job, revision: 1, step: "beginning".into(), progress: Progress::default(), outcome: None };
-        Self { status: watch::Sender::new(status), reins: Mutex::default() }
+        let (step, progress) = ("beginning".into(), Progress::default());
+        let status = JobStatus { job, revision: 1, step, progress, asks: None, outcome: None };
+        Self { status: watch::Sender::new(status), reins: Mutex::default(), pulled: Condvar::new() }
     }
 
     pub(crate) fn status(&self) -> JobStatus {
@@ -75,6 +89,7 @@ impl Control {
                 JobOutcome::Done { .. } => "done".into(),
                 JobOutcome::Failed { .. } => "failed".into(),
             };
+            status.asks = None;
             status.outcome = Some(outcome);
         });
     }
@@ -94,14 +109,42 @@ impl Control {
             // Where it has just ended there is nothing to stop.
             let _ = commander.cancel();
         }
+        self.pulled.notify_all();
     }
 
     /// Whether the job may go on.
     pub(crate) fn check(&self) -> Result<(), Stop> {
-        match self.reins().interrupt {
-            None => Ok(()),
-            Some(Interrupt::Suspend) => Err(Stop::Suspended),
-            Some(Interrupt::Cancel) => Err(cancelled()),
+        self.reins().check()
+    }
+
+    /// Waits for certificates of a vTPM's keys: whoever asked for the job gives them. They are not looked at here.
+    pub(crate) fn certify(&self, request: EkRequest) -> Result<Endorsement, Stop> {
+        self.change(|status| {
+            status.step = "waiting for the vTPM's certificates".into();
+            status.asks = Some(request.clone());
+        });
+        let given = {
+            let mut reins = self.reins();
+            loop {
+                reins.check()?;
+                if let Some(given) = reins.certificates.take() {
+                    break given;
+                }
+                reins = self.pulled.wait(reins).unwrap_or_else(PoisonError::into_inner);
+            }
+        };
+        self.change(|status| status.asks = None);
+        let EkRequest { make, rsa, ecc } = request;
+        let rsa = EndorsementKey { public: rsa, certificate: given.rsa };
+        let ecc = EndorsementKey { public: ecc, certificate: given.ecc };
+        Ok(Endorsement { make, rsa, ecc })
+    }
+
+    /// What the job waits for, if it does.
+    pub(crate) fn give(&self, certificates: GiveCertificates) {
+        if self.status.borrow().asks.is_some() {
+            self.reins().certificates = Some(certificates);
+            self.pulled.notify_all();
         }
     }
 

@@ -119,7 +119,8 @@ fn new_tpm(kek: Option<&KeyRef>, keys: &ResolvedKeks) -> Result<(VirtualTpm, Par
     vtpm::check_installed()?;
     let key = TpmKey::generate()?;
     let name = file_name("tpm")?;
-    let tpm = VirtualTpm { state: name.clone(), wrapped_key: codec::wrap_tpm(&key, keys.get(kek)?)? };
+    let tpm =
+        VirtualTpm { state: name.clone(), wrapped_key: codec::wrap_tpm(&key, keys.get(kek)?)?, endorsement: None };
     Ok((tpm, Part::Tpm { name, key, from: None }))
 }
 

@@ -22,11 +22,13 @@ use ward_disk::image::{self, ImageKind};
 use ward_disk::{ImageFormat, lock};
 use ward_rpc::api::host::{HomeRef, Notice, TpmChange};
 use ward_secret::{HomeKey, TpmKey};
-use ward_types::{Code, CryptoPlan, KeyRef, PlainFormat, TaskId, VmConfig, VolumeId, WrappedHomeKey, WrappedTpmKey};
+use ward_types::{
+    Code, CryptoPlan, Endorsement, KeyRef, PlainFormat, TaskId, VmConfig, VolumeId, WrappedHomeKey, WrappedTpmKey,
+};
 
 use super::control::{Control, Stop};
 use super::convert::{self, End};
-use super::plan::{self, Conversion, Form, HomeStep, Image, Names, Planned, Rekeying, TpmStep, Work};
+use super::plan::{self, Conversion, Form, HomeStep, Image, Names, NewTpm, Planned, Rekeying, TpmStep, Work};
 use super::record::{Record, checkpoint, part};
 use super::settle::{done, finish, is_done, not_tidied, settle, undo, undone, wait_for_orphans};
 use super::{Ended, Environment};
@@ -101,11 +103,11 @@ pub(crate) fn prepare(
     let described = home.read()?;
     let config = described.unverified();
     let planned = match &record {
-        Some(record) => plan::plan(config, &plan, tpm, &record.names()),
+        Some(record) => plan::plan(config, &plan, tpm.as_ref(), &record.names()),
         None => {
             let taken =
                 files::names(home.path())?.into_iter().map(|name| name.to_string_lossy().into_owned()).collect();
-            plan::plan(config, &plan, tpm, &Names::New { taken: &taken })
+            plan::plan(config, &plan, tpm.as_ref(), &Names::New { taken: &taken })
         }
     };
     let next = match planned? {
@@ -141,8 +143,15 @@ fn check(
     };
     match (&work.tpm, &tpm_key) {
         (TpmStep::Make { .. }, _) => vtpm::check_installed()?,
-        (TpmStep::Rewrite { from, .. }, Some(key)) => vtpm::check(&home.file(from.as_str()), key)?,
+        (TpmStep::Rewrite { from, .. } | TpmStep::Certify { from, .. }, Some(key)) => {
+            vtpm::check(&home.file(from.as_str()), key)?;
+        }
         _ => {}
+    }
+    if let (TpmStep::Certify { given, .. }, Some(known)) =
+        (&work.tpm, config.tpm.as_ref().and_then(|tpm| tpm.endorsement.as_ref()))
+    {
+        vtpm::check_given(known, given)?;
     }
     let task = Task { verified, asked, work, keys, record, tpm_key };
     for rekeying in &task.work.rekeyings {
@@ -198,7 +207,7 @@ impl Task {
             .convert_all(environment, control, home, &mut notices)
             .and_then(|()| self.add_keys(control, home, &mut notices))
             .and_then(|()| self.make_tpm(control, home, new.tpm.as_ref()))
-            .and_then(|()| Ok(self.put_in_place(home, &record, new.home.as_ref())?));
+            .and_then(|tpm| Ok(self.put_in_place(home, &record, new.home.as_ref(), tpm.as_ref())?));
         let config = match worked {
             Ok(config) => config,
             Err(Stop::Suspended) => return Ended::Suspended,
@@ -322,21 +331,35 @@ impl Task {
         Label::new(key.clone(), self.verified.config().id, volume)
     }
 
-    /// Makes the vTPM's new state, anew where an earlier attempt left one: nothing depends on it yet.
-    fn make_tpm(&self, control: &Control, home: &Home, key: Option<&TpmKey>) -> std::result::Result<(), Stop> {
-        let (Some(to), Some(key)) = (self.work.tpm.to(), key) else { return Ok(()) };
+    /// Makes the vTPM's new state, anew where an earlier attempt left one: nothing depends on it yet. Tells what is new of
+    /// its endorsement keys.
+    fn make_tpm(
+        &self,
+        control: &Control,
+        home: &Home,
+        key: Option<&TpmKey>,
+    ) -> std::result::Result<Option<Endorsement>, Stop> {
+        let (Some(to), Some(key)) = (self.work.tpm.to(), key) else { return Ok(None) };
         control.check()?;
         control.step("making the state of the vTPM");
         vtpm::remove(&home.file(to.as_str()))?;
         let part = home.file(&vtpm::part(to));
-        match (&self.work.tpm, &self.tpm_key) {
+        let certify = |keys| control.certify(keys);
+        let endorsement = match (&self.work.tpm, &self.tpm_key) {
             (TpmStep::Rewrite { from, .. }, Some(old)) => {
                 vtpm::rewrite((&home.file(from.as_str()), old), (&part, key))?;
+                None
             }
-            _ => vtpm::make(&part, key)?,
-        }
+            (TpmStep::Certify { from, given, .. }, Some(old)) => {
+                let known = self.verified.config().tpm.as_ref().and_then(|tpm| tpm.endorsement.as_ref());
+                let from = home.file(from.as_str());
+                Some(vtpm::certify((&from, old), (&part, key), known, given, certify)?)
+            }
+            _ => Some(vtpm::make(&part, key, certify)?),
+        };
         crash_point::reach("crypt.tpm-made");
-        control.check()
+        control.check()?;
+        Ok(endorsement)
     }
 
     fn convert(
@@ -465,7 +488,13 @@ impl Task {
     }
 
     /// Gives the new files their names and the VM its new description.
-    fn put_in_place(&self, home: &Home, record: &Record, new_key: Option<&HomeKey>) -> Result<VmConfig> {
+    fn put_in_place(
+        &self,
+        home: &Home,
+        record: &Record,
+        new_key: Option<&HomeKey>,
+        endorsement: Option<&Endorsement>,
+    ) -> Result<VmConfig> {
         for Conversion { to: Image { file, .. }, .. } in &self.work.conversions {
             if !home.has(file.as_str())? {
                 home.rename(&part(file), file.as_str())?;
@@ -485,7 +514,9 @@ impl Task {
             HomeStep::Encrypt(_) | HomeStep::Recrypt(_) => (record.home_key.as_ref(), new_key),
             HomeStep::Decrypt => (None, None),
         };
-        let after = self.work.after(self.verified.config(), wrapped, self.wrapped_tpm(record)?.as_ref())?;
+        let wrapped_tpm = self.wrapped_tpm(record)?;
+        let tpm = NewTpm { key: wrapped_tpm.as_ref(), endorsement };
+        let after = self.work.after(self.verified.config(), wrapped, tpm)?;
         home.write(&after, key, Moments { written: "crypt.description-written", renamed: "crypt.committed" })?;
         Ok(after)
     }

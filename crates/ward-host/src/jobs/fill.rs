@@ -9,7 +9,7 @@ use ward_disk::image::{self, ImageKind};
 use ward_disk::lock;
 use ward_disk::{DiskError, ImageFormat};
 use ward_secret::TpmKey;
-use ward_types::{Code, FileName, PlainFormat};
+use ward_types::{Code, Endorsement, FileName, PlainFormat};
 
 use super::Environment;
 use super::control::{Control, Stop};
@@ -108,49 +108,63 @@ impl Part {
 }
 
 impl Filling<'_> {
-    /// Makes the file of a part.
+    /// Makes the file of a part; tells the endorsement keys of a vTPM that is new.
     pub(crate) fn fill(
         &self,
         environment: &Environment,
         control: &Control,
         part: &Part,
         progress: &mut dyn FnMut(u64),
-    ) -> std::result::Result<(), Stop> {
+    ) -> std::result::Result<Option<Endorsement>, Stop> {
         let path = self.dir.join(part.name());
         match part {
-            Part::Copy { source, .. } => source.copy_to(&path, control, progress),
+            Part::Tpm { key, from: None, .. } => vtpm::make(&path, key, |keys| control.certify(keys)).map(Some),
+            part => self.fill_file(environment, control, part, &path, progress).map(|()| None),
+        }
+    }
+
+    fn fill_file(
+        &self,
+        environment: &Environment,
+        control: &Control,
+        part: &Part,
+        path: &Path,
+        progress: &mut dyn FnMut(u64),
+    ) -> std::result::Result<(), Stop> {
+        match part {
+            Part::Copy { source, .. } => source.copy_to(path, control, progress),
             Part::CopyLuks { source, old, new, .. } => {
-                source.copy_to(&path, control, progress)?;
+                source.copy_to(path, control, progress)?;
                 crash_point::reach("create.disk-to-rekey");
-                Ok(self.rekey(&path, old, new)?)
+                Ok(self.rekey(path, old, new)?)
             }
             Part::Convert { source, from, to, size, .. } => {
                 if let Form::Luks(label) = to {
-                    volume::format(create(&path)?, &path, self.keys.get(&label.key)?, label)?;
+                    volume::format(create(path)?, path, self.keys.get(&label.key)?, label)?;
                 }
-                self.convert(environment, control, (source, from), (&path, to), *size, progress)
+                self.convert(environment, control, (source, from), (path, to), *size, progress)
             }
-            Part::Blank { size, form: Form::Luks(label), .. } => Ok(self.blank_luks(&path, *size, label)?),
-            Part::Blank { size, form: Form::Plain(PlainFormat::Raw), .. } => Ok(blank_raw(&path, *size)?),
+            Part::Blank { size, form: Form::Luks(label), .. } => Ok(self.blank_luks(path, *size, label)?),
+            Part::Blank { size, form: Form::Plain(PlainFormat::Raw), .. } => Ok(blank_raw(path, *size)?),
             Part::Blank { size, form: to @ Form::Plain(PlainFormat::Qcow2), .. } => {
-                let raw = files::path_with(&path, ".raw");
+                let raw = files::path_with(path, ".raw");
                 blank_raw(&raw, *size)?;
                 let from = Form::Plain(PlainFormat::Raw);
-                self.convert(environment, control, (&raw, &from), (&path, to), *size, &mut |_| {})?;
+                self.convert(environment, control, (&raw, &from), (path, to), *size, &mut |_| {})?;
                 Ok(files::remove(&raw)?)
             }
-            Part::Variables { source, form: Form::Plain(_), .. } => source.copy_to(&path, control, progress),
+            Part::Variables { source, form: Form::Plain(_), .. } => source.copy_to(path, control, progress),
             Part::Variables { source, form: to @ Form::Luks(label), .. } => {
                 // The host's own file is not locked, since others take a copy of it too; it holds no secret.
-                let raw = files::path_with(&path, ".raw");
+                let raw = files::path_with(path, ".raw");
                 source.copy_to(&raw, control, &mut |_| {})?;
-                volume::format(create(&path)?, &path, self.keys.get(&label.key)?, label)?;
+                volume::format(create(path)?, path, self.keys.get(&label.key)?, label)?;
                 let from = Form::Plain(PlainFormat::Raw);
-                self.convert(environment, control, (&raw, &from), (&path, to), source.size, progress)?;
+                self.convert(environment, control, (&raw, &from), (path, to), source.size, progress)?;
                 Ok(files::remove(&raw)?)
             }
-            Part::Tpm { key, from: None, .. } => Ok(vtpm::make(&path, key)?),
-            Part::Tpm { key, from: Some((from, old)), .. } => Ok(vtpm::rewrite((from, old), (&path, key))?),
+            Part::Tpm { key, from: Some((from, old)), .. } => Ok(vtpm::rewrite((from, old), (path, key))?),
+            Part::Tpm { from: None, .. } => Err(Fault::internal("a new vTPM is no copy").into()),
         }
     }
 

@@ -129,7 +129,7 @@ impl Prepared {
             Self::Make(making) => making,
         };
         match making.make(environment, control) {
-            Ok(()) => done(making.content.config),
+            Ok(config) => done(config),
             Err(Stop::Suspended) => Ended::Suspended,
             Err(Stop::Failed(mut fault)) => {
                 if let Err(second) = files::remove_tree(&making.hidden) {
@@ -147,8 +147,9 @@ fn done(config: VmConfig) -> Ended {
 }
 
 impl Making {
-    fn make(&self, environment: &Environment, control: &Control) -> std::result::Result<(), Stop> {
+    fn make(&self, environment: &Environment, control: &Control) -> std::result::Result<VmConfig, Stop> {
         let Content { config, home_key, parts, keys, .. } = &self.content;
+        let mut config = config.clone();
         let filling = Filling { dir: &self.hidden, keys };
         let total = parts.iter().map(Part::size).sum();
         let mut before = 0;
@@ -156,7 +157,11 @@ impl Making {
         for part in parts {
             control.check()?;
             control.step(format!("{} {}", part.verb(), part.name()));
-            filling.fill(environment, control, part, &mut |done| control.progress(before + done, total))?;
+            let report = &mut |done| control.progress(before + done, total);
+            let endorsement = filling.fill(environment, control, part, report)?;
+            if let (Some(tpm), Some(endorsement)) = (&mut config.tpm, endorsement) {
+                tpm.endorsement = Some(endorsement);
+            }
             crash_point::reach(match part {
                 Part::Copy { .. } => "create.copied",
                 Part::CopyLuks { .. } => "create.disk-copied",
@@ -169,10 +174,10 @@ impl Making {
         }
         control.check()?;
         let moments = Moments { written: "create.description-written", renamed: "create.described" };
-        let content = codec::encode(config, home_key.as_ref())?;
+        let content = codec::encode(&config, home_key.as_ref())?;
         files::write_atomically(&self.hidden.join(VM_TOML), &content, moments)?;
         self.put_in_place()?;
-        Ok(())
+        Ok(config)
     }
 
     fn put_in_place(&self) -> Result<()> {

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use ward_rpc::api::disk::DiskInfo;
 use ward_rpc::api::host::{
-    AbandonJob, Abandoned, CheckJob, HomeRef, JobOutcome, JobSpec, JobStatus, StartJob, TpmChange,
+    AbandonJob, Abandoned, CheckJob, GiveCertificates, HomeRef, JobOutcome, JobSpec, JobStatus, StartJob, TpmChange,
 };
 use ward_types::{Code, CryptoStep, HostId, KeyRef, Problem, StepAction, TaskId};
 
@@ -241,6 +241,12 @@ impl Jobs {
         Ok(())
     }
 
+    /// Gives a job the certificates for which it asks.
+    pub(crate) fn give(&self, call: GiveCertificates) -> std::result::Result<(), Problem> {
+        self.find(call.job).ok_or_else(|| unknown(call.job))?.give(call);
+        Ok(())
+    }
+
     /// Settles what an interrupted run of a job left in its home.
     pub(crate) async fn abandon(&self, call: AbandonJob) -> std::result::Result<Abandoned, Problem> {
         let AbandonJob { job, home } = call;
@@ -313,6 +319,9 @@ fn what(home: &HomeRef, spec: &JobSpec) -> String {
         JobSpec::Remove => format!("cannot remove VM `{name}`"),
         JobSpec::Tpm { change: TpmChange::Add, .. } => format!("cannot give VM `{name}` a vTPM"),
         JobSpec::Tpm { change: TpmChange::Remove, .. } => format!("cannot remove the vTPM of VM `{name}`"),
+        JobSpec::Tpm { change: TpmChange::Certify { .. }, .. } => {
+            format!("cannot give the vTPM of VM `{name}` certificates")
+        }
         JobSpec::Crypt { plan } => {
             let verb = |step: &CryptoStep| match step.action {
                 StepAction::Encrypt { .. } => "encrypt",

@@ -6,11 +6,13 @@ use std::fmt::Display;
 use serde::{Deserialize, Serialize};
 use ward_rpc::api::host::TpmChange;
 use ward_types::{
-    Code, Component, CryptoPlan, CryptoStep, DiskConfig, DiskCrypto, DiskId, FileName, Firmware, HomeCrypto, KeyRef,
-    PlainFormat, StepAction, VirtualTpm, VmConfig, VolumeId, VolumeRef, WrappedHomeKey, WrappedTpmKey,
+    Code, Component, CryptoPlan, CryptoStep, DiskConfig, DiskCrypto, DiskId, EkCertificate, Endorsement,
+    EndorsementKey, FileName, Firmware, HomeCrypto, KeyRef, PlainFormat, StepAction, VirtualTpm, VmConfig, VolumeId,
+    VolumeRef, WrappedHomeKey, WrappedTpmKey,
 };
 
 use crate::fault::{Fault, Result};
+use crate::vtpm::Given;
 
 /// How a volume lies in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +83,12 @@ pub(crate) enum TpmStep {
         from: FileName,
         to: FileName,
     },
+    /// The same, and it gets certificates.
+    Certify {
+        from: FileName,
+        to: FileName,
+        given: Given,
+    },
     Remove {
         from: FileName,
     },
@@ -90,7 +98,7 @@ impl TpmStep {
     /// The state that goes.
     pub(crate) const fn from(&self) -> Option<&FileName> {
         match self {
-            Self::Rewrite { from, .. } | Self::Remove { from } => Some(from),
+            Self::Rewrite { from, .. } | Self::Certify { from, .. } | Self::Remove { from } => Some(from),
             Self::Keep | Self::Make { .. } | Self::Rewrap => None,
         }
     }
@@ -98,7 +106,7 @@ impl TpmStep {
     /// The state that comes.
     pub(crate) const fn to(&self) -> Option<&FileName> {
         match self {
-            Self::Rewrite { to, .. } | Self::Make { to } => Some(to),
+            Self::Rewrite { to, .. } | Self::Certify { to, .. } | Self::Make { to } => Some(to),
             Self::Keep | Self::Remove { .. } | Self::Rewrap => None,
         }
     }
@@ -111,6 +119,15 @@ pub(crate) struct Work {
     pub(crate) conversions: Vec<Conversion>,
     pub(crate) rekeyings: Vec<Rekeying>,
     pub(crate) tpm: TpmStep,
+}
+
+/// What is new of a vTPM when all is done.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct NewTpm<'a> {
+    /// Its key, where that is another one, or under another KEK.
+    pub(crate) key: Option<&'a WrappedTpmKey>,
+    /// Its endorsement keys or their certificates.
+    pub(crate) endorsement: Option<&'a Endorsement>,
 }
 
 /// What a plan comes to.
@@ -150,9 +167,14 @@ pub(crate) enum Names<'a> {
 ///
 /// A plan that was carried out before comes to nothing; one of which only a part holds already is refused, since jobs
 /// are done whole or not at all, so it can't be this one that did it.
-pub(crate) fn plan(config: &VmConfig, plan: &CryptoPlan, tpm: Option<TpmChange>, names: &Names<'_>) -> Result<Planned> {
+pub(crate) fn plan(
+    config: &VmConfig,
+    plan: &CryptoPlan,
+    tpm: Option<&TpmChange>,
+    names: &Names<'_>,
+) -> Result<Planned> {
     let mut seen = BTreeSet::new();
-    let mut holds: Vec<_> = tpm.iter().map(|change| (*change == TpmChange::Add) == config.tpm.is_some()).collect();
+    let mut holds: Vec<_> = tpm.iter().map(|change| change_holds(config, change)).collect();
     for step in plan.steps() {
         if !seen.insert(step.component) {
             return Err(Fault::invalid(format!("the plan names {} twice", step.component)));
@@ -208,10 +230,25 @@ pub(crate) fn plan(config: &VmConfig, plan: &CryptoPlan, tpm: Option<TpmChange>,
     Ok(Planned::Work(work))
 }
 
+/// Whether the vTPM is already as a change wants it.
+fn change_holds(config: &VmConfig, change: &TpmChange) -> bool {
+    match (change, &config.tpm) {
+        (TpmChange::Add, tpm) => tpm.is_some(),
+        (TpmChange::Remove, tpm) => tpm.is_none(),
+        (TpmChange::Certify { .. }, None) => false,
+        (TpmChange::Certify { rsa, ecc }, Some(tpm)) => tpm.endorsement.as_ref().is_some_and(|now| {
+            let has = |given: &Option<EkCertificate>, key: &EndorsementKey| {
+                given.as_ref().is_none_or(|given| *given == key.certificate)
+            };
+            has(rsa, &now.rsa) && has(ecc, &now.ecc)
+        }),
+    }
+}
+
 fn tpm_step(
     config: &VmConfig,
     home: &HomeStep,
-    change: Option<TpmChange>,
+    change: Option<&TpmChange>,
     home_is_encrypted_after: bool,
     names: &Names<'_>,
 ) -> Result<TpmStep> {
@@ -229,11 +266,15 @@ fn tpm_step(
         }
         (Some(TpmChange::Add), None) => TpmStep::Make { to: names.choose_tpm(None)? },
         (Some(TpmChange::Remove), Some(tpm)) => TpmStep::Remove { from: tpm.state.clone() },
-        (Some(TpmChange::Remove), None) => {
+        (Some(TpmChange::Certify { rsa, ecc }), Some(tpm)) if home_is_encrypted_after => {
+            let given = Given { rsa: rsa.clone(), ecc: ecc.clone() };
+            TpmStep::Certify { from: tpm.state.clone(), to: names.choose_tpm(Some(&tpm.state))?, given }
+        }
+        (Some(TpmChange::Remove | TpmChange::Certify { .. }), None) => {
             return refuse(Code::TpmNone, "the VM has no vTPM", "leave it out");
         }
         (None, None) => TpmStep::Keep,
-        (None, Some(tpm)) => match home {
+        (None | Some(TpmChange::Certify { .. }), Some(tpm)) => match home {
             HomeStep::Keep => TpmStep::Keep,
             HomeStep::Rewrap(_) => TpmStep::Rewrap,
             HomeStep::Recrypt(_) | HomeStep::Encrypt(_) => {
@@ -378,23 +419,25 @@ impl Work {
         self.rekeyings.iter().map(|rekeying| rekeying.volume).collect()
     }
 
-    /// The VM when all is done. `wrapped_key` is needed where the home is encrypted under another KEK then, `tpm_key` where
-    /// the vTPM's key is another one, or under another KEK.
+    /// The VM when all is done. `wrapped_key` is needed where the home is encrypted under another KEK then, `tpm` has
+    /// what is new of the vTPM.
     pub(crate) fn after(
         &self,
         before: &VmConfig,
         wrapped_key: Option<&WrappedHomeKey>,
-        tpm_key: Option<&WrappedTpmKey>,
+        tpm: NewTpm<'_>,
     ) -> Result<VmConfig> {
         let mut after = before.clone();
         let state = match (&self.tpm, &before.tpm) {
-            (TpmStep::Make { to } | TpmStep::Rewrite { to, .. }, _) => Some(to),
+            (TpmStep::Make { to } | TpmStep::Rewrite { to, .. } | TpmStep::Certify { to, .. }, _) => Some(to),
             (TpmStep::Rewrap, Some(tpm)) => Some(&tpm.state),
             (TpmStep::Rewrap | TpmStep::Remove { .. } | TpmStep::Keep, _) => None,
         };
         if let Some(state) = state {
-            let wrapped_key = tpm_key.ok_or_else(|| Fault::internal("there is no key of the vTPM"))?.clone();
-            after.tpm = Some(VirtualTpm { state: state.clone(), wrapped_key });
+            let wrapped_key = tpm.key.ok_or_else(|| Fault::internal("there is no key of the vTPM"))?.clone();
+            let as_before = before.tpm.as_ref().and_then(|tpm| tpm.endorsement.as_ref());
+            let endorsement = tpm.endorsement.or(as_before).cloned();
+            after.tpm = Some(VirtualTpm { state: state.clone(), wrapped_key, endorsement });
         }
         if let TpmStep::Remove { .. } = self.tpm {
             after.tpm = None;

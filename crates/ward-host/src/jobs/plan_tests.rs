@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
-use ward_types::{Boot, KeyId, Nvram, VmId};
+use ward_types::{Boot, KeyId, Nvram, TpmMake, VmId};
 
 use super::*;
 
@@ -43,7 +43,11 @@ fn with_uefi(config: VmConfig, tpm: bool) -> VmConfig {
     let encrypted = config.home != HomeCrypto::Plain;
     let file = if encrypted { "nvram.luks" } else { "nvram.raw" }.parse().unwrap();
     let firmware = Firmware::Uefi { secure_boot: false, nvram: Nvram { file, size: 540_672 } };
-    let tpm = tpm.then(|| VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key: WrappedTpmKey("t".into()) });
+    let tpm = tpm.then(|| VirtualTpm {
+        state: "tpm".parse().unwrap(),
+        wrapped_key: WrappedTpmKey("t".into()),
+        endorsement: None,
+    });
     VmConfig { firmware, tpm, ..config }
 }
 
@@ -69,7 +73,57 @@ fn run(config: &VmConfig, steps: &[CryptoStep]) -> Result<Planned> {
 fn run_with(config: &VmConfig, steps: &[CryptoStep], tpm: Option<TpmChange>) -> Result<Planned> {
     let mut taken: BTreeSet<_> = config.volumes().map(|volume| volume.file.to_string()).collect();
     taken.extend(config.tpm.iter().map(|tpm| tpm.state.to_string()));
-    plan(config, &CryptoPlan::new(steps.to_vec()), tpm, &Names::New { taken: &taken })
+    plan(config, &CryptoPlan::new(steps.to_vec()), tpm.as_ref(), &Names::New { taken: &taken })
+}
+
+fn after(work: &Work, before: &VmConfig, endorsement: Option<&Endorsement>) -> VmConfig {
+    let tpm = NewTpm { key: Some(&WrappedTpmKey("u".into())), endorsement };
+    work.after(before, Some(&WrappedHomeKey("y".into())), tpm).unwrap()
+}
+
+fn endorsement(rsa: &str, ecc: &str) -> Endorsement {
+    let key = |public: &str, certificate: &str| EndorsementKey {
+        public: public.into(),
+        certificate: EkCertificate(certificate.into()),
+    };
+    let text = || "x".to_owned();
+    let make = TpmMake { manufacturer: text(), model: text(), version: text(), revision: 164 };
+    Endorsement { make, rsa: key("R", rsa), ecc: key("E", ecc) }
+}
+
+#[test]
+fn certificates_of_a_vtpm_are_replaced_with_its_state_and_stay_else() {
+    let certify = |rsa: Option<&str>, ecc: Option<&str>| {
+        let given = |text: &str| EkCertificate(text.into());
+        Some(TpmChange::Certify { rsa: rsa.map(given), ecc: ecc.map(given) })
+    };
+    let bare = with_uefi(vm(Some(1), &[]), true);
+    let with = |rsa, ecc| {
+        let tpm = bare.tpm.clone().map(|tpm| VirtualTpm { endorsement: Some(endorsement(rsa, ecc)), ..tpm });
+        VmConfig { tpm, ..bare.clone() }
+    };
+    let step = |config: &VmConfig, change| match run_with(config, &[], change).unwrap() {
+        Planned::Work(work) => Some(work),
+        Planned::AlreadyDone => None,
+    };
+    // One that has none gets them; one that has those is done.
+    for change in [certify(None, None), certify(Some("c"), None)] {
+        let work = step(&bare, change.clone()).unwrap();
+        assert_eq!(work.tpm.to().unwrap().as_str(), "tpm-2");
+        let now = after(&work, &bare, Some(&endorsement("c", "d")));
+        assert_eq!(now.tpm.as_ref().unwrap().endorsement, Some(endorsement("c", "d")));
+        assert_eq!(step(&now, change), None);
+    }
+    let old = with("a", "b");
+    assert!(step(&old, certify(Some("c"), None)).is_some() && step(&old, certify(Some("a"), Some("d"))).is_some());
+    assert_eq!(step(&old, certify(Some("a"), Some("b"))), None);
+    let plain = with_uefi(vm(Some(1), &[]), false);
+    assert_eq!(run_with(&plain, &[], certify(None, None)).unwrap_err().code, Code::TpmNone);
+    // Neither a new KEK nor a new key of the state takes them away.
+    for deep in [false, true] {
+        let Planned::Work(work) = run(&old, &[recrypt(Component::Home, deep, 2)]).unwrap() else { panic!() };
+        assert_eq!(after(&work, &old, None).tpm.unwrap().endorsement, Some(endorsement("a", "b")));
+    }
 }
 
 #[test]
@@ -100,7 +154,7 @@ fn the_uefi_variables_go_with_the_home() {
     let nvram = |config: &VmConfig, steps: &[CryptoStep]| {
         let Ok(Planned::Work(work)) = run(config, steps) else { panic!("{config:?} {steps:?}") };
         let converted = work.conversion_of(VolumeId::Nvram).map(|conversion| conversion.to.clone());
-        let after = work.after(config, Some(&WrappedHomeKey("y".into())), Some(&WrappedTpmKey("u".into()))).unwrap();
+        let after = after(&work, config, None);
         (converted.map(|to| to.file.to_string()), work.rekeyed(), after)
     };
     let plain = with_uefi(vm(None, &[None]), false);
@@ -112,7 +166,7 @@ fn the_uefi_variables_go_with_the_home() {
     assert_eq!((to, rekeyed), (None, vec![VolumeId::Nvram]));
     assert_eq!(
         after.tpm.unwrap(),
-        VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key: WrappedTpmKey("u".into()) }
+        VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key: WrappedTpmKey("u".into()), endorsement: None }
     );
     let (to, _, after) = nvram(&encrypted, &[recrypt(home, true, 2)]);
     assert_eq!(to.as_deref(), Some("nvram-2.luks"));
@@ -142,7 +196,7 @@ fn a_vtpm_comes_and_goes_by_the_rules() {
         (&with, &decrypt, Add, Err(Code::Exists)),
         (&encrypted, &decrypt, Remove, Err(Code::TpmNone)),
     ] {
-        let planned = run_with(config, steps, Some(change)).map_err(|fault| fault.code);
+        let planned = run_with(config, steps, Some(change.clone())).map_err(|fault| fault.code);
         let step = planned.map(|planned| match planned {
             Planned::Work(work) => work.tpm,
             Planned::AlreadyDone => panic!("{config:?} {steps:?}"),
@@ -223,7 +277,7 @@ proptest! {
             steps.extend(ask.iter().map(|ask| step(disk(u16::try_from(n).unwrap()), ask)));
         }
         let Ok(Planned::Work(work)) = run(&before, &steps) else { return Ok(()) };
-        let after = work.after(&before, Some(&WrappedHomeKey("y".into())), Some(&WrappedTpmKey("u".into()))).unwrap();
+        let after = after(&work, &before, None);
         prop_assert_eq!(run(&after, &steps), Ok(Planned::AlreadyDone));
         prop_assert!(after.home != HomeCrypto::Plain || !after.is_encrypted() && after.tpm.is_none());
         prop_assert_eq!(before.tpm.is_some(), after.tpm.is_some());

@@ -78,7 +78,7 @@ pub(super) fn is_done(config: &VmConfig, record: &Record) -> Result<bool> {
     if let Some(disk) = &record.disk {
         return Ok(config.disk(disk.id).is_some() == disk.added);
     }
-    Ok(plan::plan(config, &record.plan, record.tpm.change, &record.names())? == Planned::AlreadyDone)
+    Ok(plan::plan(config, &record.plan, record.tpm.change.as_ref(), &record.names())? == Planned::AlreadyDone)
 }
 
 /// Removes from disks whose KEK was to be replaced the one that the description doesn't name: the old one or the new one.

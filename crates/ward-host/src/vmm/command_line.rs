@@ -213,7 +213,11 @@ mod tests {
         }
         assert!(!text.contains("smm") && !text.contains("tpm") && !text.contains("nvram.raw"), "{text}");
         config.firmware = Firmware::Uefi { secure_boot: true, nvram };
-        config.tpm = Some(VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key: WrappedTpmKey("secret".into()) });
+        config.tpm = Some(VirtualTpm {
+            state: "tpm".parse().unwrap(),
+            wrapped_key: WrappedTpmKey("secret".into()),
+            endorsement: None,
+        });
         let text = line(&config, Accelerator::Tcg);
         for part in [
             "pflash1=nvram,smm=on -global driver=cfi.pflash01,property=secure,value=on -global ICH9-LPC.disable_s3=1",

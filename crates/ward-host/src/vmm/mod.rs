@@ -23,15 +23,16 @@ mod qmp;
 mod run_dir;
 mod tpm;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep, timeout};
-use ward_rpc::api::host::{ConsoleText, HomeRef, Started};
+use ward_rpc::api::host::{BrokenVm, ConsoleText, HomeRef, Started, VmPart};
 use ward_types::{Code, HostId, Power, Problem, VmId};
 
 use crate::fault::{Fault, Result};
@@ -87,6 +88,8 @@ pub(crate) struct Vms {
     slots: Mutex<HashMap<VmId, Slot>>,
     /// Those of ended VMs too, until they are started again.
     consoles: Mutex<HashMap<VmId, Arc<Console>>>,
+    /// What has died of VMs, until they are started again.
+    broken: Mutex<BTreeSet<BrokenVm>>,
 }
 
 enum Slot {
@@ -111,7 +114,7 @@ impl Running {
 
 impl Vms {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
-        Arc::new(Self { settings, slots: Mutex::default(), consoles: Mutex::default() })
+        Arc::new(Self { settings, slots: Mutex::default(), consoles: Mutex::default(), broken: Mutex::default() })
     }
 
     pub(crate) fn qemu(&self) -> &Result<Qemu> {
@@ -122,6 +125,15 @@ impl Vms {
     pub(crate) fn running(&self) -> Vec<VmId> {
         let slots = self.slots();
         slots.iter().filter(|(_, slot)| matches!(slot, Slot::Running(_))).map(|(vm, _)| *vm).collect()
+    }
+
+    /// What has died of VMs since they were started.
+    pub(crate) fn broken(&self) -> Vec<BrokenVm> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    fn died(&self, vm: VmId, part: VmPart) {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).insert(BrokenVm { vm, part, at: Timestamp::now() });
     }
 
     /// Whether that one does.
@@ -191,6 +203,7 @@ impl Vms {
         let console = Arc::new(Console::new());
         let launched = launch::launch(&self.settings.exe, qemu, run_dir, &at, prepared, &console).await?;
         tracing::info!(%vm, "a VM was started");
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).retain(|broken| broken.vm != vm);
         self.take_on(vm, run_dir.clone(), console, launched);
         Ok(Started { notices })
     }
@@ -208,7 +221,7 @@ impl Vms {
         let vms = Arc::clone(self);
         tokio::spawn(async move {
             let (vm, running) = (watched.vm, Arc::clone(&watched.running));
-            watched.attend().await;
+            watched.attend(&vms).await;
             vms.slots().remove(&vm);
             running.off.send_replace(true);
         });
@@ -294,6 +307,7 @@ impl Vms {
                 let running = Arc::new(Running { qemu, qmp, off: watch::Sender::new(false) });
                 if note.tpm.is_some() && tpm.is_none() {
                     console.say(TPM_GONE);
+                    self.died(note.vm, VmPart::Tpm);
                 }
                 self.watch(Watched { vm: note.vm, run_dir, console, running, disk, tpm, events, serial });
             }
@@ -388,9 +402,9 @@ struct Watched {
 
 impl Watched {
     /// Waits until everything of the VM has ended, and tidies up.
-    async fn attend(mut self) {
+    async fn attend(mut self, vms: &Vms) {
         let vm = self.vm;
-        self.qemu_ended().await;
+        self.qemu_ended(vms).await;
         let said = self.run_dir.tail(QEMU_LOG);
         if !said.is_empty() {
             tracing::warn!(%vm, said, "QEMU said something");
@@ -412,7 +426,7 @@ impl Watched {
         tracing::info!(%vm, "a VM ended");
     }
 
-    async fn qemu_ended(&mut self) {
+    async fn qemu_ended(&mut self, vms: &Vms) {
         let mut trim = interval(TRIM_LOGS_EVERY);
         let mut disk_is_there = self.disk.is_some();
         let mut tpm_is_there = self.tpm.is_some();
@@ -442,6 +456,7 @@ impl Watched {
                     // QEMU's own end and the disk process's come close together.
                     if timeout(LAST_WORDS_WITHIN, self.running.qemu.ended()).await.is_err() {
                         tracing::error!(vm = %self.vm, "the disk process is gone, so the VM is stopped");
+                        vms.died(self.vm, VmPart::Disk);
                         self.running.qemu.kill();
                     }
                 }
@@ -451,6 +466,7 @@ impl Watched {
                         let said = self.run_dir.tail(TPM_LOG);
                         tracing::error!(vm = %self.vm, said, "the vTPM is gone");
                         self.console.say(TPM_GONE);
+                        vms.died(self.vm, VmPart::Tpm);
                     }
                 }
                 event = event => match event {

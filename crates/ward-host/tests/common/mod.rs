@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -19,9 +19,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Enrolled, Hello};
 use ward_rpc::api::host::{
-    CreateVm, DiskSource, HomeRef, JobOutcome, JobSpec, JobStatus, NewFirmware, Notice, StartJob, WatchJob,
+    CreateVm, DiskSource, GiveCertificates, HomeRef, JobOutcome, JobSpec, JobStatus, NewFirmware, Notice, StartJob,
+    WatchJob,
 };
-use ward_rpc::{Authority, Call, CallError, Client, Credentials, EnrolmentToken, KeyPush, Peer, Role, ServerKind};
+use ward_rpc::{
+    Authority, Call, CallError, Client, Credentials, EkAuthority, EnrolmentToken, KeyPush, Peer, Role, ServerKind,
+};
 use ward_secret::{Kek, WrappedKey};
 use ward_types::{
     ClusterId, Code, Component, CryptoPlan, CryptoStep, DiskId, HostId, KeyId, KeyRef, Problem, StepAction, TaskId,
@@ -252,6 +255,11 @@ impl Host {
             if let Some(outcome) = status.outcome {
                 return Some(Ok(outcome));
             }
+            if let Some(asks) = &status.asks {
+                let (rsa, ecc) = ek_ca().certify(asks, VmId::new(), &"vm".parse().unwrap()).unwrap();
+                // Where the agent is killed meanwhile, the next question tells.
+                let _ = self.client.call(GiveCertificates { job, rsa, ecc }).await;
+            }
             let watch = WatchJob { job, seen: status.revision, wait_ms: 20_000 };
             status = match self.client.call_within(watch, DEADLINE).await {
                 Ok(status) => status,
@@ -332,6 +340,12 @@ pub fn create_uefi(name: &str, key_id: Option<u8>) -> JobSpec {
     }
 }
 
+/// The CA that certifies vTPMs.
+pub fn ek_ca() -> &'static EkAuthority {
+    static CA: OnceLock<EkAuthority> = OnceLock::new();
+    CA.get_or_init(|| EkAuthority::generate().unwrap())
+}
+
 /// A command to swtpm's control channel, and the beginning of its answer.
 fn tpm_call(control: &mut UnixStream, send: &[u32], expect: usize) -> Vec<u32> {
     control.write_all(&send.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<_>>()).unwrap();
@@ -367,6 +381,50 @@ pub fn tpm_state(home: &Path, config: &VmConfig, id: u8) -> Option<Vec<u8>> {
     let _ = swtpm.kill();
     swtpm.wait().unwrap();
     state
+}
+
+/// The certificates in a vTPM's NV memory, of its RSA key and of its ECC key, as the TPM's own tools read them.
+pub fn nv_certificates(home: &Path, config: &VmConfig, id: u8) -> [Vec<u8>; 2] {
+    let tpm = config.tpm.as_ref().unwrap();
+    let wrapped = base64::engine::general_purpose::STANDARD.decode(&tpm.wrapped_key.0).unwrap();
+    let key = kek(id).unwrap_tpm_key(&WrappedKey::from_bytes(wrapped)).unwrap();
+    let work = tempfile::tempdir().unwrap();
+    fs::write(work.path().join("key"), key.expose()).unwrap();
+    let state = format!("dir={},mode=0600", home.join(tpm.state.as_str()).display());
+    let keyfile = format!("file={},format=binary,mode=aes-256-cbc", work.path().join("key").display());
+    // A pair of neighbouring ports: the tools look for the control channel behind the TPM's.
+    let port = loop {
+        let one = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if one < u16::MAX && TcpListener::bind(("127.0.0.1", one + 1)).is_ok() {
+            break one;
+        }
+    };
+    let swtpm = Command::new("swtpm")
+        .args(["socket", "--tpm2", "--tpmstate", &state, "--key", &keyfile])
+        .args(["--flags", "not-need-init,startup-clear"])
+        .args(["--server", &format!("type=tcp,port={port}"), "--ctrl", &format!("type=tcp,port={}", port + 1)])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut swtpm = Killed(swtpm);
+    eventually("swtpm", || std::net::TcpStream::connect(("127.0.0.1", port + 1)).is_ok());
+    let tcti = format!("swtpm:host=127.0.0.1,port={port}");
+    let found = ["0x01c00002", "0x01c0000a"].map(|index| {
+        let read = Command::new("tpm2_nvread").args(["-T", &tcti, "-C", "o", index]).output().unwrap();
+        assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+        read.stdout
+    });
+    swtpm.0.kill().unwrap();
+    found
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 pub fn copy(path: &Path) -> DiskSource {

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use ward_types::{
-    CryptoPlan, HostId, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, Progress, ProviderName, TaskId, TrustStatus,
-    VmConfig, VmId,
+    CryptoPlan, EkCertificate, HostId, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, Progress, ProviderName,
+    TaskId, TpmMake, TrustStatus, VmConfig, VmId,
 };
 
 use super::disk::DiskChange;
@@ -71,6 +72,12 @@ pub struct HostStatus {
     pub qemu: Option<String>,
     /// Whether guests run on the processor itself (KVM), or are emulated (TCG).
     pub kvm: bool,
+    /// What else it has for VMs.
+    #[serde(default)]
+    pub parts: HostParts,
+    /// Running VMs of which a process has died.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub broken: Vec<BrokenVm>,
     /// Why the host can't hold keys, if it can't.
     pub unfit: Option<Problem>,
     /// The keys of native providers.
@@ -82,6 +89,38 @@ pub struct HostStatus {
     /// Its host key and its dumps.
     #[serde(default)]
     pub crypto: super::crypto::CryptoStatus,
+}
+
+/// What a host has for VMs beside a QEMU. Each is a thing to be installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostParts {
+    /// UEFI firmware.
+    pub uefi: bool,
+    /// UEFI firmware that does Secure Boot.
+    pub secure_boot: bool,
+    /// swtpm, for vTPMs.
+    pub swtpm: bool,
+}
+
+/// A running VM of which a process has died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BrokenVm {
+    /// Which VM.
+    pub vm: VmId,
+    /// What died.
+    pub part: VmPart,
+    /// When, by the host's clock: so that a second time is another one.
+    pub at: Timestamp,
+}
+
+/// A process without which a running VM is not whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmPart {
+    /// swtpm. The guest goes on without its vTPM.
+    Tpm,
+    /// The disk process. QEMU is stopped: the guest would wait for its disks for ever.
+    Disk,
 }
 
 /// What a host says of the keys of native providers.
@@ -262,13 +301,47 @@ pub enum JobSpec {
 }
 
 /// What becomes of a VM's vTPM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TpmChange {
     /// There is a new one.
     Add,
     /// It goes, with all that the guest keeps in it.
     Remove,
+    /// It gets certificates of its endorsement keys. One that has none yet gets the controller's first.
+    Certify {
+        /// That of the RSA key; none leaves it as it is.
+        rsa: Option<EkCertificate>,
+        /// That of the ECC key; none leaves it as it is.
+        ecc: Option<EkCertificate>,
+    },
+}
+
+/// Endorsement keys of a vTPM that is being made, for which its job needs certificates to go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EkRequest {
+    /// What the TPM says of its make.
+    pub make: TpmMake,
+    /// The RSA key: a TPM2B_PUBLIC, base64.
+    pub rsa: String,
+    /// The ECC key: a TPM2B_PUBLIC, base64.
+    pub ecc: String,
+}
+
+/// Gives a job the certificates for which its status asks. One that does not ask, or not any more, takes none.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GiveCertificates {
+    /// Which job.
+    pub job: TaskId,
+    /// That of the RSA key.
+    pub rsa: EkCertificate,
+    /// That of the ECC key.
+    pub ecc: EkCertificate,
+}
+
+impl Call for GiveCertificates {
+    type Reply = ();
+    const NAME: &'static str = "give-certificates";
 }
 
 /// A VM to be made from another one.
@@ -367,6 +440,9 @@ pub struct JobStatus {
     pub step: String,
     /// How far it is.
     pub progress: Progress,
+    /// What it waits for: [`GiveCertificates`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asks: Option<EkRequest>,
     /// How it ended.
     pub outcome: Option<JobOutcome>,
 }

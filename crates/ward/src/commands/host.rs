@@ -133,6 +133,16 @@ const fn accelerator(host: &HostView) -> &'static str {
     }
 }
 
+/// What it has for VMs beside QEMU, and what not.
+fn parts(host: &HostView) -> String {
+    let part = |is: bool, name: &str, package: &str| match is {
+        true => name.to_owned(),
+        false => format!("no {name} (Debian's package `{package}`)"),
+    };
+    let parts = [(host.uefi, "UEFI", "ovmf"), (host.secure_boot, "Secure Boot", "ovmf"), (host.swtpm, "vTPM", "swtpm")];
+    parts.map(|(is, name, package)| part(is, name, package)).join(", ")
+}
+
 fn describe(host: &HostView) -> String {
     let lines = |items: Vec<String>| items.join("\n");
     fields(&[
@@ -145,6 +155,7 @@ fn describe(host: &HostView) -> String {
         ("version", host.version.clone().unwrap_or_default()),
         ("QEMU", host.qemu.clone().unwrap_or_default()),
         ("accelerator", accelerator(host).to_owned()),
+        ("for VMs", parts(host)),
         ("unfit", host.unfit.as_ref().map_or_else(String::new, ToString::to_string)),
         ("TPM", if host.tpm { "yes: keys of native providers are sealed to it".to_owned() } else { String::new() }),
         ("TPM trouble", host.tpm_trouble.as_ref().map_or_else(String::new, |it| format!("{it}\n{}", it.remedy))),

@@ -112,6 +112,7 @@ fn request(method: &str, path: &str, ids: &Ids) -> (String, Option<Value>) {
         ("post", "/vms/{vm}/disks") => json!({ "from": { "source": "blank", "size": 4096, "format": "raw" } }),
         ("post", "/vms/{vm}/template") => json!({ "template": true }),
         ("post", "/vms/{vm}/tpm") => json!({}),
+        ("put", "/vms/{vm}/tpm/certificates") => json!({ "own": true }),
         ("post", "/datastores/{datastore}/register") => json!({ "directory": "old" }),
         ("post", "/vms/{vm}/clone") => json!({ "name": "new" }),
         ("put", "/hosts/{host}/encryption") => json!({ "on": true }),

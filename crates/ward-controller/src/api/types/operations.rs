@@ -7,8 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use ward_types::{
-    Component, CryptoRequest, DiskId, KeyId, KeyRef, Name, PolicyName, Problem, ProviderName, TaskId, VmId,
+    Component, CryptoRequest, DiskId, FileName, KeyId, KeyRef, Name, PolicyName, Problem, ProviderName, TaskId, VmId,
 };
+
+use super::CertificateView;
 
 /// How a VM is to be encrypted. Where no component is named, all are meant that are not encrypted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -183,6 +185,62 @@ pub struct AddTpm {
     /// A key that exists; none means that a new one is made.
     #[serde(default)]
     pub key_id: Option<KeyId>,
+}
+
+/// Certificates that a vTPM is to get: some that another CA made, or the controller's own.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertifyTpm {
+    /// That of the RSA key, PEM.
+    #[serde(default)]
+    pub rsa: Option<String>,
+    /// That of the ECC key, PEM.
+    #[serde(default)]
+    pub ecc: Option<String>,
+    /// New ones of the controller's own CA, for both.
+    #[serde(default)]
+    pub own: bool,
+}
+
+/// A VM's vTPM.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TpmView {
+    /// The directory in the home where its state lies, encrypted.
+    pub state: FileName,
+    /// Its endorsement keys; none of a vTPM that was made before vTPMs had certificates.
+    pub keys: Vec<EkView>,
+}
+
+/// An endorsement key of a vTPM.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct EkView {
+    /// Which.
+    pub key: EkKind,
+    /// Its certificate, as the vTPM has it in its NV memory.
+    pub certificate: CertificateView,
+    /// The same, PEM.
+    pub pem: String,
+    /// A request for another one: PKCS#10 without a signature (RFC 5272, appendix C.1), PEM. Such a key signs nothing.
+    pub csr: String,
+}
+
+/// Which endorsement key of a vTPM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EkKind {
+    /// RSA-2048.
+    Rsa,
+    /// ECC P-256.
+    Ecc,
+}
+
+/// The controller's CA for the endorsement keys of vTPMs.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TpmCa {
+    /// What its certificate says.
+    pub certificate: CertificateView,
+    /// The same, PEM: for those who verify guests.
+    pub pem: String,
 }
 
 /// At what age a provider's keys are to be replaced.

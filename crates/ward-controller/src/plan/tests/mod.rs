@@ -11,6 +11,7 @@ mod tpm;
 
 use jiff::Timestamp;
 use proptest::prelude::*;
+use ward_rpc::api::host::HostParts;
 use ward_types::{
     Boot, Code, DiskConfig, DiskCrypto, DiskId, HomeCrypto, HostId, HostMode, KeyId, KeyRef, Name, PlainFormat, Power,
     Problem, Progress, TaskId, TaskInfo, TaskKind, TaskState, VmConfig, VmId, WrappedHomeKey,
@@ -126,6 +127,7 @@ fn host(host_name: &str) -> HostFacts {
         unfit: None,
         qemu: true,
         tpm: false,
+        parts: HostParts { uefi: true, secure_boot: true, swtpm: true },
         trust: Vec::new(),
         vms: 0,
         mode: HostMode::Safe,

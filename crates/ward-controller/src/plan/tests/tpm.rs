@@ -20,7 +20,11 @@ fn providers() -> Vec<ProviderFacts> {
 
 fn with_uefi(config: VmConfig, tpm: bool) -> VmConfig {
     let nvram = Nvram { file: "nvram.raw".parse().unwrap(), size: 540_672 };
-    let tpm = tpm.then(|| VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key: WrappedTpmKey("AAAA".into()) });
+    let tpm = tpm.then(|| VirtualTpm {
+        state: "tpm".parse().unwrap(),
+        wrapped_key: WrappedTpmKey("AAAA".into()),
+        endorsement: None,
+    });
     VmConfig { firmware: Firmware::Uefi { secure_boot: false, nvram }, tpm, ..config }
 }
 

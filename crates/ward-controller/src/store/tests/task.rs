@@ -128,6 +128,7 @@ async fn every_kind_of_work_is_kept(db: Db) {
             policies: vec![],
             host,
             replace_tpm: true,
+            has_tpm: true,
         },
         Work::Tpm {
             change: ward_rpc::api::host::TpmChange::Add,

@@ -40,6 +40,7 @@ pub(super) async fn start(run: &mut Run) -> Step {
                 keys: !keys.is_empty(),
                 tpm: needs_tpm(&mut *run.controller.store.read().await?, &keys).await?,
                 trusted: &trusted,
+                parts: run.work.parts(run.vm.config.as_ref()),
                 ..Needs::default()
             };
             let host = match place(&run.what(), &hosts, needs) {

@@ -18,8 +18,8 @@ use ward_rpc::api::controller::{Enrol, Hello};
 use ward_rpc::api::crypto::{CryptoStatus, SetHostKey};
 use ward_rpc::api::disk::ReadDisk;
 use ward_rpc::api::host::{
-    CancelJob, CheckJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostStatus, JobOutcome, JobSpec, JobStatus,
-    KeysMark, NativeStatus, ReadHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
+    CancelJob, CheckJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostParts, HostStatus, JobOutcome, JobSpec,
+    JobStatus, KeysMark, NativeStatus, ReadHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
 };
 use ward_rpc::{
     Answer, CallError, Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply,
@@ -300,6 +300,8 @@ impl Agent {
             jobs: inside.jobs.values().map(|job| job.status.clone()).collect(),
             qemu: Some("7.2".into()),
             kvm: false,
+            parts: HostParts { uefi: true, secure_boot: true, swtpm: true },
+            broken: Vec::new(),
             unfit: None,
             native: Default::default(),
             crypto: inside.crypto.clone(),
@@ -332,7 +334,8 @@ impl Agent {
                 return;
             }
             let progress = Progress { done: 1, total: 2, ..Progress::default() };
-            let status = JobStatus { job: call.job, revision: 1, step: "copies".into(), progress, outcome: None };
+            let status =
+                JobStatus { job: call.job, revision: 1, step: "copies".into(), progress, asks: None, outcome: None };
             let mut job = Job { home: call.home, spec: call.spec, status };
             if !inside.hold {
                 job.finish(&self.storage, inside.fails_jobs.as_ref());

@@ -93,8 +93,11 @@ impl Storage {
             }
             (JobSpec::Crypt { plan }, Some(config)) => crypt(config.clone(), plan),
             (JobSpec::Tpm { plan, change }, Some(config)) => {
-                let tpm = (*change == TpmChange::Add)
-                    .then(|| VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key: WrappedTpmKey("AAAA".into()) });
+                let tpm = (*change == TpmChange::Add).then(|| VirtualTpm {
+                    state: "tpm".parse().unwrap(),
+                    wrapped_key: WrappedTpmKey("AAAA".into()),
+                    endorsement: None,
+                });
                 crypt(VmConfig { tpm, ..config.clone() }, plan)
             }
             (JobSpec::Disks(change), Some(config)) => disks(config.clone(), change),
@@ -156,7 +159,11 @@ fn create(spec: &CreateVm) -> VmConfig {
                 Firmware::Uefi { secure_boot, nvram }
             }
         },
-        tpm: spec.tpm.then(|| VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key: WrappedTpmKey("AAAA".into()) }),
+        tpm: spec.tpm.then(|| VirtualTpm {
+            state: "tpm".parse().unwrap(),
+            wrapped_key: WrappedTpmKey("AAAA".into()),
+            endorsement: None,
+        }),
     }
 }
 

@@ -150,6 +150,8 @@ impl Agent {
             jobs: Vec::new(),
             qemu: None,
             kvm: false,
+            parts: Default::default(),
+            broken: Vec::new(),
             unfit: None,
             trust: Vec::new(),
             native: NativeStatus::default(),

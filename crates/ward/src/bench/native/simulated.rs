@@ -84,6 +84,8 @@ async fn status(State(agent): State<Arc<Agent>>) -> Json<HostStatus> {
         jobs: Vec::new(),
         qemu: None,
         kvm: false,
+        parts: Default::default(),
+        broken: Vec::new(),
         unfit: None,
         native: agent.native().clone(),
         crypto: CryptoStatus::default(),

@@ -2,45 +2,40 @@
 //!
 //! The key reaches swtpm through a pipe that is its standard input, after the process was kept from dumping core; it is
 //! on no command line, in no environment and in no file. Here swtpm is spoken to over its control channel, a socket that
-//! it inherits, to make a state, to try a key, and to put a state under another key. How it runs beside a VM is in
-//! [`crate::vmm`].
+//! it inherits, to make a state, to try a key, to put a state under another key, and to give it certificates. How it runs
+//! beside a VM is in [`crate::vmm`].
+//!
+//! ```text
+//! session       a swtpm that serves no VM
+//! commands      the few commands of a TPM that this takes
+//! endorsement   its endorsement keys, and their certificates
+//! ```
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, IoSlice, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use ward_secret::{TpmKey, Zeroizing};
-use ward_types::{Code, FileName};
+use ward_secret::TpmKey;
+use ward_types::{Code, Endorsement, FileName};
 
 use crate::fault::{Doing, Fault, Result};
 use crate::files;
 use crate::home::codec::PART;
 
+mod commands;
+mod endorsement;
+mod session;
+
+pub(crate) use endorsement::{EkRequest, Given, check_given};
+use session::Session;
+
 const PROGRAM: &str = "swtpm";
 /// The file with the state that outlasts the power.
 const STATE: &str = "tpm2-00.permall";
-/// How long swtpm may take for one command.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// No state is longer.
-const MAX_STATE: usize = 4 << 20;
-
-/// The commands of its control channel, and what they take (`swtpm_ioctls(3)`). All numbers are big-endian.
-const INIT: u32 = 2;
-const SHUTDOWN: u32 = 3;
-const GET_STATE: u32 = 12;
-const SET_STATE: u32 = 13;
-const SET_DATA_FD: u32 = 16;
-const PERMANENT: u32 = 1;
-const DECRYPTED: u32 = 1;
-
 /// Makes sure that there is a swtpm.
 pub(crate) fn check_installed() -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -63,13 +58,25 @@ pub(crate) fn check_there(state: &Path) -> Result<()> {
     Err(Fault::new(Code::ImageMissing, why, remedy))
 }
 
-/// Makes the state of a new TPM. The directory must not be there.
-pub(crate) fn make(state: &Path, key: &TpmKey) -> Result<()> {
+/// Makes the state of a new TPM, with its endorsement keys' certificates, for which `certify` is asked. The directory must
+/// not be there.
+pub(crate) fn make<E: From<Fault>>(
+    state: &Path,
+    key: &TpmKey,
+    certify: impl FnOnce(EkRequest) -> std::result::Result<Endorsement, E>,
+) -> std::result::Result<Endorsement, E> {
     new_directory(state)?;
     let mut session = Session::open(state, key)?;
     session.init()?;
+    session.startup()?;
+    let request = endorsement::request(&mut session)?;
+    // Whoever certifies may take long: swtpm waits.
+    let endorsement = certify(request)?;
+    endorsement::write(&mut session, &endorsement)?;
+    session.shutdown()?;
     session.end()?;
-    sync(state)
+    sync(state)?;
+    Ok(endorsement)
 }
 
 /// Makes sure that the key opens the state, which stays as it is.
@@ -82,6 +89,33 @@ pub(crate) fn check(state: &Path, key: &TpmKey) -> Result<()> {
 
 /// Makes a copy of a state, under another key. The directory of the copy must not be there.
 pub(crate) fn rewrite(from: (&Path, &TpmKey), to: (&Path, &TpmKey)) -> Result<()> {
+    copy(from, to)?.end()?;
+    sync(to.0)
+}
+
+/// The same, with other certificates of its endorsement keys. Where nothing is known of those, `certify` is asked.
+pub(crate) fn certify<E: From<Fault>>(
+    from: (&Path, &TpmKey),
+    to: (&Path, &TpmKey),
+    known: Option<&Endorsement>,
+    given: &Given,
+    certify: impl FnOnce(EkRequest) -> std::result::Result<Endorsement, E>,
+) -> std::result::Result<Endorsement, E> {
+    let mut session = copy(from, to)?;
+    session.startup()?;
+    let now = match known {
+        Some(known) => known.clone(),
+        None => certify(endorsement::request(&mut session)?)?,
+    };
+    let endorsement = given.put_into(now)?;
+    endorsement::write(&mut session, &endorsement)?;
+    session.shutdown()?;
+    session.end()?;
+    sync(to.0)?;
+    Ok(endorsement)
+}
+
+fn copy(from: (&Path, &TpmKey), to: (&Path, &TpmKey)) -> Result<Session> {
     check_there(from.0)?;
     let mut old = Session::open(from.0, from.1)?;
     old.init()?;
@@ -92,8 +126,7 @@ pub(crate) fn rewrite(from: (&Path, &TpmKey), to: (&Path, &TpmKey)) -> Result<()
     new.set_state(&content)?;
     // Only now it is written.
     new.init()?;
-    new.end()?;
-    sync(to.0)
+    Ok(new)
 }
 
 fn new_directory(state: &Path) -> Result<()> {
@@ -167,140 +200,6 @@ fn said(child: &mut Child) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// A swtpm that serves no VM, only its control channel.
-struct Session {
-    child: Child,
-    control: UnixStream,
-    /// On which a guest would ask. It ends with this, so that none is left with its state's lock where the agent is killed.
-    _data: UnixStream,
-    state: PathBuf,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Session {
-    fn open(state: &Path, key: &TpmKey) -> Result<Self> {
-        let (ours, its) = UnixStream::pair().doing("make a socket for", state)?;
-        ours.set_read_timeout(Some(ANSWER_WITHIN)).doing("set up a socket for", state)?;
-        let (Some(parent), Some(name)) = (state.parent(), state.file_name()) else {
-            return Err(Fault::internal("a vTPM's state has no name"));
-        };
-        let mut command = command();
-        command.current_dir(parent).stdout(Stdio::from(OwnedFd::from(its))).stderr(Stdio::piped());
-        let child = start(command, name, key, "type=unixio,clientfd=1")?;
-        let (data, its) = UnixStream::pair().doing("make a socket for", state)?;
-        let mut session = Self { child, control: ours, _data: data, state: state.to_owned() };
-        session.give_data(&its).map_err(|error| session.broken(&error))?;
-        Ok(session)
-    }
-
-    fn give_data(&mut self, its: &UnixStream) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let rights = [its.as_fd()];
-        ancillary.push(SendAncillaryMessage::ScmRights(&rights));
-        let command = SET_DATA_FD.to_be_bytes();
-        sendmsg(&self.control, &[IoSlice::new(&command)], &mut ancillary, SendFlags::empty())?;
-        match self.number()? {
-            0 => Ok(()),
-            code => Err(io::Error::other(format!("it takes no connection ({code:#x})"))),
-        }
-    }
-
-    /// Powers the TPM on: its state is read, or made where there is none.
-    fn init(&mut self) -> Result<()> {
-        match self.call(INIT, &0u32.to_be_bytes()) {
-            Ok(0) => Ok(()),
-            Ok(code) => {
-                let _ = self.child.kill();
-                let (path, said) = (self.state.display(), said(&mut self.child));
-                Err(Fault::new(
-                    Code::HomeTampered,
-                    format!("the state of the vTPM in {path} does not open under its key (swtpm: {code:#x}; {said})"),
-                    "it was altered, or is another VM's: restore the directory from a backup",
-                ))
-            }
-            Err(error) => Err(self.broken(&error)),
-        }
-    }
-
-    /// The permanent state, decrypted.
-    fn state(&mut self) -> Result<Zeroizing<Vec<u8>>> {
-        self.try_state().map_err(|error| self.broken(&error))
-    }
-
-    fn try_state(&mut self) -> io::Result<Zeroizing<Vec<u8>>> {
-        let mut content = Zeroizing::new(Vec::new());
-        loop {
-            let at = u32::try_from(content.len()).unwrap_or(u32::MAX);
-            let code = self.call(GET_STATE, &[DECRYPTED, PERMANENT, at].map(u32::to_be_bytes).concat())?;
-            let (_flags, total, length) = (self.number()?, self.number()? as usize, self.number()? as usize);
-            let before = content.len();
-            if code != 0
-                || total > MAX_STATE
-                || length > total.saturating_sub(before)
-                || (length == 0 && before < total)
-            {
-                return Err(io::Error::other(format!("it does not give its state out ({code:#x})")));
-            }
-            content.resize(before + length, 0);
-            self.control.read_exact(&mut content[before..])?;
-            if content.len() == total {
-                return Ok(content);
-            }
-        }
-    }
-
-    fn set_state(&mut self, content: &[u8]) -> Result<()> {
-        let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
-        let head = [0, PERMANENT, length].map(u32::to_be_bytes).concat();
-        let body = Zeroizing::new([&head, content].concat());
-        match self.call(SET_STATE, &body) {
-            Ok(0) => Ok(()),
-            Ok(code) => Err(self.broken(&io::Error::other(format!("it does not take its state in ({code:#x})")))),
-            Err(error) => Err(self.broken(&error)),
-        }
-    }
-
-    /// Powers it off. All is written then.
-    fn end(mut self) -> Result<()> {
-        match self.call(SHUTDOWN, &[]) {
-            Ok(0) => {}
-            Ok(code) => return Err(self.broken(&io::Error::other(format!("it does not end ({code:#x})")))),
-            Err(error) => return Err(self.broken(&error)),
-        }
-        let ended = self.child.wait();
-        match ended {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(self.broken(&io::Error::other(status.to_string()))),
-            Err(error) => Err(self.broken(&error)),
-        }
-    }
-
-    /// Has a command carried out: its result, which is 0 where that went well.
-    fn call(&mut self, command: u32, body: &[u8]) -> io::Result<u32> {
-        let message = Zeroizing::new([&command.to_be_bytes()[..], body].concat());
-        self.control.write_all(&message)?;
-        self.number()
-    }
-
-    fn number(&mut self) -> io::Result<u32> {
-        let mut bytes = [0; 4];
-        self.control.read_exact(&mut bytes)?;
-        Ok(u32::from_be_bytes(bytes))
-    }
-
-    fn broken(&mut self, error: &io::Error) -> Fault {
-        let _ = self.child.kill();
-        failed(&error.to_string(), &mut self.child)
-    }
-}
-
 /// Makes a state's directory known under another name, to a process that runs elsewhere.
 pub(crate) fn link(state: &Path, name: &Path) -> Result<()> {
     std::os::unix::fs::symlink(state, name).doing("create", name)
@@ -320,7 +219,32 @@ pub(crate) fn remove(state: &Path) -> Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::os::unix::net::UnixStream;
+
+    use attest::ek::{TpmCas, verify_certificate, without_nv_padding};
+    use attest::tpm::Public;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use ward_rpc::EkAuthority;
+    use ward_types::VmId;
+
+    use super::session::ANSWER_WITHIN;
     use super::*;
+
+    /// A new one, with certificates.
+    fn make_in(state: &Path, key: &TpmKey, ca: &EkAuthority) -> Endorsement {
+        make::<Fault>(state, key, |keys| Ok(endorsed(ca, keys))).unwrap()
+    }
+
+    fn endorsed(ca: &EkAuthority, keys: EkRequest) -> Endorsement {
+        let (rsa, ecc) = ca.certify(&keys, VmId::new(), &"vm".parse().unwrap()).unwrap();
+        let key = |public, certificate| ward_types::EndorsementKey { public, certificate };
+        Endorsement { rsa: key(keys.rsa, rsa), ecc: key(keys.ecc, ecc), make: keys.make }
+    }
+
+    fn pem_body(pem: &str) -> String {
+        pem.lines().filter(|line| !line.starts_with('-')).collect()
+    }
 
     fn state(dir: &Path) -> Vec<u8> {
         fs::read(dir.join(STATE)).unwrap()
@@ -331,7 +255,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (dir.path().join("tpm"), dir.path().join("tpm-2"));
         let (key, other) = (TpmKey::generate().unwrap(), TpmKey::generate().unwrap());
-        make(&first, &key).unwrap();
+        make_in(&first, &key, &EkAuthority::generate().unwrap());
         check(&first, &key).unwrap();
         let fault = check(&first, &other).unwrap_err();
         assert_eq!(fault.code, Code::HomeTampered);
@@ -368,11 +292,11 @@ mod tests {
     fn none_outlives_an_agent_that_is_killed() {
         let dir = tempfile::tempdir().unwrap();
         let (state, key) = (dir.path().join("tpm"), TpmKey::generate().unwrap());
-        make(&state, &key).unwrap();
+        make_in(&state, &key, &EkAuthority::generate().unwrap());
         let mut session = Session::open(&state, &key).unwrap();
         session.init().unwrap();
         // What the kernel does with the agent's end.
-        session._data = UnixStream::pair().unwrap().0;
+        session.data = UnixStream::pair().unwrap().0;
         session.control = UnixStream::pair().unwrap().0;
         let deadline = std::time::Instant::now() + ANSWER_WITHIN;
         while session.child.try_wait().unwrap().is_none() {
@@ -385,14 +309,82 @@ mod tests {
     #[test]
     fn two_new_ones_are_two() {
         let dir = tempfile::tempdir().unwrap();
-        let key = TpmKey::generate().unwrap();
+        let (key, ca) = (TpmKey::generate().unwrap(), EkAuthority::generate().unwrap());
         let plain = ["a", "b"].map(|name| {
             let path = dir.path().join(name);
-            make(&path, &key).unwrap();
+            make_in(&path, &key, &ca);
             let mut session = Session::open(&path, &key).unwrap();
             session.init().unwrap();
             session.state().unwrap()
         });
         assert_ne!(plain[0], plain[1]);
+    }
+
+    /// What is in its NV memory, and its keys as it makes them anew.
+    fn found(state: &Path, key: &TpmKey) -> (EkRequest, [Vec<u8>; 2]) {
+        let mut session = Session::open(state, key).unwrap();
+        session.init().unwrap();
+        session.startup().unwrap();
+        let keys = endorsement::request(&mut session).unwrap();
+        let certificates = [0x01C0_0002, 0x01C0_000A].map(|index| session.nv(index));
+        session.shutdown().unwrap();
+        session.end().unwrap();
+        (keys, certificates)
+    }
+
+    #[test]
+    fn certificates_are_of_its_keys_and_others_take_their_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("tpm"), dir.path().join("tpm-2"));
+        let (key, other) = (TpmKey::generate().unwrap(), TpmKey::generate().unwrap());
+        let (ca, second_ca) = (EkAuthority::generate().unwrap(), EkAuthority::generate().unwrap());
+        let made = make_in(&first, &key, &ca);
+        let (keys, [rsa, ecc]) = found(&first, &key);
+        assert_eq!((&keys.rsa, &keys.ecc, &keys.make), (&made.rsa.public, &made.ecc.public, &made.make));
+        let der = |certificate: &ward_types::EkCertificate| STANDARD.decode(&certificate.0).unwrap();
+        assert_eq!((&rsa, &ecc), (&der(&made.rsa.certificate), &der(&made.ecc.certificate)));
+        assert_eq!(without_nv_padding(&rsa), rsa);
+
+        // Who trusts the CA believes the certificates, each of its own key only.
+        let cas = |ca: &EkAuthority| {
+            let mut cas = TpmCas::new();
+            cas.add_root(&STANDARD.decode(pem_body(ca.certificate())).unwrap()).unwrap();
+            cas
+        };
+        let ek = |public: &str| Public::from_tpm2b(&STANDARD.decode(public).unwrap()).unwrap();
+        let now = jiff::Timestamp::now();
+        for (certificate, public, another) in [(&rsa, &keys.rsa, &keys.ecc), (&ecc, &keys.ecc, &keys.rsa)] {
+            let trusted = verify_certificate(&cas(&ca), certificate, ek(public), now).unwrap();
+            let attest::ek::EkProof::Certificate(says) = trusted.proof() else { panic!() };
+            assert_eq!(says.manufacturer.as_deref(), Some("id:49424D00"), "{says:?}");
+            assert_eq!(says.model.as_deref(), Some("swtpm"));
+            assert!(says.version.as_ref().unwrap().starts_with("id:") && says.specification.is_some(), "{says:?}");
+            verify_certificate(&cas(&ca), certificate, ek(another), now).unwrap_err();
+            verify_certificate(&cas(&second_ca), certificate, ek(public), now).unwrap_err();
+        }
+
+        // Another CA's for one key: the other key's stays. The guest's TPM is the same.
+        let given = Given { rsa: Some(endorsed(&second_ca, keys.clone()).rsa.certificate), ecc: None };
+        let known = |_| -> Result<Endorsement> { panic!("its keys are known") };
+        let now = certify((&first, &key), (&second, &other), Some(&made), &given, known).unwrap();
+        assert_eq!(
+            now,
+            Endorsement {
+                rsa: ward_types::EndorsementKey { certificate: given.rsa.clone().unwrap(), ..made.rsa.clone() },
+                ..made.clone()
+            }
+        );
+        assert_eq!(found(&second, &other), (keys.clone(), [der(&now.rsa.certificate), ecc.clone()]));
+        // One that had none gets them.
+        let third = dir.path().join("tpm-3");
+        let asked = certify::<Fault>((&second, &other), (&third, &key), None, &given, |keys| Ok(endorsed(&ca, keys)));
+        assert_eq!(asked.unwrap().rsa, now.rsa);
+        // Of another key, or of none.
+        let wrong = Given { rsa: Some(made.ecc.certificate.clone()), ecc: None };
+        let junk = Given { rsa: None, ecc: Some(ward_types::EkCertificate("AAAA".into())) };
+        for (given, name) in [(wrong, "RSA"), (junk, "ECC")] {
+            let fault = check_given(&made, &given).unwrap_err();
+            assert!(fault.code == Code::RequestInvalid && fault.why.contains(name), "{}", fault.why);
+        }
     }
 }
