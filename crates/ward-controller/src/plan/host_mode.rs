@@ -274,6 +274,7 @@ mod tests {
             trust: Vec::new(),
             vms: n,
             mode,
+            parts: HostParts::default(),
         };
         modes.iter().enumerate().map(host).collect()
     }
