@@ -46,7 +46,9 @@ fn named(document: &str) -> Vec<String> {
 fn every_test_that_a_document_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut there = HashSet::new();
-    tests(&root.join("crates"), &mut there);
+    for place in ["crates", "tools"] {
+        tests(&root.join(place), &mut there);
+    }
     for document in ["SPECIFICATION.md", "docs/rules.md"] {
         let names = named(&fs::read_to_string(root.join(document)).unwrap());
         assert!(names.len() > 30, "{document} names {} tests", names.len());

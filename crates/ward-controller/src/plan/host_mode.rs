@@ -122,6 +122,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use proptest::prelude::*;
+    use ward_rpc::api::host::HostParts;
 
     use super::*;
 
