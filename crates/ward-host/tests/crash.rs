@@ -6,11 +6,15 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use common::*;
 use ward_rpc::api::host::{
     AbandonJob, CloneVm, DiskSource, HomeRef, JobOutcome, JobSpec, ReadHome, StartVm, StopVm, TpmChange,
 };
-use ward_types::{Component, CryptoPlan, CryptoStep, DiskId, PlainFormat, StepAction, TaskId, VmConfig, VmId};
+use ward_types::{
+    Component, CryptoPlan, CryptoStep, DiskId, Endorsement, PlainFormat, StepAction, TaskId, VmConfig, VmId,
+};
 
 const SIZE: u64 = 3 * MIB;
 
@@ -336,6 +340,9 @@ fn check_firmware(host: &Host, (right, wrong): (u8, u8), point: &str) -> Vec<u8>
     assert!(luks_contents(&file, right, template.len()).1 == template, "{point}");
     assert!(!cryptsetup_opens(&file, wrong), "{point}");
     assert!(tpm_state(&home, &config, wrong).is_none(), "{point}");
+    let Endorsement { rsa, ecc, .. } = config.tpm.clone().unwrap().endorsement.unwrap();
+    let told = [rsa, ecc].map(|key| STANDARD.decode(key.certificate.0).unwrap());
+    assert_eq!(nv_certificates(&home, &config, right), told, "{point}");
     tpm_state(&home, &config, right).unwrap_or_else(|| panic!("{point}"))
 }
 
@@ -368,6 +375,20 @@ async fn a_deep_recrypt_of_a_vtpm_survives_a_kill_at_any_step() {
     matrix(host, deep(2, true, &[]), |host, point| {
         assert_eq!(host.files("vm"), ["nvram-2.luks", "tpm-2", "vm.toml"], "{point}");
         assert!(check_firmware(host, (2, 1), point) == before, "{point}: it is another TPM");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certifying_a_vtpm_survives_a_kill_at_any_step() {
+    let host = uefi_host(Some(1)).await;
+    let before = described(&host).tpm.unwrap().endorsement.unwrap();
+    let rsa = ek_ca().certify_one(&before.rsa.public, &before.make, VmId::new(), &"vm".parse().unwrap()).unwrap();
+    let change = TpmChange::Certify { rsa: Some(rsa.clone()), ecc: None };
+    matrix(host, JobSpec::Tpm { plan: CryptoPlan::default(), change }, |host, point| {
+        assert_eq!(host.files("vm"), ["nvram.luks", "tpm-2", "vm.toml"], "{point}");
+        check_firmware(host, (1, 2), point);
+        assert_eq!(described(host).tpm.unwrap().endorsement.unwrap().rsa.certificate, rsa, "{point}");
     })
     .await;
 }

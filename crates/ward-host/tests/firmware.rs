@@ -6,13 +6,14 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use common::*;
 use ward_rpc::EkAuthority;
 use ward_rpc::api::host::{
-    CancelJob, CloneVm, ConsoleText, CreateVm, GiveCertificates, JobOutcome, JobSpec, NewFirmware, ReadConsole,
-    ReadHome, StartVm, StopVm, TpmChange, VmPower, WatchJob,
+    CancelJob, CloneVm, ConsoleText, CreateVm, GiveCertificates, HostStatus, JobOutcome, JobSpec, NewFirmware,
+    ReadConsole, ReadHome, StartVm, Status, StopVm, TpmChange, VmPart, VmPower, WatchJob,
 };
 use ward_secret::WrappedKey;
 use ward_types::{
@@ -142,6 +143,11 @@ async fn variables_and_a_vtpm_are_kept_and_are_plain_nowhere() {
     let swtpm = processes.iter().find(|process| fs::read(process.join("cmdline")).unwrap().starts_with(b"swtpm"));
     run("kill", &["-KILL", swtpm.unwrap().file_name().unwrap().to_str().unwrap()]);
     host.says(vm, "[ward: the vTPM is gone").await;
+    let broken = |status: HostStatus| status.broken.iter().map(|it| (it.vm, it.part)).collect::<Vec<_>>();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while broken(host.call(Status::default()).await.unwrap()) != [(vm, VmPart::Tpm)] {
+        assert!(Instant::now() < deadline, "the host does not tell");
+    }
     assert_eq!(host.call(VmPower { vm }).await.unwrap(), Power::On);
     host.stop_vm(vm).await;
 

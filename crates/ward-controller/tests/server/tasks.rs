@@ -1,12 +1,14 @@
 //! What a task does, as its user and the hosts see it.
 
 use http::Method;
+use jiff::Timestamp;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use ward_controller::api::types::{TaskView, VmView};
+use ward_rpc::api::host::{BrokenVm, VmPart};
 use ward_types::{Code, EventKind, Power, Problem, TaskState};
 
-use crate::support::{KeyServer, Ward};
+use crate::support::{KeyServer, Ward, in_time};
 
 /// A controller with a key server, a host and a VM.
 async fn with_vm() -> (Ward, KeyServer, crate::support::Host) {
@@ -133,6 +135,34 @@ async fn a_guest_that_ends_by_itself_is_noticed() {
     ward.api.event("it was found running", found).await;
     ward.api.done(Method::POST, "/vms/web/stop", Some(json!({ "force": true }))).await;
     assert_eq!(ward.api.get::<VmView>("/vms/web").await.unwrap().power, Power::Off);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_of_a_vm_that_died_is_told_once() {
+    let (ward, _server, host) = with_vm().await;
+    ward.api.done(Method::POST, "/vms/web/start", Some(json!({}))).await;
+    let vm: VmView = ward.api.get("/vms/web").await.unwrap();
+    let died = |part, second| BrokenVm { vm: vm.id, part, at: Timestamp::from_second(second).unwrap() };
+    let is_about = |text: &'static str| {
+        move |event: &ward_types::Event| event.kind == EventKind::VmPartDied && event.message.contains(text)
+    };
+    host.change(|inside| inside.broken = vec![died(VmPart::Tpm, 1)]);
+    host.hello().await.unwrap();
+    let event = ward.api.event("swtpm died", is_about("swtpm of VM `web` died on host `h`")).await;
+    assert_eq!((event.subject.vm, event.subject.host), (Some(vm.id), Some(host.id)));
+    // Neither a second look nor another controller says it again; what dies next, and again, is another matter.
+    let ward = ward.stop().await.start().await.unwrap();
+    host.change(|inside| inside.broken.push(died(VmPart::Disk, 2)));
+    host.hello().await.unwrap();
+    ward.api.event("the disk process died", is_about("the disk process of VM `web`")).await;
+    host.change(|inside| inside.broken = vec![died(VmPart::Disk, 3)]);
+    host.hello().await.unwrap();
+    in_time("it is told", async {
+        while ward.api.told(EventKind::VmPartDied).await.len() < 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

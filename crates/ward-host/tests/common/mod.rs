@@ -390,7 +390,10 @@ pub fn nv_certificates(home: &Path, config: &VmConfig, id: u8) -> [Vec<u8>; 2] {
     let key = kek(id).unwrap_tpm_key(&WrappedKey::from_bytes(wrapped)).unwrap();
     let work = tempfile::tempdir().unwrap();
     fs::write(work.path().join("key"), key.expose()).unwrap();
-    let state = format!("dir={},mode=0600", home.join(tpm.state.as_str()).display());
+    // Of a copy: a TPM that was on is not quite as it was.
+    let state = "tpm2-00.permall";
+    fs::copy(home.join(tpm.state.as_str()).join(state), work.path().join(state)).unwrap();
+    let state = format!("dir={},mode=0600", work.path().display());
     let keyfile = format!("file={},format=binary,mode=aes-256-cbc", work.path().join("key").display());
     // A pair of neighbouring ports: the tools look for the control channel behind the TPM's.
     let port = loop {

@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use ward_rpc::api::host::HostParts;
 use ward_types::{Code, HostId, Problem, ProviderName};
 
 use super::super::{HostFacts, Needs, place};
@@ -159,5 +160,25 @@ proptest! {
                 prop_assert!(!problem.why.is_empty() && !problem.remedy.is_empty(), "{:?}", problem);
             }
         }
+    }
+}
+
+#[test]
+fn a_host_has_the_firmware_and_the_swtpm_that_the_vm_takes() {
+    let all = HostParts { uefi: true, secure_boot: true, swtpm: true };
+    for (there, what, package) in [
+        (HostParts { uefi: false, ..all }, "UEFI firmware for VMs", "`ovmf`"),
+        (HostParts { secure_boot: false, ..all }, "Secure Boot", "`ovmf`"),
+        (HostParts { swtpm: false, ..all }, "swtpm", "`swtpm`"),
+    ] {
+        let poor = HostFacts { parts: there, ..host("a") };
+        let rich = HostFacts { vms: 9, ..host("b") };
+        let needs = Needs { parts: all, ..Needs::default() };
+        assert_eq!(placed(&[poor.clone(), rich.clone()], needs), Ok(rich.id));
+        let problem = placed(std::slice::from_ref(&poor), needs).unwrap_err();
+        assert!(problem.code == Code::HostUnfit && problem.why.contains(what), "{problem:?}");
+        assert!(problem.remedy.contains(package), "{problem:?}");
+        // What needs none of it is placed there.
+        assert_eq!(placed(std::slice::from_ref(&poor), Needs::default()), Ok(poor.id));
     }
 }

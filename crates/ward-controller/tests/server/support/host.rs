@@ -18,8 +18,9 @@ use ward_rpc::api::controller::{Enrol, Hello};
 use ward_rpc::api::crypto::{CryptoStatus, SetHostKey};
 use ward_rpc::api::disk::ReadDisk;
 use ward_rpc::api::host::{
-    CancelJob, CheckJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostParts, HostStatus, JobOutcome, JobSpec,
-    JobStatus, KeysMark, NativeStatus, ReadHome, StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
+    BrokenVm, CancelJob, CheckJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostParts, HostStatus, JobOutcome,
+    JobSpec, JobStatus, KeysMark, NativeStatus, ReadHome, StartJob, StartVm, Started, Status, StopVm, VmPower,
+    WatchJob,
 };
 use ward_rpc::{
     Answer, CallError, Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply,
@@ -54,6 +55,8 @@ pub struct Inside {
     /// The keys, with their bytes.
     pub keys: BTreeMap<KeyRef, Vec<u8>>,
     pub running: BTreeSet<VmId>,
+    /// What has died of VMs.
+    pub broken: Vec<BrokenVm>,
     pub jobs: BTreeMap<TaskId, Job>,
     /// Its host key.
     pub crypto: CryptoStatus,
@@ -301,7 +304,7 @@ impl Agent {
             qemu: Some("7.2".into()),
             kvm: false,
             parts: HostParts { uefi: true, secure_boot: true, swtpm: true },
-            broken: Vec::new(),
+            broken: inside.broken.clone(),
             unfit: None,
             native: Default::default(),
             crypto: inside.crypto.clone(),
