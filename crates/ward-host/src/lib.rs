@@ -9,6 +9,7 @@
 //!   home     a VM's directory: its description, authenticated where the home is encrypted, and its lock
 //!   jobs     work that takes long, survives a kill at any moment, and undoes itself where it fails
 //!   vmm      QEMU and the disk process of each running VM, and its vTPM; all survive the agent
+//!   isolate  each VM's processes apart: a user of its own, no network, its own files only
 //!   vtpm     the state of a vTPM: made, tried, put under another key
 //! ```
 //!
@@ -24,6 +25,7 @@ mod files;
 mod firmware;
 mod home;
 mod identity;
+mod isolate;
 mod jobs;
 mod keys;
 mod local;
@@ -37,5 +39,6 @@ mod vtpm;
 pub use agent::run;
 pub use config::{Config, TpmConfig};
 pub use identity::{Enrolment, enrol};
+pub use isolate::confine;
 pub use local::start_home;
 pub use trusted::endorsement_key;

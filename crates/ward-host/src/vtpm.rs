@@ -24,7 +24,8 @@ use crate::fault::{Doing, Fault, Result};
 use crate::files;
 use crate::home::codec::PART;
 
-const PROGRAM: &str = "swtpm";
+/// What is run.
+pub(crate) const PROGRAM: &str = "swtpm";
 /// The file with the state that outlasts the power.
 const STATE: &str = "tpm2-00.permall";
 /// How long swtpm may take for one command.
@@ -113,8 +114,7 @@ pub(crate) fn part(state: &FileName) -> String {
     format!("{state}{PART}")
 }
 
-/// A swtpm that has its key. It finds its state as `state` in the command's working directory, since it splits its
-/// arguments at commas, which a path may hold.
+/// A swtpm that has its key. It finds its state as `state`, by a name without commas, at which it splits its arguments.
 pub(crate) fn start(mut command: Command, state: &OsStr, key: &TpmKey, control: &str) -> Result<Child> {
     let mut tpmstate = std::ffi::OsString::from("dir=");
     tpmstate.push(state);
@@ -143,11 +143,6 @@ pub(crate) fn start(mut command: Command, state: &OsStr, key: &TpmKey, control: 
         return Err(failed(&error.to_string(), &mut child));
     }
     Ok(child)
-}
-
-/// The program, for [`start`].
-pub(crate) fn command() -> Command {
-    Command::new(PROGRAM)
 }
 
 fn failed(why: &str, child: &mut Child) -> Fault {
@@ -190,7 +185,7 @@ impl Session {
         let (Some(parent), Some(name)) = (state.parent(), state.file_name()) else {
             return Err(Fault::internal("a vTPM's state has no name"));
         };
-        let mut command = command();
+        let mut command = Command::new(PROGRAM);
         command.current_dir(parent).stdout(Stdio::from(OwnedFd::from(its))).stderr(Stdio::piped());
         let child = start(command, name, key, "type=unixio,clientfd=1")?;
         let (data, its) = UnixStream::pair().doing("make a socket for", state)?;
@@ -299,11 +294,6 @@ impl Session {
         let _ = self.child.kill();
         failed(&error.to_string(), &mut self.child)
     }
-}
-
-/// Makes a state's directory known under another name, to a process that runs elsewhere.
-pub(crate) fn link(state: &Path, name: &Path) -> Result<()> {
-    std::os::unix::fs::symlink(state, name).doing("create", name)
 }
 
 /// Removes a state, if it is there.

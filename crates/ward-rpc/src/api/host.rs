@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use ward_types::{
-    CryptoPlan, HostId, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, Progress, ProviderName, TaskId, TrustStatus,
-    VmConfig, VmId,
+    CryptoPlan, HostId, Isolation, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, Progress, ProviderName, TaskId,
+    TrustStatus, VmConfig, VmId,
 };
 
 use super::disk::DiskChange;
@@ -79,6 +79,9 @@ pub struct HostStatus {
     /// How it stands with the trust authorities that it was told of.
     #[serde(default)]
     pub trust: Vec<TrustStatus>,
+    /// How it keeps VMs apart.
+    #[serde(default)]
+    pub isolation: Isolation,
 }
 
 /// What a host says of the keys of native providers.
@@ -468,6 +471,10 @@ pub struct StartVm {
     pub vm: VmId,
     /// Its home.
     pub home: HomeRef,
+    /// What its description must say, to the letter: of an encrypted VM, what the controller knows of it. A description that
+    /// was right once and was put back is known by nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Box<VmConfig>>,
 }
 
 impl Call for StartVm {

@@ -286,6 +286,7 @@ impl Agent {
             jobs: inside.jobs.values().map(|job| job.status.clone()).collect(),
             qemu: Some("7.2".into()),
             kvm: false,
+            isolation: ward_types::Isolation::default(),
             unfit: None,
             native: Default::default(),
         })

@@ -147,6 +147,7 @@ impl Agent {
             jobs: Vec::new(),
             qemu: None,
             kvm: false,
+            isolation: ward_types::Isolation::default(),
             unfit: None,
             trust: Vec::new(),
             native: NativeStatus::default(),

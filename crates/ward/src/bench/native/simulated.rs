@@ -83,6 +83,7 @@ async fn status(State(agent): State<Arc<Agent>>) -> Json<HostStatus> {
         jobs: Vec::new(),
         qemu: None,
         kvm: false,
+        isolation: ward_types::Isolation::default(),
         unfit: None,
         native: agent.native().clone(),
     })
