@@ -1,7 +1,9 @@
 //! The side that gives an order: starts a disk process, hands it the keys, hears its reports.
 
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -9,10 +11,10 @@ use std::process::{self, Child, ExitStatus, Stdio};
 
 use ward_secret::Dek;
 
-use crate::error::{DiskError, DiskErrorKind, Result};
+use crate::error::{DiskError, DiskErrorKind, Doing, Result};
 use crate::order::Order;
 use crate::report::{Command, Report};
-use crate::wire::{read_frame, write_frame};
+use crate::wire::{read_frame, send_files, write_frame};
 
 /// A disk process that was started and given its order.
 ///
@@ -34,7 +36,8 @@ impl DiskProcess {
     ///
     /// # Errors
     /// [`DiskErrorKind::Protocol`] for an order that makes no sense or another number of keys than it means;
-    /// [`DiskErrorKind::Spawn`] where the process doesn't start or dies before it has heard the order.
+    /// [`DiskErrorKind::Spawn`] where the process doesn't start or dies before it has heard the order; what opening an
+    /// image that is to be served says.
     pub fn spawn(exe: &Path, order: &Order, deks: Vec<Dek>) -> Result<Self> {
         let mut command = process::Command::new(exe);
         command.arg("disk");
@@ -51,6 +54,7 @@ impl DiskProcess {
             let why = format!("it means {} keys and {} are given", order.dek_count(), deks.len());
             return Err(DiskError::new(DiskErrorKind::Protocol, "carry out the order", why));
         }
+        let images = images(order)?;
         let failed =
             |source: std::io::Error| DiskError::new(DiskErrorKind::Spawn, "start the disk process", source.to_string());
         let (mut stream, theirs) = UnixStream::pair().map_err(failed)?;
@@ -64,6 +68,7 @@ impl DiskProcess {
         // `command` holds the other end until dropped; with it open, a process that dies would not show as an end.
         drop(command);
         let told = write_frame(&stream, order)
+            .and_then(|()| send_files(&stream, &images))
             .and_then(|()| deks.iter().try_for_each(|dek| stream.write_all(dek.expose())))
             .map_err(failed);
         if let Err(error) = told {
@@ -178,6 +183,18 @@ impl Commander {
     pub fn ask_stats(&self) -> Result<()> {
         send(&self.stream, Command::Stats)
     }
+}
+
+/// The images of an export, open: the process need not be able to open them.
+fn images(order: &Order) -> Result<Vec<File>> {
+    let Order::Export(order) = order else { return Ok(Vec::new()) };
+    let open = |(path, read_only): (&Path, bool)| {
+        // A link would be somebody's way to have another file served.
+        let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
+        let opened = OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path);
+        opened.doing("open the image", path)
+    };
+    order.images().map(open).collect()
 }
 
 fn send(stream: &UnixStream, command: Command) -> Result<()> {

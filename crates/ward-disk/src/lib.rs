@@ -21,6 +21,7 @@ pub mod process;
 pub mod report;
 
 mod buffer;
+mod calls;
 mod cipher;
 mod convert;
 mod export;

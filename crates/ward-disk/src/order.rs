@@ -103,7 +103,7 @@ pub struct ExportOrder {
 /// slow, one client at a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NbdDisk {
-    /// The image file.
+    /// As [`ExportDisk::path`].
     pub path: PathBuf,
     /// How the volume lies in it; not [`ImageFormat::Qcow2`].
     pub format: ImageFormat,
@@ -120,7 +120,7 @@ pub struct NbdDisk {
 /// One disk to serve as vhost-user-blk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportDisk {
-    /// The image file.
+    /// The image file. Whoever gives the order opens it; for the process it is but a name in errors.
     pub path: PathBuf,
     /// How the disk lies in it. [`ImageFormat::Qcow2`] is not served: a VMM reads plain qcow2 by itself.
     pub format: ImageFormat,
@@ -215,6 +215,14 @@ impl Order {
         let sides = sides.into_iter().flatten().map(|side| (side.format, side.dek));
         let nbd = nbd.iter().map(|disk| (disk.format, disk.dek));
         disks.iter().map(|disk| (disk.format, disk.dek)).chain(nbd).chain(sides)
+    }
+}
+
+impl ExportOrder {
+    /// The images, and whether they are only read, in the order in which the process is given them open.
+    pub(crate) fn images(&self) -> impl Iterator<Item = (&Path, bool)> {
+        let disks = self.disks.iter().map(|disk| (disk.path.as_path(), disk.read_only));
+        disks.chain(self.nbd.iter().map(|disk| (disk.path.as_path(), disk.read_only)))
     }
 }
 

@@ -1,9 +1,20 @@
-//! Frames on the socket between the two sides: a length of four bytes, little-endian, and that much JSON.
+//! Frames on the socket between the two sides: a length of four bytes, little-endian, and that much JSON. Open files go with
+//! a byte of their own.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::order::MAX_DISKS;
 
 /// An order names at most a few dozen files; a longer frame is not one of ours.
 const MAX_FRAME: usize = 1 << 20;
@@ -39,4 +50,36 @@ pub(crate) fn read_frame<T: DeserializeOwned>(mut stream: impl Read) -> io::Resu
     let mut json = vec![0; length];
     stream.read_exact(&mut json)?;
     Ok(Some(serde_json::from_slice(&json)?))
+}
+
+pub(crate) fn send_files(stream: &UnixStream, files: &[File]) -> io::Result<()> {
+    let files: Vec<_> = files.iter().map(File::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DISKS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&files)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "there are too many files"));
+    }
+    sendmsg(stream, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// As many as there must be.
+pub(crate) fn receive_files(stream: &UnixStream, count: usize) -> io::Result<Vec<File>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DISKS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let message = recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    if message.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let messages = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(files) => Some(files),
+        _ => None,
+    });
+    let files: Vec<File> = messages.flatten().map(File::from).collect();
+    if files.len() == count {
+        return Ok(files);
+    }
+    let why = format!("{} files are given and {count} are meant", files.len());
+    Err(io::Error::new(io::ErrorKind::InvalidData, why))
 }

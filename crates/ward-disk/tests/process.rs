@@ -50,7 +50,7 @@ fn an_order_that_is_none_is_refused_as_such() {
         frame(&order.replace("\"dek\":0", "\"dek\":99999999999")),
         // The key is missing.
         frame(order),
-        [frame(order), vec![7; 63]].concat(),
+        [frame(order), vec![0], vec![7; 63]].concat(),
     ] {
         match tell(&bytes) {
             Some(Report::Failed(error)) => assert_eq!(error.kind, DiskErrorKind::Protocol, "{error}"),
@@ -58,7 +58,7 @@ fn an_order_that_is_none_is_refused_as_such() {
         }
     }
     // All there: now the files are looked at.
-    match tell(&[frame(order), (0..64).collect()].concat()) {
+    match tell(&[frame(order), vec![0], (0..64).collect()].concat()) {
         Some(Report::Failed(error)) => assert_eq!(error.kind, DiskErrorKind::ImageMissing),
         other => panic!("{other:?}"),
     }
@@ -67,7 +67,7 @@ fn an_order_that_is_none_is_refused_as_such() {
     fs::write(dir.path().join("a"), [1; 4096]).unwrap();
     fs::write(dir.path().join("b"), []).unwrap();
     let order = order.replace("\"/", &format!("\"{}/", dir.path().display()));
-    match tell(&[frame(&order), vec![7; 64]].concat()) {
+    match tell(&[frame(&order), vec![0], vec![7; 64]].concat()) {
         Some(Report::Failed(error)) => assert_eq!(error.kind, DiskErrorKind::Cipher),
         other => panic!("{other:?}"),
     }

@@ -1,5 +1,5 @@
-//! Plays the `ward` binary in this crate's tests: `disk` is the disk process, `host STATE_DIR LISTEN` the agent, with the
-//! TPM that `WARD_TEST_TPM` names. Built with crash points.
+//! Plays the `ward` binary in this crate's tests: `disk` is the disk process, `confine` what VMs' processes are started by,
+//! `host STATE_DIR LISTEN` the agent, with the TPM that `WARD_TEST_TPM` names. Built with crash points.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,6 +9,10 @@ use tokio_util::sync::CancellationToken;
 use ward_host::{Config, TpmConfig};
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "confine") {
+        return ward_host::confine(arguments);
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {

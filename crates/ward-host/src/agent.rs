@@ -37,6 +37,7 @@ use crate::files;
 use crate::firmware;
 use crate::home::{self, Home, HomeLock, Use};
 use crate::identity::{self, Enrolment};
+use crate::isolate::{Isolator, Users};
 use crate::jobs::{Environment, Jobs};
 use crate::keys::{Inserted, SharedKeys};
 use crate::local;
@@ -141,7 +142,13 @@ impl Agent {
         if let Err(fault) = &qemu {
             tracing::warn!(why = fault.why, "this host can't run VMs");
         }
-        let vms = Vms::new(Settings { host, exe: exe.clone(), run_dir, keys: keys.clone(), qemu });
+        let (users, for_vms) = (config.vm_users.clone().map(Users::new), exe.clone());
+        let finding = tokio::task::spawn_blocking(move || Isolator::find(for_vms, users));
+        let isolator = finding.await.map_err(|panic| Fault::internal(panic.to_string()))?;
+        for lack in &isolator.report().lacks {
+            tracing::warn!(lack, "VMs are less apart than they could be");
+        }
+        let vms = Vms::new(Settings { host, isolator, run_dir, keys: keys.clone(), qemu });
         let jobs = Arc::new(Jobs::new(Environment { host, exe, keys: keys.clone(), rehearsal: false }));
         Ok(Self {
             enrolment: enrolment.clone(),
@@ -185,6 +192,7 @@ impl Agent {
             broken: self.vms.broken(),
             unfit,
             native,
+            isolation: self.vms.isolation().clone(),
             trust: self.trust.status(),
             crypto: self.crypto_status(),
         }
@@ -238,7 +246,7 @@ impl Agent {
         let read = read.await.map_err(|panic| Problem::internal(&what, panic))?;
         let (vm, keys) = read.map_err(|fault: Fault| fault.problem(&what))?;
         self.trust.obtain(&keys).await?;
-        self.vms.start(vm, at).await
+        self.vms.start(StartVm { vm, home: at, expected: None }).await
     }
 
     fn take_keys(&self, push: KeyPush) -> PushReply {
@@ -340,7 +348,7 @@ fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
     router = bind(router, |s, call: ReadDisk| async move { s.agent.jobs.look_at(call.path).await });
     router = bind(router, |s, call: AbandonJob| async move { s.agent.jobs.abandon(call).await });
     router = bind(router, |s, call: ForgetJob| async move { s.agent.jobs.forget(call.job) });
-    router = bind(router, |s, call: StartVm| async move { s.agent.vms.start(call.vm, call.home).await });
+    router = bind(router, |s, call: StartVm| async move { s.agent.vms.start(call).await });
     router = bind(router, |s, call: StopVm| async move {
         s.agent.vms.stop(call.vm, call.force, Duration::from_millis(call.wait_ms.into())).await
     });

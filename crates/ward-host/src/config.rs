@@ -1,9 +1,11 @@
 //! What the agent is told at its start.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use crate::fault::Fault;
+use crate::vmm;
 
 /// The longest path that a Unix socket can have.
 const MAX_SOCKET_PATH: usize = 107;
@@ -43,13 +45,28 @@ pub struct Config {
     /// A file with the key of the trust administrators whose descriptions the agent goes by; none means those of whose
     /// description it sees first.
     pub trust_key: Option<PathBuf>,
+    /// The IDs of users and groups of which each running VM is given one, where the agent is root; none means that all VMs run
+    /// as the agent's user.
+    pub vm_users: Option<RangeInclusive<u32>>,
 }
 
 impl Config {
+    /// IDs that no distribution gives to anything else.
+    pub const VM_USERS: RangeInclusive<u32> = 1_900_000_000..=1_900_065_535;
+
     /// A configuration in which only what must be said is said.
     #[must_use]
     pub fn new(state_dir: PathBuf, listen: SocketAddr, exe: PathBuf) -> Self {
-        Self { state_dir, listen, advertise: None, exe, qemu: None, tpm: None, trust_key: None }
+        Self {
+            state_dir,
+            listen,
+            advertise: None,
+            exe,
+            qemu: None,
+            tpm: None,
+            trust_key: None,
+            vm_users: Some(Self::VM_USERS),
+        }
     }
 
     /// The directory under which each running VM has one.
@@ -69,7 +86,7 @@ impl Config {
 
     /// Refuses a state directory whose name leaves no room for the sockets in it.
     pub(crate) fn check(&self) -> Result<(), Fault> {
-        let longest = self.run_dir().join("00000000-0000-0000-0000-000000000000").join("disk-65535.sock");
+        let longest = self.run_dir().join(format!("{}/{}/disk-65535.sock", uuid::Uuid::nil(), vmm::PROCESSES));
         if longest.as_os_str().len() > MAX_SOCKET_PATH {
             let why = format!("the path of the state directory {} is too long for sockets", self.state_dir.display());
             return Err(Fault::unfit(why, "choose a shorter one"));

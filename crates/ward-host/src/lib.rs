@@ -11,6 +11,7 @@
 //!   home     a VM's directory: its description, authenticated where the home is encrypted, and its lock
 //!   jobs     work that takes long, survives a kill at any moment, and undoes itself where it fails
 //!   vmm      QEMU and the disk process of each running VM, and its vTPM; all survive the agent
+//!   isolate  each VM's processes apart: a user of its own, no network, its own files only
 //!   vtpm     the state of a vTPM: made, tried, put under another key
 //! ```
 //!
@@ -28,6 +29,7 @@ mod files;
 mod firmware;
 mod home;
 mod identity;
+mod isolate;
 mod jobs;
 mod keys;
 mod local;
@@ -42,5 +44,6 @@ pub use agent::run;
 pub use config::{Config, TpmConfig};
 pub use dump::{OpenWith, open_dump, receive_dump};
 pub use identity::{Enrolment, enrol};
+pub use isolate::confine;
 pub use local::start_home;
 pub use trusted::endorsement_key;

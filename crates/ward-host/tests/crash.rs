@@ -300,7 +300,7 @@ async fn a_job_that_is_given_up_leaves_nothing() {
             assert!(host.files("vm").contains(&"job.json".to_owned()), "{point}");
             if by_start {
                 let vm = host.call(ReadHome { home: home.clone() }).await.unwrap().id;
-                host.call(StartVm { vm, home: home.clone() }).await.unwrap();
+                host.call(StartVm { vm, home: home.clone(), expected: None }).await.unwrap();
                 host.call(StopVm { vm, force: true, wait_ms: 0 }).await.unwrap();
             } else {
                 let config = host.call(AbandonJob { job, home: home.clone() }).await.unwrap().config.unwrap();

@@ -160,13 +160,13 @@ async fn a_missing_disk_key_is_named_and_the_disk_can_go() {
     host.kill();
     host.start_agent(&[]).await;
     host.push(&[1]).await;
-    let start = || StartVm { vm: config.id, home: host.home("vm") };
+    let start = || StartVm { vm: config.id, home: host.home("vm"), expected: None };
     let problem = host.call(start()).await.unwrap_err();
     assert_eq!(problem.code, Code::KeyNotOnHost);
     assert!(problem.why.contains("disk-1 (disk-1.luks)") && problem.why.contains("kms/2"), "{problem}");
     // Detached, it is in nobody's way; nor once it is removed. Neither takes its key.
     host.done("vm", detach(1)).await;
-    let start = StartVm { vm: config.id, home: host.home("vm") };
+    let start = StartVm { vm: config.id, home: host.home("vm"), expected: None };
     let started = host.call(start).await.map_err(|problem| problem.code);
     assert!(!matches!(started, Err(Code::KeyNotOnHost)), "{started:?}");
     if started.is_ok() {

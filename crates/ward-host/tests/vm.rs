@@ -48,7 +48,10 @@ fn boot_disk(path: &Path, text: &str, then: Then) {
 
 impl Vm<'_> {
     async fn start(&self) -> Result<Vec<Notice>, Problem> {
-        self.host.call(StartVm { vm: self.id, home: self.host.home("vm") }).await.map(|started| started.notices)
+        self.host
+            .call(StartVm { vm: self.id, home: self.host.home("vm"), expected: None })
+            .await
+            .map(|started| started.notices)
     }
 
     /// Reads the console until it holds that text.
@@ -245,7 +248,9 @@ async fn a_vm_outlives_its_agent() {
     eventually("the disk process ends", || processes_below(&host.state()).is_empty());
     let run_dir = host.state().join("run");
     eventually("the run directory goes", || fs::read_dir(&run_dir).unwrap().count() == 0);
-    assert_eq!(host.call(Status::default()).await.unwrap().vms, []);
+    while host.vm(&config).power().await == Power::On {
+        tokio::task::yield_now().await;
+    }
     host.push(&[1]).await;
     host.vm(&config).start().await.unwrap();
     host.vm(&config).stop(true, 0).await.unwrap();
@@ -268,7 +273,7 @@ async fn an_agent_that_is_killed_while_starting_leaves_a_vm_or_none() {
         host.kill();
         host.start_agent(&[("WARD_CRASH_AT", point)]).await;
         host.push(&[1]).await;
-        let start = StartVm { vm: config.id, home: host.home("vm") };
+        let start = StartVm { vm: config.id, home: host.home("vm"), expected: None };
         assert!(host.client.call(start).await.is_err(), "{point}");
         eventually("the agent's end", || host.was_killed());
         host.start_agent(&[]).await;
@@ -305,9 +310,9 @@ async fn what_keeps_a_vm_from_starting_is_said() {
     let disk = host.store().join("vm/disk-0.luks");
     let description = host.store().join("vm/vm.toml");
     let vm = host.vm(&config);
-    let other = host.call(StartVm { vm: VmId::new(), home: host.home("vm") }).await.unwrap_err();
+    let other = host.call(StartVm { vm: VmId::new(), home: host.home("vm"), expected: None }).await.unwrap_err();
     assert_eq!(other.code, Code::HomeInvalid);
-    let none = host.call(StartVm { vm: config.id, home: host.home("none") }).await.unwrap_err();
+    let none = host.call(StartVm { vm: config.id, home: host.home("none"), expected: None }).await.unwrap_err();
     assert_eq!(none.code, Code::NotFound);
 
     let good = fs::read_to_string(&description).unwrap();

@@ -7,6 +7,7 @@ mod dump;
 mod event;
 mod host_mode;
 mod ids;
+mod isolation;
 mod key;
 mod names;
 mod native;
@@ -27,6 +28,7 @@ pub use ids::{
     ClusterId, DatastoreId, DiskId, GroupId, HostId, IdError, KdkId, PermissionId, TaskId, TokenId, UserId, VmId,
     VolumeId,
 };
+pub use isolation::Isolation;
 pub use key::{KeyId, KeyLocator, KeyRef, KeyState, ProviderKind};
 pub use names::{FileName, Name, NameError, PolicyName, ProviderName, RoleName};
 pub use native::{BytesError, KdkRef, NativeKey, Salt, WrappedKek};

@@ -31,6 +31,11 @@ use crate::cli::{Cli, Command};
 static HEAP: ward_secret::WipingAllocator = ward_secret::WipingAllocator;
 
 fn main() -> ExitCode {
+    // Before anything else runs in it: see `ward_host::confine`.
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "confine") {
+        return ward_host::confine(arguments);
+    }
     let Cli { output, command } = Cli::parse();
     // Before anything else runs in it: see `ward_disk::process`.
     if matches!(command, Command::Disk) {

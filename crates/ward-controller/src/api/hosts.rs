@@ -46,6 +46,7 @@ pub(crate) fn view(
         version: status.map(|status| status.version.clone()),
         qemu: status.and_then(|status| status.qemu.clone()),
         kvm: status.is_some_and(|status| status.kvm),
+        isolation: status.map(|status| status.isolation.clone()).unwrap_or_default(),
         key_count: link.as_ref().map_or(0, |link| link.held.len()),
         keys: link.as_ref().map_or_else(Vec::new, |link| {
             let mut keys: Vec<_> = link.held.iter().cloned().collect();

@@ -26,8 +26,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use ward_types::{
-    ClusterId, DatastoreId, DumpInfo, HostId, HostMode, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, TaskId,
-    TaskInfo, VmConfig, VmId,
+    ClusterId, DatastoreId, DumpInfo, HostId, HostMode, Isolation, KdkRef, KeyRef, Name, PlainFormat, Power, Problem,
+    TaskId, TaskInfo, VmConfig, VmId,
 };
 
 /// Who wants to log in.
@@ -189,6 +189,9 @@ pub struct HostView {
     pub qemu: Option<String>,
     /// Whether guests run on the processor itself.
     pub kvm: bool,
+    /// How it keeps the processes of VMs apart.
+    #[serde(default)]
+    pub isolation: Isolation,
     /// How many keys it holds.
     #[serde(default)]
     pub key_count: usize,

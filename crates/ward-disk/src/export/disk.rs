@@ -1,11 +1,12 @@
 //! One disk that is served: its file, its shape, and what its queues share.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::request::{Limits, SECTOR};
@@ -19,10 +20,8 @@ use crate::report::Stats;
 
 /// What the queues of a disk share; nothing of it is locked.
 pub(super) struct Disk {
-    /// What is read and written; with direct I/O where the storage can.
+    /// What is read and written, with direct I/O where the storage can; it holds the lock.
     pub(super) file: Arc<File>,
-    /// Holds the lock.
-    locked: File,
     pub(super) limits: Limits,
     /// Where the disk begins in the file.
     pub(super) data_offset: u64,
@@ -51,14 +50,18 @@ pub(super) struct Counters {
 }
 
 impl Disk {
-    pub(super) fn open(order: &ExportDisk) -> Result<Self> {
+    pub(super) fn open(order: &ExportDisk, file: File) -> Result<Self> {
         let path = &order.path;
-        let (locked, Layout { data_offset, sector, payload }) =
-            open_locked(path, order.format, order.size, order.read_only)?;
-        let (file, unit) = match open_direct(path, order.read_only, data_offset) {
+        let Layout { data_offset, sector, payload } =
+            lock_and_measure(&file, path, order.format, order.size, order.read_only)?;
+        set_direct(&file, true).doing("set up the image", path)?;
+        let unit = match alignment(&file, data_offset) {
             // Whole units must be on the disk, or its end could not be written.
-            Some((file, alignment)) if payload.is_multiple_of(sector.max(alignment)) => (file, sector.max(alignment)),
-            _ => (locked.try_clone().doing("open the image", path)?, sector),
+            Some(alignment) if payload.is_multiple_of(sector.max(alignment)) => sector.max(alignment),
+            _ => {
+                set_direct(&file, false).doing("set up the image", path)?;
+                sector
+            }
         };
         let wakers = (0..order.num_queues)
             .map(|_| EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC))
@@ -66,7 +69,6 @@ impl Disk {
             .doing("make an event for", path)?;
         Ok(Self {
             file: Arc::new(file),
-            locked,
             limits: Limits { size: order.size, read_only: order.read_only },
             data_offset,
             unit,
@@ -85,7 +87,7 @@ impl Disk {
         if self.limits.read_only {
             return Ok(());
         }
-        self.locked.sync_data().doing("sync the image", path)
+        self.file.sync_data().doing("sync the image", path)
     }
 
     /// Whether each write must be on the storage when it is done: so for a guest that never flushes.
@@ -153,14 +155,19 @@ pub(super) struct Layout {
     pub(super) payload: u64,
 }
 
-/// Opens an image for oneself, and makes sure that a volume of that size is in it.
-pub(super) fn open_locked(path: &Path, format: ImageFormat, size: u64, read_only: bool) -> Result<(File, Layout)> {
-    let locked = OpenOptions::new().read(true).write(!read_only).open(path).doing("open the image", path)?;
-    lock::lock(&locked, path, if read_only { Access::Shared } else { Access::Exclusive })?;
+/// Locks an image for oneself, and makes sure that a volume of that size is in it.
+pub(super) fn lock_and_measure(
+    file: &File,
+    path: &Path,
+    format: ImageFormat,
+    size: u64,
+    read_only: bool,
+) -> Result<Layout> {
+    lock::lock(file, path, if read_only { Access::Shared } else { Access::Exclusive })?;
     let (data_offset, sector, payload) = match format {
         ImageFormat::Luks2 { data_offset, sector_size } => {
             let payload = size.next_multiple_of(sector_size.bytes());
-            let has = locked.metadata().doing("look at the image", path)?.len();
+            let has = file.metadata().doing("look at the image", path)?.len();
             let needs = data_offset.saturating_add(payload);
             if has < needs {
                 let why = format!("it ends after {has} bytes and should have {needs}");
@@ -169,7 +176,7 @@ pub(super) fn open_locked(path: &Path, format: ImageFormat, size: u64, read_only
             (data_offset, sector_size.bytes(), payload)
         }
         ImageFormat::Raw => {
-            let has = image::probe_file(&locked, path, Some(ImageKind::Raw))?.virtual_size;
+            let has = image::probe_file(file, path, Some(ImageKind::Raw))?.virtual_size;
             if has != size {
                 let kind = if has < size { DiskErrorKind::ImageTruncated } else { DiskErrorKind::ImageInvalid };
                 let why = format!("its disk has {has} bytes, not the {size} that were ordered");
@@ -181,21 +188,30 @@ pub(super) fn open_locked(path: &Path, format: ImageFormat, size: u64, read_only
             return Err(DiskError::new(DiskErrorKind::ImageUnsupported, "export", "qcow2").at_path(path));
         }
     };
-    Ok((locked, Layout { data_offset, sector, payload }))
+    Ok(Layout { data_offset, sector, payload })
 }
 
-/// The image for direct I/O and the alignment that this wants, where the storage can do it.
-fn open_direct(path: &Path, read_only: bool, data_offset: u64) -> Option<(File, u64)> {
-    let flags = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).ok()?;
-    let file = OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path).ok()?;
+/// Switches direct I/O. Storage that can't do it may say so here, or when it is read.
+fn set_direct(file: &File, on: bool) -> std::io::Result<()> {
+    let mut flags = fcntl_getfl(file)?;
+    flags.set(OFlags::DIRECT, on);
+    match fcntl_setfl(file, flags) {
+        Err(rustix::io::Errno::INVAL) if on => Ok(()),
+        set => Ok(set?),
+    }
+}
+
+/// The alignment that direct I/O wants; none where the storage has none.
+fn alignment(file: &File, data_offset: u64) -> Option<u64> {
+    if !fcntl_getfl(file).ok()?.contains(OFlags::DIRECT) {
+        return None;
+    }
     let mut buffer = Buffer::new(4096).ok()?;
     // The only way to know the alignment everywhere is to try.
-    [512usize, 4096]
-        .into_iter()
-        .find(|alignment| {
-            // At an odd multiple, which the next larger alignment would refuse.
-            let at = data_offset + *alignment as u64;
-            data_offset.is_multiple_of(*alignment as u64) && file.read_at(&mut buffer[..*alignment], at).is_ok()
-        })
-        .map(|alignment| (file, alignment as u64))
+    let alignment = [512usize, 4096].into_iter().find(|alignment| {
+        // At an odd multiple, which the next larger alignment would refuse.
+        let at = data_offset + *alignment as u64;
+        data_offset.is_multiple_of(*alignment as u64) && file.read_at(&mut buffer[..*alignment], at).is_ok()
+    })?;
+    Some(alignment as u64)
 }

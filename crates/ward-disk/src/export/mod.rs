@@ -20,6 +20,7 @@ mod request;
 mod ring;
 mod stripes;
 
+use std::fs::File;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
@@ -104,13 +105,16 @@ impl Ending {
 }
 
 impl Export {
-    /// Opens and locks all images and makes all sockets.
-    pub(crate) fn open(order: &ExportOrder, deks: Vec<Dek>) -> Result<Self> {
+    /// Locks all images, which are in the order's order, and makes all sockets.
+    pub(crate) fn open(order: &ExportOrder, images: Vec<File>, deks: Vec<Dek>) -> Result<Self> {
         let queues: usize = order.disks.iter().map(|disk| usize::from(disk.num_queues)).sum();
         // This process makes nothing for others.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-        let disks = order.disks.iter().map(|disk| Served::open(disk, &deks, queues)).collect::<Result<Vec<_>>>()?;
-        let nbd = order.nbd.iter().map(|disk| nbd::Served::open(disk, &deks)).collect::<Result<Vec<_>>>()?;
+        let mut images = images.into_iter();
+        let disks = order.disks.iter().zip(images.by_ref());
+        let disks = disks.map(|(disk, image)| Served::open(disk, image, &deks, queues)).collect::<Result<Vec<_>>>()?;
+        let nbd = order.nbd.iter().zip(images);
+        let nbd = nbd.map(|(disk, image)| nbd::Served::open(disk, image, &deks)).collect::<Result<Vec<_>>>()?;
         // From here on the keys are only where the ciphers keep them, expanded.
         drop(deks);
         let stop = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
@@ -226,8 +230,8 @@ impl Control {
 }
 
 impl Served {
-    fn open(order: &ExportDisk, deks: &[Dek], all_queues: usize) -> Result<Self> {
-        let disk = Arc::new(Disk::open(order)?);
+    fn open(order: &ExportDisk, image: File, deks: &[Dek], all_queues: usize) -> Result<Self> {
+        let disk = Arc::new(Disk::open(order, image)?);
         let queues = (0..usize::from(order.num_queues))
             .map(|index| {
                 let cipher = cipher(order.format, order.dek, deks)?;

@@ -46,7 +46,7 @@ impl Guest {
         } else {
             ImageFormat::Raw
         };
-        let disk = Disk::open(&ExportDisk {
+        let order = ExportDisk {
             path: image.clone(),
             format,
             size: DISK,
@@ -55,8 +55,9 @@ impl Guest {
             read_only,
             num_queues: 1,
             dek: encrypted.then_some(0),
-        })
-        .unwrap();
+        };
+        let file = File::options().read(true).write(!read_only).open(&image).unwrap();
+        let disk = Disk::open(&order, file).unwrap();
         let key = Dek::generate().unwrap();
         let cipher = encrypted.then(|| PayloadCipher::new(&key, SectorSize::B4096).unwrap());
         let worker = QueueWorker::new(Arc::new(disk), 0, cipher, 1).unwrap();

@@ -1,6 +1,6 @@
 //! `vm.toml`: text and back, and the code at its end by which an encrypted home shows that Ward wrote it.
 //!
-//! Pure. A [`VerifiedHome`] is made here only, and only of a description that may be believed.
+//! `docs/home-format.md` is the format. Pure. A [`VerifiedHome`] is made here only, and only of a description that may be believed.
 
 use std::collections::BTreeSet;
 
@@ -293,6 +293,48 @@ mod tests {
         let wrapped_key = wrap_tpm(&TpmKey::generate().unwrap(), kek).unwrap();
         config.tpm = Some(VirtualTpm { state: "tpm".parse().unwrap(), wrapped_key, endorsement: None });
         (config, key)
+    }
+
+    /// The document's test vectors, which Python's `cryptography` made.
+    #[test]
+    fn does_as_the_document_says() {
+        let text = include_str!("../../../../docs/home-format.vectors");
+        let mut seen = Vec::new();
+        for vector in text.split("\n\n").filter(|vector| vector.contains("outcome = ")) {
+            let field = |name: &str| {
+                let prefix = format!("{name} = ");
+                vector.lines().find_map(|line| line.strip_prefix(&prefix))
+            };
+            let bytes = |name: &str| hex::decode(field(name).unwrap_or_else(|| panic!("no {name}"))).unwrap();
+            let lines = vector.lines().filter_map(|line| line.strip_prefix('|'));
+            let content: String = lines.flat_map(|line| [line.strip_prefix(' ').unwrap_or(line), "\n"]).collect();
+            let described = decode(content.as_bytes()).unwrap();
+            let mut cache = KeyCache::default();
+            let reference = described.unverified().home.key().unwrap().clone();
+            cache.insert(reference.clone(), Kek::take(&mut bytes("kek")).unwrap());
+            let kek = cache.resolve(&reference).unwrap();
+            let outcome = match described.verify(|_| Ok(&kek)) {
+                Ok(home) => {
+                    let key = HomeKey::take(&mut bytes("home-key")).unwrap();
+                    assert!(home.key().unwrap().same(&key));
+                    // Byte for byte what is written here too, wrapped keys and code included.
+                    let HomeCrypto::Encrypted { wrapped_key, .. } = &home.config().home else { unreachable!() };
+                    assert_eq!(&wrap(&key, &kek).unwrap(), wrapped_key);
+                    if let Some(tpm) = &home.config().tpm {
+                        let key = TpmKey::take(&mut bytes("tpm-key")).unwrap();
+                        assert!(unwrap_tpm(&tpm.wrapped_key, &kek).unwrap().same(&key));
+                    }
+                    assert_eq!(String::from_utf8(encode(home.config(), Some(&key)).unwrap()).unwrap(), content);
+                    "accepted".to_owned()
+                }
+                Err(fault) => fault.code.to_string(),
+            };
+            assert_eq!(Some(outcome.as_str()), field("outcome"), "{content}");
+            seen.push(outcome);
+        }
+        seen.sort();
+        let tampered = "vm.home-tampered";
+        assert_eq!(seen, ["accepted", "accepted", "key.wrong", tampered, tampered, tampered]);
     }
 
     /// A description that was written before there was firmware or a vTPM.

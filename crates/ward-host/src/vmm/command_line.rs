@@ -1,7 +1,8 @@
 //! QEMU's command line, worked out without touching anything.
 //!
-//! QEMU runs in the VM's run directory, so that its sockets have short names. No key ever stands here, nor reaches QEMU in
-//! another way: encrypted volumes are served to it by the disk process, and its TPM by swtpm.
+//! QEMU runs in a directory of the VM's processes, where its sockets are, and can open nothing in the VM home: plain qcow2
+//! images it is given open, what it boots lies beside its sockets. No key ever stands here, nor reaches QEMU in another way:
+//! encrypted volumes are served to it by the disk process, and its TPM by swtpm.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -9,11 +10,15 @@ use std::path::Path;
 use serde_json::json;
 use ward_types::{Boot, DiskId, Firmware, VmConfig};
 
+use crate::isolate::FIRST_FD;
+
 /// Names in the run directory.
 pub(crate) const QMP: &str = "qmp.sock";
 pub(crate) const SERIAL: &str = "serial.sock";
 pub(crate) const NVRAM_SOCKET: &str = "nvram.sock";
 pub(crate) const TPM_SOCKET: &str = "tpm.sock";
+pub(crate) const KERNEL: &str = "kernel";
+pub(crate) const INITRD: &str = "initrd";
 
 /// The socket of a disk that the disk process serves.
 pub(crate) fn disk_socket(disk: DiskId) -> String {
@@ -32,7 +37,7 @@ pub(crate) enum Accelerator {
 pub(crate) enum Way {
     /// Served by the disk process.
     Served,
-    /// A plain qcow2 image, opened by QEMU itself.
+    /// A plain qcow2 image, which QEMU is given open: they come from [`FIRST_FD`] on, in the order of the disks.
     Qcow2,
 }
 
@@ -44,7 +49,6 @@ pub(crate) fn queues(config: &VmConfig) -> u16 {
 /// The arguments, for a VM whose disks come in these ways, with the firmware that it takes if that is UEFI.
 pub(crate) fn arguments(
     config: &VmConfig,
-    home: &Path,
     accelerator: Accelerator,
     disks: &[(DiskId, Way)],
     firmware: Option<&Path>,
@@ -75,10 +79,10 @@ pub(crate) fn arguments(
     args.pair("-object", "rng-builtin,id=rng");
     args.pair("-device", "virtio-rng-pci,rng=rng");
     args.pair("-boot", "strict=on");
-    if let Boot::Kernel { kernel, initrd, command_line } = &config.boot {
-        args.pair("-kernel", home.join(kernel.as_str()));
-        if let Some(initrd) = initrd {
-            args.pair("-initrd", home.join(initrd.as_str()));
+    if let Boot::Kernel { initrd, command_line, .. } = &config.boot {
+        args.pair("-kernel", KERNEL);
+        if initrd.is_some() {
+            args.pair("-initrd", INITRD);
         }
         args.pair("-append", command_line);
     }
@@ -87,8 +91,12 @@ pub(crate) fn arguments(
         args.pair("-tpmdev", "emulator,id=tpm0,chardev=tpm");
         args.pair("-device", "tpm-crb,tpmdev=tpm0");
     }
+    let mut descriptors = FIRST_FD..;
     for (position, (id, way)) in (1..).zip(disks) {
-        args.disk(config, home, *id, *way, position);
+        match way {
+            Way::Served => args.served(config, *id, position),
+            Way::Qcow2 => args.given(*id, descriptors.next().unwrap_or(FIRST_FD), position),
+        }
     }
     args.0
 }
@@ -125,28 +133,20 @@ impl Arguments {
         }
     }
 
-    fn disk(&mut self, config: &VmConfig, home: &Path, id: DiskId, way: Way, bootindex: usize) {
-        match (way, config.disk(id)) {
-            (Way::Served, _) => {
-                self.pair("-chardev", format!("socket,id={id},path={}", disk_socket(id)));
-                let queues = queues(config);
-                self.pair(
-                    "-device",
-                    format!("vhost-user-blk-pci,chardev={id},num-queues={queues},bootindex={bootindex}"),
-                );
-            }
-            (Way::Qcow2, Some(disk)) => {
-                // As JSON, in which a path may hold anything.
-                let path = home.join(disk.file.as_str());
-                let file = json!({ "driver": "file", "filename": path.to_string_lossy(), "locking": "on" });
-                let node = json!({
-                    "driver": "qcow2", "node-name": id.to_string(), "discard": "unmap", "backing": null, "file": file,
-                });
-                self.pair("-blockdev", node.to_string());
-                self.pair("-device", format!("virtio-blk-pci,drive={id},serial={id},bootindex={bootindex}"));
-            }
-            (Way::Qcow2, None) => {}
-        }
+    fn served(&mut self, config: &VmConfig, id: DiskId, bootindex: usize) {
+        self.pair("-chardev", format!("socket,id={id},path={}", disk_socket(id)));
+        let queues = queues(config);
+        self.pair("-device", format!("vhost-user-blk-pci,chardev={id},num-queues={queues},bootindex={bootindex}"));
+    }
+
+    fn given(&mut self, id: DiskId, descriptor: i32, bootindex: usize) {
+        self.pair("-add-fd", format!("fd={descriptor},set={descriptor}"));
+        let file = json!({ "driver": "file", "filename": format!("/dev/fdset/{descriptor}"), "locking": "on" });
+        let node = json!({
+            "driver": "qcow2", "node-name": id.to_string(), "discard": "unmap", "backing": null, "file": file,
+        });
+        self.pair("-blockdev", node.to_string());
+        self.pair("-device", format!("virtio-blk-pci,drive={id},serial={id},bootindex={bootindex}"));
     }
 }
 
@@ -183,7 +183,7 @@ mod tests {
         let line = |config: &VmConfig, accelerator| {
             let disks = [(DiskId(0), Way::Served), (DiskId(3), Way::Qcow2)];
             let code = config.firmware.nvram().map(|_| Path::new("/usr/share/OVMF/CODE.fd"));
-            let args = arguments(config, Path::new("/store,1/web \"1\""), accelerator, &disks, code);
+            let args = arguments(config, accelerator, &disks, code);
             args.iter().map(|arg| arg.to_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
         };
         let text = line(&config, Accelerator::Tcg);
@@ -192,7 +192,8 @@ mod tests {
             "memory-backend-memfd,id=memory,size=300M,share=on",
             "-chardev socket,id=disk-0,path=disk-0.sock",
             "vhost-user-blk-pci,chardev=disk-0,num-queues=4,bootindex=1",
-            r#""filename":"/store,1/web \"1\"/disk-3.qcow2""#,
+            "-add-fd fd=10,set=10",
+            r#""filename":"/dev/fdset/10""#,
             "virtio-blk-pci,drive=disk-3,serial=disk-3,bootindex=2",
             "-nodefaults -no-user-config -display none -S",
         ] {
@@ -234,7 +235,7 @@ mod tests {
         let text = line(&config, Accelerator::Kvm);
         assert!(text.contains("-accel kvm -cpu host"), "{text}");
         let disks = [(DiskId(0), Way::Served)];
-        let args = arguments(&config, Path::new("/x"), Accelerator::Kvm, &disks, None);
+        let args = arguments(&config, Accelerator::Kvm, &disks, None);
         let at = args.iter().position(|arg| arg == "-append").unwrap();
         assert_eq!(args[at + 1], "console=ttyS0 -monitor stdio", "one argument, whatever it holds");
     }

@@ -1,12 +1,13 @@
 //! The processes of a VM: the disk process first, then QEMU, then the guest.
 
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use ward_disk::client::Commander;
@@ -19,10 +20,10 @@ use super::console::Console;
 use super::prepare::Prepared;
 use super::process::{Process, ProcessId};
 use super::qemu::{Qemu, SANDBOX};
-use super::qmp::{Event, Qmp};
+use super::qmp::{Event, Qmp, QmpError};
 use super::run_dir::{DISK_LOG, Note, QEMU_LOG, RunDir};
 use crate::fault::{Doing, Fault, Result};
-use crate::home::HomeLock;
+use crate::isolate::{Cell, Isolated, Part};
 
 /// How long QEMU may take until its sockets answer.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
@@ -43,25 +44,32 @@ pub(crate) struct Launched {
 
 /// Starts the processes, and the guest. Where that fails, none of them remains.
 pub(crate) async fn launch(
-    exe: &Path,
+    isolated: &Isolated<'_>,
     qemu: &Qemu,
     run_dir: &RunDir,
     at: &HomeRef,
     prepared: Prepared,
     console: &Arc<Console>,
 ) -> Result<Launched> {
-    let mut note = Note { vm: prepared.config.id, home: at.clone(), disk: None, tpm: None, qemu: None, started: false };
-    let Prepared { config, home, ways, firmware, lock, order, deks, tpm, .. } = prepared;
-    let arguments = command_line::arguments(&config, home.path(), qemu.accelerator, &ways, firmware.as_deref());
+    let (vm, home) = (prepared.config.id, at.clone());
+    let mut note = Note { vm, home, disk: None, tpm: None, qemu: None, given: None, started: false };
+    let Prepared { config, ways, images, firmware, lock, order, deks, tpm, .. } = prepared;
+    let given = Given {
+        arguments: command_line::arguments(&config, qemu.accelerator, &ways, firmware.as_deref()),
+        images,
+        lock: lock.into_file(),
+    };
+    run_dir.give(isolated.user())?;
     let tpm = match tpm {
         Some((state, key)) => {
-            let (id, process) = super::tpm::start(run_dir, state, key).await?;
+            note.given = isolated.user().map(|_| state.clone());
+            let (id, process) = super::tpm::start(isolated, run_dir, state, key).await?;
             note.tpm = Some(id);
             Some(process)
         }
         None => None,
     };
-    let launched = launch_with(exe, qemu, run_dir, &mut note, (arguments, lock), (order, deks), console).await;
+    let launched = launch_with(isolated, qemu, run_dir, &mut note, given, (order, deks), console).await;
     match launched {
         Ok(launched) => Ok(Launched { tpm, ..launched }),
         Err(fault) => {
@@ -74,23 +82,32 @@ pub(crate) async fn launch(
     }
 }
 
+/// What QEMU is given.
+struct Given {
+    arguments: Vec<OsString>,
+    /// Images that it opens no more.
+    images: Vec<File>,
+    /// That of the home, which it holds.
+    lock: File,
+}
+
 async fn launch_with(
-    exe: &Path,
+    isolated: &Isolated<'_>,
     qemu: &Qemu,
     run_dir: &RunDir,
     note: &mut Note,
-    (arguments, lock): (Vec<std::ffi::OsString>, HomeLock),
+    given: Given,
     (order, deks): (ExportOrder, Vec<ward_secret::Dek>),
     console: &Arc<Console>,
 ) -> Result<Launched> {
     let disk = if order.disks.is_empty() && order.nbd.is_empty() {
         None
     } else {
-        let disk = start_disk(exe, run_dir, Order::Export(order), deks).await?;
+        let disk = start_disk(isolated, run_dir, Order::Export(order), deks).await?;
         note.disk = Some(disk.id.clone());
         Some(disk)
     };
-    let launched = start_qemu(qemu, run_dir, note, arguments, lock.into_file(), console).await;
+    let launched = start_qemu(isolated, qemu, run_dir, note, given, console).await;
     match launched {
         Ok((qemu, qmp, events, serial)) => {
             Ok(Launched { qemu, disk: disk.map(|disk| disk.process), tpm: None, qmp, events, serial })
@@ -121,8 +138,19 @@ impl Disk {
     }
 }
 
-async fn start_disk(exe: &Path, run_dir: &RunDir, order: Order, deks: Vec<ward_secret::Dek>) -> Result<Disk> {
-    let mut command = Command::new(exe);
+async fn start_disk(
+    isolated: &Isolated<'_>,
+    run_dir: &RunDir,
+    order: Order,
+    deks: Vec<ward_secret::Dek>,
+) -> Result<Disk> {
+    let mut command = isolated.command(Cell {
+        part: Part::Keeper,
+        program: isolated.exe(),
+        sockets: run_dir.path(),
+        write: Vec::new(),
+        descriptors: Vec::new(),
+    })?;
     command.arg("disk").current_dir(run_dir.path()).stderr(Stdio::from(run_dir.log(DISK_LOG)?));
     let starting = move || -> Result<DiskProcess> {
         let mut process = DiskProcess::spawn_command(command, &order, deks)?;
@@ -180,11 +208,11 @@ fn attend(mut process: DiskProcess) {
 type Started = (Process, Qmp, mpsc::UnboundedReceiver<Event>, tokio::task::JoinHandle<()>);
 
 async fn start_qemu(
+    isolated: &Isolated<'_>,
     qemu: &Qemu,
     run_dir: &RunDir,
     note: &mut Note,
-    arguments: Vec<std::ffi::OsString>,
-    lock: std::fs::File,
+    Given { arguments, images, lock }: Given,
     console: &Arc<Console>,
 ) -> Result<Started> {
     run_dir.save(note)?;
@@ -192,7 +220,14 @@ async fn start_qemu(
     let also_log = log.try_clone().doing("open", &run_dir.file(QEMU_LOG))?;
     // A group of its own: what ends the agent, or a Ctrl-C in its terminal, must not end its guests.
     let sandbox: &[&str] = if qemu.sandbox { &["-sandbox", SANDBOX] } else { &[] };
-    let child = Command::new(&qemu.program)
+    let mut command = isolated.command(Cell {
+        part: Part::Vmm,
+        program: &qemu.program,
+        sockets: run_dir.path(),
+        write: Vec::new(),
+        descriptors: images.into_iter().map(OwnedFd::from).collect(),
+    })?;
+    let spawned = command
         .args(sandbox)
         .args(arguments)
         .current_dir(run_dir.path())
@@ -200,10 +235,12 @@ async fn start_qemu(
         .stdout(Stdio::from(log))
         .stderr(Stdio::from(also_log))
         .process_group(0)
-        .spawn()
-        .map_err(|error| {
-            Fault::unfit(format!("{} does not start: {error}", qemu.program.display()), "check QEMU's installation")
-        })?;
+        .spawn();
+    // It holds what QEMU was given open.
+    drop(command);
+    let child = spawned.map_err(|error| {
+        Fault::unfit(format!("{} does not start: {error}", qemu.program.display()), "check QEMU's installation")
+    })?;
     let pid = child.id();
     let known = ProcessId::of(pid).and_then(|id| Ok((id.clone(), Process::find(&id)?)));
     wait_for(child);
@@ -232,7 +269,7 @@ async fn begin(
     let connecting = async {
         let deadline = Instant::now() + CONNECT_WITHIN;
         loop {
-            match Qmp::connect(&run_dir.file(QMP)).await {
+            match connect_qmp(run_dir, process).await {
                 Ok(connected) => return Ok(connected),
                 Err(_) if Instant::now() < deadline => sleep(RETRY_EVERY).await,
                 Err(error) => return Err(vmm_failed(run_dir, &error.to_string())),
@@ -243,7 +280,7 @@ async fn begin(
         connected = connecting => connected?,
         () = process.ended() => return Err(vmm_failed(run_dir, "QEMU ended before its guest began")),
     };
-    let serial = connect_serial(run_dir, console).await?;
+    let serial = connect_serial(run_dir, process, console).await?;
     // Before the guest runs: a guest that may have run is never thrown away.
     note.started = true;
     run_dir.save(note)?;
@@ -251,10 +288,21 @@ async fn begin(
     Ok((qmp, events, serial))
 }
 
+/// Connects to QEMU's control socket.
+pub(crate) async fn connect_qmp(
+    run_dir: &RunDir,
+    qemu: &Process,
+) -> std::result::Result<(Qmp, mpsc::UnboundedReceiver<Event>), QmpError> {
+    Qmp::over(run_dir.connect(QMP, qemu).await.map_err(|_| QmpError::Gone)?).await
+}
+
 /// Reads the console from now on.
-pub(crate) async fn connect_serial(run_dir: &RunDir, console: &Arc<Console>) -> Result<tokio::task::JoinHandle<()>> {
-    let path = run_dir.file(SERIAL);
-    let stream = UnixStream::connect(&path).await.doing("connect to", &path)?;
+pub(crate) async fn connect_serial(
+    run_dir: &RunDir,
+    qemu: &Process,
+    console: &Arc<Console>,
+) -> Result<tokio::task::JoinHandle<()>> {
+    let stream = run_dir.connect(SERIAL, qemu).await.doing("connect to", &run_dir.file(SERIAL))?;
     let console = Arc::clone(console);
     Ok(tokio::spawn(async move { console.fill(stream).await }))
 }

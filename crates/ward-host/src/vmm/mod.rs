@@ -9,7 +9,7 @@
 //! ```
 //!
 //! QEMU, the disk process and swtpm are in process groups of their own and go on without the agent. What the next agent needs to
-//! find them again is in the VM's run directory. While the agent is away, what guests print is lost: it is kept nowhere
+//! find them again is in the VM's run directory. They are kept apart as [`crate::isolate`] says. While the agent is away, what guests print is lost: it is kept nowhere
 //! but in memory.
 
 mod command_line;
@@ -32,19 +32,20 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep, timeout};
-use ward_rpc::api::host::{BrokenVm, ConsoleText, HomeRef, Started, VmPart};
-use ward_types::{Code, HostId, Power, Problem, VmId};
+use ward_rpc::api::host::{BrokenVm, ConsoleText, HomeRef, StartVm, Started, VmPart};
+use ward_types::{Code, HostId, Isolation, Power, Problem, VmId};
 
 use crate::fault::{Fault, Result};
 use crate::files;
+use crate::isolate::Isolator;
 use crate::keys::SharedKeys;
 pub(crate) use command_line::Accelerator;
-use command_line::QMP;
 use console::Console;
 use launch::Launched;
 use process::Process;
 pub(crate) use qemu::Qemu;
 use qmp::{Event, Qmp};
+pub(crate) use run_dir::PROCESSES;
 use run_dir::{Note, QEMU_LOG, RunDir, TPM_LOG};
 
 /// How long to wait before the power button is pressed again, first and at most: a guest that just boots may not notice
@@ -69,13 +70,14 @@ pub(crate) fn prepare_only(
     at: &HomeRef,
 ) -> Result<()> {
     let dir = RunDir::create(run_dir, vm)?;
-    prepare::prepare(host, keys, &dir, vm, at).map(drop)
+    prepare::prepare(host, keys, &dir, &StartVm { vm, home: at.clone(), expected: None }).map(drop)
 }
 
 /// What running VMs needs of the agent.
 pub(crate) struct Settings {
     pub(crate) host: HostId,
-    pub(crate) exe: PathBuf,
+    /// What keeps VMs apart.
+    pub(crate) isolator: Isolator,
     pub(crate) run_dir: PathBuf,
     pub(crate) keys: SharedKeys,
     /// The QEMU, or why there is none.
@@ -121,6 +123,11 @@ impl Vms {
         &self.settings.qemu
     }
 
+    /// How they are kept apart.
+    pub(crate) fn isolation(&self) -> &Isolation {
+        self.settings.isolator.report()
+    }
+
     /// The VMs that run.
     pub(crate) fn running(&self) -> Vec<VmId> {
         let slots = self.slots();
@@ -145,8 +152,8 @@ impl Vms {
     }
 
     /// Starts a VM. One that runs here already is started already.
-    pub(crate) async fn start(self: &Arc<Self>, vm: VmId, at: HomeRef) -> std::result::Result<Started, Problem> {
-        let what = format!("cannot start VM `{}`", at.directory);
+    pub(crate) async fn start(self: &Arc<Self>, call: StartVm) -> std::result::Result<Started, Problem> {
+        let (vm, what) = (call.vm, format!("cannot start VM `{}`", call.home.directory));
         loop {
             let ending = match self.slots().entry(vm) {
                 Entry::Vacant(entry) => {
@@ -170,7 +177,7 @@ impl Vms {
         // In a task of its own: it must come to its end even where the caller hangs up.
         let vms = Arc::clone(self);
         let starting = tokio::spawn(async move {
-            let started = vms.start_in_slot(vm, at).await;
+            let started = vms.start_in_slot(call).await;
             if started.is_err() {
                 vms.slots().remove(&vm);
             }
@@ -182,10 +189,10 @@ impl Vms {
         }
     }
 
-    async fn start_in_slot(self: &Arc<Self>, vm: VmId, at: HomeRef) -> Result<Started> {
+    async fn start_in_slot(self: &Arc<Self>, call: StartVm) -> Result<Started> {
         let qemu = self.settings.qemu.clone()?;
-        let run_dir = RunDir::create(&self.settings.run_dir, vm)?;
-        let started = self.start_in_dir(vm, at, &qemu, &run_dir).await;
+        let run_dir = RunDir::create(&self.settings.run_dir, call.vm)?;
+        let started = self.start_in_dir(call, &qemu, &run_dir).await;
         if started.is_err()
             && let Err(fault) = run_dir.remove()
         {
@@ -194,14 +201,16 @@ impl Vms {
         started
     }
 
-    async fn start_in_dir(self: &Arc<Self>, vm: VmId, at: HomeRef, qemu: &Qemu, run_dir: &RunDir) -> Result<Started> {
-        let (host, keys, dir, place) = (self.settings.host, self.settings.keys.clone(), run_dir.clone(), at.clone());
-        let preparing = move || prepare::prepare(host, &keys, &dir, vm, &place);
+    async fn start_in_dir(self: &Arc<Self>, call: StartVm, qemu: &Qemu, run_dir: &RunDir) -> Result<Started> {
+        let (vm, at) = (call.vm, call.home.clone());
+        let (host, keys, dir) = (self.settings.host, self.settings.keys.clone(), run_dir.clone());
+        let preparing = move || prepare::prepare(host, &keys, &dir, &call);
         let mut prepared =
             tokio::task::spawn_blocking(preparing).await.map_err(|panic| Fault::internal(panic.to_string()))??;
         let notices = std::mem::take(&mut prepared.notices);
         let console = Arc::new(Console::new());
-        let launched = launch::launch(&self.settings.exe, qemu, run_dir, &at, prepared, &console).await?;
+        let isolated = self.settings.isolator.vm()?;
+        let launched = launch::launch(&isolated, qemu, run_dir, &at, prepared, &console).await?;
         tracing::info!(%vm, "a VM was started");
         self.broken.lock().unwrap_or_else(PoisonError::into_inner).retain(|broken| broken.vm != vm);
         self.take_on(vm, run_dir.clone(), console, launched);
@@ -290,7 +299,7 @@ impl Vms {
             (Some(note), Some(qemu)) if note.started => {
                 tracing::info!(vm = %note.vm, "a running VM is taken over");
                 let console = Arc::new(Console::new());
-                let (qmp, events) = match Qmp::connect(&run_dir.file(QMP)).await {
+                let (qmp, events) = match launch::connect_qmp(&run_dir, &qemu).await {
                     Ok((qmp, events)) => {
                         // Where the earlier agent was killed just before that.
                         if qmp.query_status().await.is_ok_and(|state| state.status == "prelaunch") {
@@ -303,7 +312,7 @@ impl Vms {
                         (None, None)
                     }
                 };
-                let serial = launch::connect_serial(&run_dir, &console).await.ok();
+                let serial = launch::connect_serial(&run_dir, &qemu, &console).await.ok();
                 let running = Arc::new(Running { qemu, qmp, off: watch::Sender::new(false) });
                 if note.tpm.is_some() && tpm.is_none() {
                     console.say(TPM_GONE);

@@ -1,18 +1,22 @@
 //! Everything that is checked before a VM is started. When this is through, only the processes can fail.
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use ward_disk::image::{self, ImageKind};
 use ward_disk::{ExportDisk, ExportOrder, ImageFormat, NbdDisk, lock};
-use ward_rpc::api::host::{HomeRef, Notice};
+use ward_rpc::api::host::{Notice, StartVm};
 use ward_secret::{Dek, TpmKey};
-use ward_types::{Code, DiskConfig, DiskId, Firmware, HostId, PlainFormat, VmConfig, VmId, VolumeId, VolumeRef};
+use ward_types::{
+    Boot, Code, DiskConfig, DiskId, FileName, Firmware, HostId, PlainFormat, VmConfig, VolumeId, VolumeRef,
+};
 
-use super::command_line::{NVRAM_SOCKET, Way, disk_socket, queues};
+use super::command_line::{INITRD, KERNEL, NVRAM_SOCKET, Way, disk_socket, queues};
 use super::run_dir::RunDir;
-use crate::fault::{Fault, Result};
+use crate::fault::{Doing, Fault, Result};
 use crate::firmware;
-use crate::home::{Holder, Home, HomeLock, Use, codec};
+use crate::home::{Holder, Home, HomeLock, Use, VM_TOML, codec};
 use crate::jobs::settle_left;
 use crate::keys::{ResolvedKeks, SharedKeys};
 use crate::volume::{Label, Volume};
@@ -21,10 +25,11 @@ use crate::vtpm;
 /// A VM that can be started.
 pub(crate) struct Prepared {
     pub(crate) config: VmConfig,
-    pub(crate) home: Home,
     /// Goes to QEMU, which holds it as long as the VM runs.
     pub(crate) lock: HomeLock,
     pub(crate) ways: Vec<(DiskId, Way)>,
+    /// Plain qcow2 images, open, in the order of the disks.
+    pub(crate) images: Vec<File>,
     /// What the disk process is to serve, and its keys.
     pub(crate) order: ExportOrder,
     pub(crate) deks: Vec<Dek>,
@@ -36,8 +41,9 @@ pub(crate) struct Prepared {
 }
 
 /// Locks the home, believes its description, and opens its disks.
-pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, vm: VmId, at: &HomeRef) -> Result<Prepared> {
-    let home = Home::open(at)?;
+pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, call: &StartVm) -> Result<Prepared> {
+    let vm = call.vm;
+    let home = Home::open(&call.home)?;
     let lock = home.lock(&Holder { host, r#use: Use::Vm(vm) })?;
     // Of a job that failed while no host answered: with the lock taken, it is certain that none works here.
     settle_left(&home)?;
@@ -45,6 +51,10 @@ pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, vm: VmI
     let config = described.unverified();
     if config.id != vm {
         return Err(Fault::home_invalid(format!("{} is the home of VM {}", home.path().display(), config.id)));
+    }
+    // Before its keys are looked for: an older description may name keys that nobody has any more.
+    if call.expected.as_deref().is_some_and(|expected| expected != config) {
+        return Err(other_than_known(&home));
     }
     let keys = resolve(keys, config)?;
     let verified = described.verify(|key| keys.get(key))?;
@@ -56,10 +66,10 @@ pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, vm: VmI
     let mut opening = Opening {
         home: &home,
         config,
-        run_dir,
         keys: &keys,
         order: ExportOrder::default(),
         deks: Vec::new(),
+        images: Vec::new(),
         damaged: Vec::new(),
     };
     let ways = config.attached().map(|disk| Ok((disk.id, opening.open(disk)?))).collect::<Result<_>>()?;
@@ -78,7 +88,7 @@ pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, vm: VmI
         }
         _ => None,
     };
-    let Opening { order, deks, damaged, .. } = opening;
+    let Opening { order, deks, images, damaged, .. } = opening;
     let mut notices = Vec::new();
     for volume in damaged {
         if let Some(key) = volume.key {
@@ -86,8 +96,27 @@ pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, vm: VmI
             notices.extend(Volume::open(home.open_file(volume.file, true)?, &path, key)?.repair(key)?);
         }
     }
+    if let Boot::Kernel { kernel, initrd, .. } = &config.boot {
+        bring(&home, kernel, run_dir, KERNEL)?;
+        if let Some(initrd) = initrd {
+            bring(&home, initrd, run_dir, INITRD)?;
+        }
+    }
     let config = config.clone();
-    Ok(Prepared { config, home, lock, ways, order, deks, notices, firmware, tpm })
+    Ok(Prepared { config, lock, ways, images, order, deks, notices, firmware, tpm })
+}
+
+fn other_than_known(home: &Home) -> Fault {
+    let why = format!("{} is not what the controller knows of the VM", home.file(VM_TOML).display());
+    let remedy = "find out who changed it, or put an older one in its place; if it was restored on purpose, run `ward vm reload`";
+    Fault::new(Code::HomeTampered, why, remedy)
+}
+
+/// Puts a file of the home where QEMU finds it.
+fn bring(home: &Home, file: &FileName, run_dir: &RunDir, name: &str) -> Result<()> {
+    let to = run_dir.file(name);
+    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&to).doing("create", &to)?;
+    std::io::copy(&mut home.open_file(file, false)?, &mut copy).map(drop).doing("copy what the VM boots to", &to)
 }
 
 /// The keys that the VM needs to run. Where it is a disk's that is missing, the disk is named: without it the VM might run.
@@ -110,10 +139,10 @@ fn resolve(keys: &SharedKeys, config: &VmConfig) -> Result<ResolvedKeks> {
 struct Opening<'a> {
     home: &'a Home,
     config: &'a VmConfig,
-    run_dir: &'a RunDir,
     keys: &'a ResolvedKeks,
     order: ExportOrder,
     deks: Vec<Dek>,
+    images: Vec<File>,
     /// Volumes whose header wants repair; that comes when nothing more can be refused.
     damaged: Vec<VolumeRef<'a>>,
 }
@@ -122,13 +151,14 @@ impl<'a> Opening<'a> {
     fn open(&mut self, disk: &'a DiskConfig) -> Result<Way> {
         let (format, dek) = self.image(disk.into())?;
         if format == ImageFormat::Qcow2 {
+            self.images.push(self.home.open_file(&disk.file, true)?);
             return Ok(Way::Qcow2);
         }
         self.order.disks.push(ExportDisk {
             path: self.home.file(disk.file.as_str()),
             format,
             size: disk.size,
-            socket: self.run_dir.file(&disk_socket(disk.id)),
+            socket: disk_socket(disk.id).into(),
             serial: disk.id.to_string(),
             read_only: false,
             num_queues: queues(self.config),
@@ -143,7 +173,7 @@ impl<'a> Opening<'a> {
             path: self.home.file(nvram.file.as_str()),
             format,
             size: nvram.size,
-            socket: self.run_dir.file(NVRAM_SOCKET),
+            socket: NVRAM_SOCKET.into(),
             read_only: false,
             dek,
         });

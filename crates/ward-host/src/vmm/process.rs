@@ -31,6 +31,7 @@ impl ProcessId {
 
 /// A process under watch.
 pub(crate) struct Process {
+    pid: i32,
     fd: Arc<OwnedFd>,
     ended: watch::Receiver<bool>,
 }
@@ -57,7 +58,12 @@ impl Process {
         let watched = Arc::clone(&fd);
         // A thread that sleeps until then: the runtime has no safe way to wait for such a descriptor.
         std::thread::Builder::new().name("process watch".into()).spawn(move || wait_for_end(&watched, &sender))?;
-        Ok(Some(Self { fd, ended }))
+        Ok(Some(Self { pid: id.pid, fd, ended }))
+    }
+
+    /// Its number, which is another's once it has ended.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Waits for its end.

@@ -78,7 +78,11 @@ pub(crate) struct RunState {
 impl Qmp {
     /// Connects and gets ready for commands. Events come until QEMU ends.
     pub(crate) async fn connect(path: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>), QmpError> {
-        let stream = UnixStream::connect(path).await.map_err(|_| QmpError::Gone)?;
+        Self::over(UnixStream::connect(path).await.map_err(|_| QmpError::Gone)?).await
+    }
+
+    /// As [`Qmp::connect`], where the connection is there.
+    pub(crate) async fn over(stream: UnixStream) -> Result<(Self, mpsc::UnboundedReceiver<Event>), QmpError> {
         let (reader, writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
         match timeout(ANSWER_WITHIN, read_line(&mut reader)).await {

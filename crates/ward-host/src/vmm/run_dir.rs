@@ -1,5 +1,8 @@
-//! What a running VM has on this host besides its processes: a directory with its sockets, its logs, and a note by which
-//! the next agent finds the VM again.
+//! What a running VM has on this host besides its processes: a directory with its logs, a note by which the next agent finds
+//! the VM again, and, below it, the directory that its processes have, with their sockets.
+//!
+//! The processes run as the VM's own user where they can. So what the agent goes by is not in their directory, and who
+//! answers there is looked at.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -7,14 +10,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
 use ward_rpc::api::host::HomeRef;
 use ward_types::VmId;
 
-use super::process::{self, ProcessId};
+use super::process::{self, Process, ProcessId};
 use crate::fault::{Doing, Fault, Result};
 use crate::files::{self, Moments};
+use crate::isolate::{self, VmUser};
 
 const NOTE: &str = "run.json";
+/// The directory of the processes.
+pub(crate) const PROCESSES: &str = "vm";
 const MAX_NOTE: u64 = 64 << 10;
 /// A log is emptied when it has grown beyond that.
 const MAX_LOG: u64 = 256 << 10;
@@ -37,6 +44,9 @@ pub(crate) struct Note {
     #[serde(default)]
     pub(crate) tpm: Option<ProcessId>,
     pub(crate) qemu: Option<ProcessId>,
+    /// What of the home was given to the VM's user.
+    #[serde(default)]
+    pub(crate) given: Option<PathBuf>,
     /// Whether the guest may have begun to run.
     pub(crate) started: bool,
 }
@@ -44,62 +54,87 @@ pub(crate) struct Note {
 /// The run directory of one VM.
 #[derive(Clone, Debug)]
 pub(crate) struct RunDir {
+    /// The agent's.
+    own: PathBuf,
+    /// The processes'.
     path: PathBuf,
 }
 
 impl RunDir {
     /// Makes a new one.
     pub(crate) fn create(run_dir: &Path, vm: VmId) -> Result<Self> {
-        let path = run_dir.join(vm.to_string());
-        if files::exists(&path)? {
+        let this = Self::at(run_dir.join(vm.to_string()));
+        if files::exists(&this.own)? {
             // Of a run that could not be tidied up after.
-            if !process::running_in(&path).is_empty() {
-                let why = format!("processes of an earlier run are left in {}", path.display());
+            if !process::running_in(&this.path).is_empty() {
+                let why = format!("processes of an earlier run are left in {}", this.path.display());
                 return Err(Fault::new(ward_types::Code::Busy, why, "end them, or restart the agent"));
             }
-            files::remove_tree(&path)?;
+            files::remove_tree(&this.own)?;
         }
-        fs::create_dir(&path).doing("create", &path)?;
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).doing("protect", &path)?;
-        Ok(Self { path })
+        for path in [&this.own, &this.path] {
+            fs::create_dir(path).doing("create", path)?;
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).doing("protect", path)?;
+        }
+        Ok(this)
+    }
+
+    fn at(own: PathBuf) -> Self {
+        Self { path: own.join(PROCESSES), own }
+    }
+
+    /// Gives the processes' directory, with what was put there for them, to their user.
+    pub(crate) fn give(&self, user: Option<&VmUser>) -> Result<()> {
+        isolate::give(&self.path, user)
     }
 
     /// All that there are.
     pub(crate) fn list(run_dir: &Path) -> Result<Vec<Self>> {
         let names = files::names(run_dir)?.into_iter();
         let is_vm = |name: &std::ffi::OsString| name.to_str().is_some_and(|name| name.parse::<VmId>().is_ok());
-        Ok(names.filter(is_vm).map(|name| Self { path: run_dir.join(name) }).collect())
+        Ok(names.filter(is_vm).map(|name| Self::at(run_dir.join(name))).collect())
     }
 
+    /// Where the processes run.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
+    /// A file of the processes.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
+    /// Connects to a socket of that process. Another's, to which a name was made to lead, is none.
+    pub(crate) async fn connect(&self, name: &str, process: &Process) -> std::io::Result<UnixStream> {
+        let stream = UnixStream::connect(self.file(name)).await?;
+        if stream.peer_cred()?.pid() == Some(process.pid()) {
+            return Ok(stream);
+        }
+        Err(std::io::Error::other(format!("somebody else answers at {name}")))
+    }
+
     /// The note, if there is one that can be read.
     pub(crate) fn note(&self) -> Option<Note> {
-        serde_json::from_slice(&files::read_small(&self.file(NOTE), MAX_NOTE).ok()??).ok()
+        serde_json::from_slice(&files::read_small(&self.own.join(NOTE), MAX_NOTE).ok()??).ok()
     }
 
     /// Notes what the next agent must know.
     pub(crate) fn save(&self, note: &Note) -> Result<()> {
         let json = serde_json::to_vec(note).map_err(|error| Fault::internal(error.to_string()))?;
-        files::write_atomically(&self.file(NOTE), &json, Moments { written: "run.written", renamed: "run.noted" })
+        files::write_atomically(&self.own.join(NOTE), &json, Moments { written: "run.written", renamed: "run.noted" })
     }
 
     /// A log for a process to write to.
     pub(crate) fn log(&self, name: &str) -> Result<File> {
-        let path = self.file(name);
+        let path = self.own.join(name);
         OpenOptions::new().create(true).append(true).mode(0o600).open(&path).doing("create", &path)
     }
 
     /// Empties logs that have grown too long. Their writers append, so that they go on at the new end.
     pub(crate) fn trim_logs(&self) {
         for name in [QEMU_LOG, DISK_LOG, TPM_LOG] {
-            let path = self.file(name);
+            let path = self.own.join(name);
             if let Ok(file) = OpenOptions::new().write(true).open(&path)
                 && file.metadata().is_ok_and(|metadata| metadata.len() > MAX_LOG)
             {
@@ -111,7 +146,7 @@ impl RunDir {
     /// The last lines of a log, as one line.
     pub(crate) fn tail(&self, name: &str) -> String {
         let read = || -> std::io::Result<Vec<u8>> {
-            let mut file = File::open(self.file(name))?;
+            let mut file = File::open(self.own.join(name))?;
             let length = file.metadata()?.len();
             file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
             let mut bytes = Vec::new();
@@ -123,8 +158,11 @@ impl RunDir {
         text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
     }
 
-    /// Removes it with all in it.
+    /// Removes it with all in it, now that its processes have ended, and takes back what they were given.
     pub(crate) fn remove(&self) -> Result<()> {
-        files::remove_tree(&self.path)
+        if let Some(given) = self.note().and_then(|note| note.given) {
+            isolate::take_back(&given)?;
+        }
+        files::remove_tree(&self.own)
     }
 }

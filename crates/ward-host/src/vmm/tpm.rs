@@ -1,7 +1,8 @@
 //! The swtpm of a running VM.
 
+use std::fs::File;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,10 +15,9 @@ use super::launch::{wait_for, with_log};
 use super::process::{Process, ProcessId};
 use super::run_dir::{RunDir, TPM_LOG};
 use crate::fault::{Doing, Fault, Result};
+use crate::isolate::{self, Cell, FIRST_FD, Isolated, Part};
 use crate::{files, vtpm};
 
-/// The name of the state's directory in the run directory.
-const STATE: &str = "tpm";
 /// How long it may take until its socket is there.
 const SOCKET_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -25,13 +25,27 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Starts it, for a QEMU that runs in the same directory. It ends with that QEMU.
-pub(super) async fn start(run_dir: &RunDir, state: PathBuf, key: TpmKey) -> Result<(ProcessId, Process)> {
-    vtpm::link(&state, &run_dir.file(STATE))?;
+///
+/// Its state is in the VM home, where its user finds nothing: so it is given that directory open, and goes by the descriptor.
+pub(super) async fn start(
+    isolated: &Isolated<'_>,
+    run_dir: &RunDir,
+    state: PathBuf,
+    key: TpmKey,
+) -> Result<(ProcessId, Process)> {
+    isolate::give(&state, isolated.user())?;
+    let directory = File::open(&state).doing("open", &state)?;
     let log = run_dir.log(TPM_LOG)?;
-    let mut command = vtpm::command();
+    let mut command = isolated.command(Cell {
+        part: Part::Keeper,
+        program: Path::new(vtpm::PROGRAM),
+        sockets: run_dir.path(),
+        write: vec![state],
+        descriptors: vec![directory.into()],
+    })?;
     command.current_dir(run_dir.path()).stdout(Stdio::null()).stderr(Stdio::from(log)).process_group(0);
     let control = format!("type=unixio,path={TPM_SOCKET},mode=0600");
-    let child = vtpm::start(command, STATE.as_ref(), &key, &control)?;
+    let child = vtpm::start(command, format!("/proc/self/fd/{FIRST_FD}").as_ref(), &key, &control)?;
     drop(key);
     let known = ProcessId::of(child.id()).and_then(|id| Ok((id.clone(), Process::find(&id)?)));
     wait_for(child);

@@ -33,7 +33,8 @@ mod session;
 pub(crate) use endorsement::{EkRequest, Given, check_given};
 use session::Session;
 
-const PROGRAM: &str = "swtpm";
+/// What is run.
+pub(crate) const PROGRAM: &str = "swtpm";
 /// The file with the state that outlasts the power.
 const STATE: &str = "tpm2-00.permall";
 /// Makes sure that there is a swtpm.
@@ -146,8 +147,7 @@ pub(crate) fn part(state: &FileName) -> String {
     format!("{state}{PART}")
 }
 
-/// A swtpm that has its key. It finds its state as `state` in the command's working directory, since it splits its
-/// arguments at commas, which a path may hold.
+/// A swtpm that has its key. It finds its state as `state`, by a name without commas, at which it splits its arguments.
 pub(crate) fn start(mut command: Command, state: &OsStr, key: &TpmKey, control: &str) -> Result<Child> {
     let mut tpmstate = std::ffi::OsString::from("dir=");
     tpmstate.push(state);
@@ -178,11 +178,6 @@ pub(crate) fn start(mut command: Command, state: &OsStr, key: &TpmKey, control: 
     Ok(child)
 }
 
-/// The program, for [`start`].
-pub(crate) fn command() -> Command {
-    Command::new(PROGRAM)
-}
-
 fn failed(why: &str, child: &mut Child) -> Fault {
     let said = said(child);
     let why =
@@ -198,11 +193,6 @@ fn said(child: &mut Child) -> String {
     }
     let text = String::from_utf8_lossy(&text);
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
-}
-
-/// Makes a state's directory known under another name, to a process that runs elsewhere.
-pub(crate) fn link(state: &Path, name: &Path) -> Result<()> {
-    std::os::unix::fs::symlink(state, name).doing("create", name)
 }
 
 /// Removes a state, if it is there.

@@ -5,14 +5,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use ward_secret::{TpmKey, Zeroizing};
 use ward_types::Code;
 
-use super::{command, failed, said, start};
+use super::{PROGRAM, failed, said, start};
 use crate::fault::{Doing, Fault, Result};
 
 /// How long swtpm may take for one command. To find the primes of a key takes it seconds where the machine is busy.
@@ -54,7 +54,7 @@ impl Session {
         let (Some(parent), Some(name)) = (state.parent(), state.file_name()) else {
             return Err(Fault::internal("a vTPM's state has no name"));
         };
-        let mut command = command();
+        let mut command = Command::new(PROGRAM);
         command.current_dir(parent).stdout(Stdio::from(OwnedFd::from(its))).stderr(Stdio::piped());
         let child = start(command, name, key, "type=unixio,clientfd=1")?;
         let (data, its) = UnixStream::pair().doing("make a socket for", state)?;

@@ -132,7 +132,7 @@ impl Drop for Host {
         let run = self.state().join("run");
         for vm in fs::read_dir(run).into_iter().flatten().flatten() {
             for process in fs::read_dir("/proc").unwrap().flatten() {
-                if fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == vm.path()) {
+                if fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(vm.path())) {
                     let pid = process.file_name().into_string().unwrap();
                     let _ = Command::new("kill").args(["-KILL", &pid]).status();
                 }

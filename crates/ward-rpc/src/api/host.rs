@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use ward_types::{
-    CryptoPlan, EkCertificate, HostId, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, Progress, ProviderName,
-    TaskId, TpmMake, TrustStatus, VmConfig, VmId,
+    CryptoPlan, EkCertificate, HostId, Isolation, KdkRef, KeyRef, Name, PlainFormat, Power, Problem, Progress,
+    ProviderName, TaskId, TpmMake, TrustStatus, VmConfig, VmId,
 };
 
 use super::disk::DiskChange;
@@ -89,6 +89,9 @@ pub struct HostStatus {
     /// Its host key and its dumps.
     #[serde(default)]
     pub crypto: super::crypto::CryptoStatus,
+    /// How it keeps VMs apart.
+    #[serde(default)]
+    pub isolation: Isolation,
 }
 
 /// What a host has for VMs beside a QEMU. Each is a thing to be installed.
@@ -547,6 +550,10 @@ pub struct StartVm {
     pub vm: VmId,
     /// Its home.
     pub home: HomeRef,
+    /// What its description must say, to the letter: of an encrypted VM, what the controller knows of it. A description that
+    /// was right once and was put back is known by nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Box<VmConfig>>,
 }
 
 impl Call for StartVm {

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use ward_controller::api::types::{AddHost, HostToken, HostView, RemoveHost};
-use ward_types::Problem;
+use ward_types::{Isolation, Problem};
 
 use super::done;
 use super::host_crypto::{Bundle, Encryption, Set, persistence};
@@ -143,6 +143,13 @@ fn parts(host: &HostView) -> String {
     parts.map(|(is, name, package)| part(is, name, package)).join(", ")
 }
 
+fn isolation(it: &Isolation) -> String {
+    let users = it.users.as_ref().map(|users| format!("each VM is a user of its own ({users})"));
+    let network = it.own_network.then(|| "no network".to_owned());
+    let files = it.landlock.map(|version| format!("nothing but its own files (Landlock {version})"));
+    [users, network, files].into_iter().flatten().collect::<Vec<_>>().join("\n")
+}
+
 fn describe(host: &HostView) -> String {
     let lines = |items: Vec<String>| items.join("\n");
     fields(&[
@@ -156,6 +163,8 @@ fn describe(host: &HostView) -> String {
         ("QEMU", host.qemu.clone().unwrap_or_default()),
         ("accelerator", accelerator(host).to_owned()),
         ("for VMs", parts(host)),
+        ("isolation", isolation(&host.isolation)),
+        ("isolation lacks", lines(host.isolation.lacks.clone())),
         ("unfit", host.unfit.as_ref().map_or_else(String::new, ToString::to_string)),
         ("TPM", if host.tpm { "yes: keys of native providers are sealed to it".to_owned() } else { String::new() }),
         ("TPM trouble", host.tpm_trouble.as_ref().map_or_else(String::new, |it| format!("{it}\n{}", it.remedy))),

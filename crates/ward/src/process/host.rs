@@ -1,6 +1,7 @@
 //! `ward host run` and `ward host enrol`.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -45,6 +46,28 @@ pub(crate) struct Run {
     /// else. Without it, it goes by the one of the first description that it sees.
     #[arg(long, value_name = "FILE")]
     trust_key: Option<PathBuf>,
+    /// The IDs of users and groups of which each running VM is given one of its own, where the agent is root; `none` has all
+    /// VMs run as the agent's user.
+    #[arg(long, value_name = "FIRST-LAST", value_parser = vm_users, default_value = "1900000000-1900065535")]
+    vm_users: VmUsers,
+}
+
+/// None where VMs are to have no users of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct VmUsers(Option<RangeInclusive<u32>>);
+
+fn vm_users(text: &str) -> Result<VmUsers, String> {
+    if text == "none" {
+        return Ok(VmUsers(None));
+    }
+    let (first, last) = text.split_once('-').ok_or("a range, such as 1900000000-1900065535, or `none`")?;
+    let id = |text: &str| text.parse::<u32>().map_err(|error| error.to_string());
+    match id(first)?..=id(last)? {
+        range if range.is_empty() => Err("the range is empty".into()),
+        // The last number means nobody to the kernel.
+        range if *range.start() == 0 || *range.end() == u32::MAX => Err("0 is root, and 4294967295 is nobody".into()),
+        range => Ok(VmUsers(Some(range))),
+    }
 }
 
 pub(crate) async fn run(arguments: Run) -> Result<(), Problem> {
@@ -55,6 +78,7 @@ pub(crate) async fn run(arguments: Run) -> Result<(), Problem> {
     let (pcrs, event_log) = (arguments.tpm_pcrs, arguments.tpm_event_log);
     config.tpm = arguments.tpm.map(|tcti| TpmConfig { tcti, pcrs, event_log });
     config.trust_key = arguments.trust_key;
+    config.vm_users = arguments.vm_users.0;
     ward_host::run(config, shutdown()?).await
 }
 

@@ -59,3 +59,41 @@ fn two_encrypt_one_vm_at_once() {
     system.done(&["vm", "decrypt", "vm"]);
     assert!(fs::read(system.file("vm", "disk-0.raw")).unwrap() == content);
 }
+
+/// The description of before a disk was encrypted anew, whole in itself and under a key that every host has.
+#[test]
+fn an_older_description_that_was_put_back() {
+    let (system, content) = with_vm();
+    system.done(&["vm", "encrypt", "vm"]);
+    let description = system.file("vm", "vm.toml");
+    let older = fs::read(&description).unwrap();
+    system.done(&["vm", "recrypt", "vm"]);
+    let present = fs::read(&description).unwrap();
+    assert_ne!(older, present);
+    fs::write(&description, &older).unwrap();
+    let problem = system.refused(&["vm", "start", "vm"], Code::HomeTampered);
+    assert!(problem.remedy.contains("ward vm reload"), "{problem:?}");
+    fs::write(&description, &present).unwrap();
+    system.done(&["vm", "start", "vm"]);
+    system.done(&["vm", "stop", "vm", "--force"]);
+    system.done(&["vm", "decrypt", "vm"]);
+    assert!(fs::read(system.file("vm", "disk-0.raw")).unwrap() == content);
+}
+
+#[test]
+fn a_host_says_how_it_keeps_vms_apart() {
+    let system = System::start(1);
+    let host: ward_controller::api::types::HostView = system.get(&["host", "show", "host-1"]);
+    let it = host.isolation;
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(it.users.as_deref(), Some("1900000000-1900065535"), "{it:?}");
+    } else {
+        assert!(it.users.is_none() && it.lacks.iter().any(|lack| lack.contains("not root")), "{it:?}");
+    }
+    // What this machine lacks is said, and nothing else.
+    for (there, words) in
+        [(it.users.is_some(), "the agent's user"), (it.own_network, "network"), (it.landlock.is_some(), "can open")]
+    {
+        assert_eq!(there, !it.lacks.iter().any(|lack| lack.contains(words)), "{words}: {it:?}");
+    }
+}

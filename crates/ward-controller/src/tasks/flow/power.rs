@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ward_rpc::CallError;
 use ward_rpc::api::host::{StartVm, StopVm, VmPower};
-use ward_types::{Code, DiskConfig, EventKind, EventSubject, KeyRef, Power, Problem};
+use ward_types::{Code, DiskConfig, EventKind, EventSubject, KeyRef, Power, Problem, VmConfig};
 
 use super::super::Work;
 use super::super::job::safe;
@@ -79,7 +79,8 @@ async fn start_on(run: &Run, link: &Arc<Link>, keys: &[KeyRef]) -> Step<Vec<ward
             give(run, link, &lacking).await?;
         }
         run.say(&format!("starts it on host {}", link.name));
-        let call = StartVm { vm: run.info.vm, home: run.home.clone() };
+        let known = run.vm.config.clone().filter(VmConfig::is_encrypted).map(Box::new);
+        let call = StartVm { vm: run.info.vm, home: run.home.clone(), expected: known };
         match link.call_within(call, START_TIMEOUT).await {
             Ok(started) => return Ok(started.notices),
             // Its agent has started anew since we asked.

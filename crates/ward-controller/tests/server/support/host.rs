@@ -305,6 +305,7 @@ impl Agent {
             kvm: false,
             parts: HostParts { uefi: true, secure_boot: true, swtpm: true },
             broken: inside.broken.clone(),
+            isolation: ward_types::Isolation::default(),
             unfit: None,
             native: Default::default(),
             crypto: inside.crypto.clone(),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ward_secret::Dek;
 
 use super::super::cipher;
-use super::super::disk::{Layout, open_locked};
+use super::super::disk::{Layout, lock_and_measure};
 use crate::buffer::Buffer;
 use crate::cipher::PayloadCipher;
 use crate::error::{DiskError, Doing, Result};
@@ -29,9 +29,9 @@ pub(super) struct Image {
 }
 
 impl Image {
-    pub(super) fn open(order: &NbdDisk, deks: &[Dek]) -> Result<Self> {
-        let (file, Layout { data_offset, sector, .. }) =
-            open_locked(&order.path, order.format, order.size, order.read_only)?;
+    pub(super) fn open(order: &NbdDisk, file: File, deks: &[Dek]) -> Result<Self> {
+        let Layout { data_offset, sector, .. } =
+            lock_and_measure(&file, &order.path, order.format, order.size, order.read_only)?;
         let cipher = cipher(order.format, order.dek, deks)?;
         let chunk = Buffer::new(CHUNK).map_err(|error| DiskError::io("get memory", &error))?;
         let unit = if cipher.is_some() { sector } else { 1 };

@@ -11,6 +11,7 @@
 mod image;
 mod proto;
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -65,8 +66,8 @@ impl From<Violation> for Gone {
 }
 
 impl Served {
-    pub(super) fn open(order: &NbdDisk, deks: &[Dek]) -> Result<Self> {
-        let image = Image::open(order, deks)?;
+    pub(super) fn open(order: &NbdDisk, file: File, deks: &[Dek]) -> Result<Self> {
+        let image = Image::open(order, file, deks)?;
         let data = Buffer::new(proto::MAX_LENGTH as usize).doing("get memory for", &order.path)?;
         let (socket, arrivals) = Socket::listen(&order.socket)?;
         let offer = Offer { size: order.size, read_only: order.read_only };

@@ -152,6 +152,7 @@ impl Agent {
             kvm: false,
             parts: Default::default(),
             broken: Vec::new(),
+            isolation: ward_types::Isolation::default(),
             unfit: None,
             trust: Vec::new(),
             native: NativeStatus::default(),

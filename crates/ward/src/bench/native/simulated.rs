@@ -86,6 +86,7 @@ async fn status(State(agent): State<Arc<Agent>>) -> Json<HostStatus> {
         kvm: false,
         parts: Default::default(),
         broken: Vec::new(),
+        isolation: ward_types::Isolation::default(),
         unfit: None,
         native: agent.native().clone(),
         crypto: CryptoStatus::default(),
