@@ -40,6 +40,8 @@ enum Fault {
     Half,
     /// Answers another request.
     AnotherAnswer,
+    /// Does it to another object.
+    AnotherObject,
     /// Answers nothing, and keeps the connection.
     Silence,
     /// Says that it failed.
@@ -152,6 +154,14 @@ impl Server {
                     let items = vec![ResponseItem::success(None, payload)];
                     ResponseMessage { header, items }.encode().unwrap().to_vec()
                 }
+                Some(Fault::AnotherObject) => {
+                    let mut response = self.answer(request);
+                    for item in &mut response.items {
+                        let answered = item.payload.as_mut().and_then(identifier);
+                        answered.unwrap_or_else(|| panic!("{operation} names no object")).push_str("-other");
+                    }
+                    response.encode().unwrap().to_vec()
+                }
                 Some(Fault::Silence) => std::future::pending().await,
                 Some(Fault::Failure(reason)) => {
                     let item = ResponseItem::failure(Some(operation), None, reason, "no".into());
@@ -163,6 +173,16 @@ impl Server {
             stream.flush().await.unwrap();
         }
     }
+}
+
+/// Where an answer names the object that it is about.
+fn identifier(payload: &mut ResponsePayload) -> Option<&mut String> {
+    Some(match payload {
+        ResponsePayload::Get(response) => &mut response.unique_identifier,
+        ResponsePayload::GetAttributes(response) => &mut response.unique_identifier,
+        ResponsePayload::Activate(response) => &mut response.unique_identifier,
+        _ => return None,
+    })
 }
 
 /// Servers of the same keys, and a client that knows them all.
@@ -229,7 +249,8 @@ impl Cluster {
 
 #[tokio::test]
 async fn every_fault_has_its_error_and_the_next_server_answers() {
-    for fault in [Fault::DiesBefore, Fault::Garbage, Fault::Half, Fault::AnotherAnswer, Fault::Silence] {
+    let faults = [Fault::DiesBefore, Fault::Garbage, Fault::Half, Fault::AnotherAnswer, Fault::AnotherObject];
+    for fault in faults.into_iter().chain([Fault::Silence]) {
         let cluster = cluster(2).await;
         let id = cluster.replicas.create_aes256(&[]).await.unwrap().id;
         cluster.spoil(0, Operation::GET, fault);
@@ -241,7 +262,7 @@ async fn every_fault_has_its_error_and_the_next_server_answers() {
         let as_expected = match (fault, &*error) {
             (Fault::DiesBefore | Fault::Half, ClientError::Interrupted { operation, .. })
             | (Fault::Garbage, ClientError::Protocol { operation, .. })
-            | (Fault::AnotherAnswer, ClientError::UnexpectedAnswer { operation, .. })
+            | (Fault::AnotherAnswer | Fault::AnotherObject, ClientError::UnexpectedAnswer { operation, .. })
             | (Fault::Silence, ClientError::Timeout { during: Phase::Request(operation), .. }) => {
                 *operation == Operation::GET
             }
@@ -255,6 +276,19 @@ async fn every_fault_has_its_error_and_the_next_server_answers() {
         cluster.replicas.get_key(&id).await.unwrap();
         assert_eq!(cluster.asked(0), asked);
     }
+}
+
+/// What a server says of another object is no answer.
+#[tokio::test]
+async fn an_answer_about_another_object_is_none() {
+    let cluster = cluster(1).await;
+    let id = cluster.replicas.create_aes256(&[]).await.unwrap().id;
+    cluster.spoil(0, Operation::GET_ATTRIBUTES, Fault::AnotherObject);
+    let error = cluster.replicas.state(&id).await.unwrap_err();
+    assert!(error.to_string().contains("another object"), "{error}");
+    cluster.spoil(0, Operation::ACTIVATE, Fault::AnotherObject);
+    let activated = cluster.replicas.activate(&id).await;
+    assert!(cluster.last_error(0).to_string().contains("another object"), "{activated:?}");
 }
 
 /// The server goes on listening, but its certificate is over: of the connection there was, no more use is made.

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use common::*;
 use ward_rpc::api::disk::{AddDisk, DiskChange, DiskFrom, DiskInfo, ReadDisk, VolumeLabel};
-use ward_rpc::api::host::{CheckJob, CloneVm, HomeRef, JobOutcome, JobSpec, StartVm};
-use ward_types::{Code, CryptoPlan, DiskId, PlainFormat, TaskId, VmConfig, VmId};
+use ward_rpc::api::host::{CheckJob, CloneVm, HomeRef, JobOutcome, JobSpec, ReadHome, StartVm};
+use ward_types::{Code, CryptoPlan, DiskId, PlainFormat, StepAction, TaskId, VmConfig, VmId};
 
 const SIZE: u64 = 3 * MIB;
 
@@ -309,4 +309,72 @@ async fn detaching_a_disk_survives_a_kill_at_any_step() {
 async fn attaching_a_disk_again_survives_a_kill_at_any_step() {
     let prepare = [add(1, blank(SIZE), Some(2)), detach(1)];
     killed_at_each_step(|_| attach(1), &prepare, &["disk-0.luks", "disk-1.luks", "vm.toml"], 2).await;
+}
+
+/// Random changes, one after the other: whatever is accepted is done whole, each disk opens by exactly the key that it should,
+/// and whatever is refused has touched nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_any_changes_of_disks_each_opens_by_exactly_its_key() {
+    let (mut host, _, _) = encrypted().await;
+    let home = host.store().join("vm");
+    // Each disk's key, and whether it is attached.
+    let mut now = BTreeMap::from([(0, (Some(1), true))]);
+    let mut next = 1;
+    let (mut accepted, mut refused) = (0, 0);
+    for (n, random) in noise(11, 60 * 2).chunks(2).enumerate() {
+        let (disk, id) = (u16::from(random[1]) % next, 1 + random[1] % 2);
+        let mut then = now.clone();
+        let spec = match random[0] % 7 {
+            0 | 1 => {
+                let id = (random[1] % 3 != 0).then_some(id);
+                then.insert(next, (id, true));
+                add(next, if random[0] % 2 == 0 { blank(MIB) } else { image(&host.path("image")) }, id)
+            }
+            2 => {
+                then.remove(&disk);
+                remove(disk)
+            }
+            3 => {
+                then.entry(disk).and_modify(|(_, attached)| *attached = false);
+                detach(disk)
+            }
+            4 => {
+                then.entry(disk).and_modify(|(_, attached)| *attached = true);
+                attach(disk)
+            }
+            5 => {
+                then.entry(disk).and_modify(|(key, _)| *key = Some(id));
+                shallow(id, false, &[disk])
+            }
+            _ => {
+                then.entry(disk).and_modify(|(key, _)| *key = None);
+                steps(StepAction::Decrypt, false, &[disk])
+            }
+        };
+        let asked = format!("request {n}: {spec:?} of {now:?}");
+        match host.job("vm", spec).await {
+            Ok(JobOutcome::Done { .. }) => {
+                accepted += 1;
+                next += u16::from(then.contains_key(&next));
+                now = then;
+            }
+            Ok(JobOutcome::Failed { problem }) => panic!("{asked}: refused after it began: {problem}"),
+            Err(_) => refused += 1,
+        }
+        let config = host.call(ReadHome { home: host.home("vm") }).await.unwrap();
+        let found = config.disks.iter().map(|disk| (disk.id.0, (disk.key().cloned(), disk.attached)));
+        assert!(
+            found.eq(now.iter().map(|(disk, (id, attached))| (*disk, (id.map(key), *attached)))),
+            "{asked}: {config:?}"
+        );
+        assert_eq!(host.files("vm").len(), now.len() + 1, "{asked}: {:?}", host.files("vm"));
+        for disk in &config.disks {
+            if let Some(id) = now[&disk.id.0].0 {
+                let opening: Vec<_> =
+                    [1, 2].into_iter().filter(|id| cryptsetup_opens(&home.join(disk.file.as_str()), *id)).collect();
+                assert_eq!(opening, [id], "{asked}: {}", disk.id);
+            }
+        }
+    }
+    assert!(accepted > 15 && refused > 5, "{accepted} accepted, {refused} refused");
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use ward_types::Problem;
 
@@ -59,6 +60,16 @@ pub(crate) fn print_raw(text: &str) -> Result<(), Problem> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => result.map_err(|error| Problem::internal("cannot print the result", error)),
     }
+}
+
+/// How many of how many are done: to people at a terminal.
+pub(crate) fn counting_bar(what: String) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {eta}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(what);
+    bar
 }
 
 /// A table with these columns.

@@ -116,9 +116,6 @@ impl Client {
 
     /// The key of an answer to Get.
     pub(super) fn key_of(&self, id: &str, response: GetResponse) -> Result<SecretBytes, ClientError> {
-        if response.unique_identifier != id {
-            return Err(self.answered_wrongly(Operation::GET, "the object has another identifier"));
-        }
         let what = match response.object {
             ManagedObject::SymmetricKey(block) => match block.into_bytes() {
                 Some(bytes) => return Ok(bytes),

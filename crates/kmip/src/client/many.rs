@@ -42,11 +42,8 @@ impl Client {
             let unique_identifier = Some(id.to_owned());
             RequestPayload::GetAttributes(GetAttributesRequest { unique_identifier, names: names.to_vec() })
         };
-        let read = |id: &str, answer| match answer {
-            ResponsePayload::GetAttributes(response) if response.unique_identifier == id => Ok(response.attributes),
-            ResponsePayload::GetAttributes(_) => {
-                Err(self.answered_wrongly(Operation::GET_ATTRIBUTES, "the object has another identifier"))
-            }
+        let read = |_: &str, answer| match answer {
+            ResponsePayload::GetAttributes(response) => Ok(response.attributes),
             other => Err(self.unexpected(Operation::GET_ATTRIBUTES, &other)),
         };
         self.each(ids, request, read).await

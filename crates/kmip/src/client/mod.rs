@@ -173,6 +173,7 @@ impl Client {
         payloads: Vec<RequestPayload>,
     ) -> Result<Vec<Result<ResponsePayload, ClientError>>, ClientError> {
         let operations: Vec<_> = payloads.iter().map(RequestPayload::operation).collect();
+        let objects: Vec<_> = payloads.iter().map(|payload| payload.object().map(str::to_owned)).collect();
         // An effect is what matters most about a batch; its last item is what is usually wanted of it.
         let effectful = operations.iter().copied().find(|operation| !only_reads(*operation));
         let Some(operation) = effectful.or(operations.last().copied()) else {
@@ -190,15 +191,26 @@ impl Client {
         {
             return Err(self.refusal(operation, item));
         }
-        Ok(operations.into_iter().zip(items).map(|(operation, item)| self.judge(operation, item)).collect())
+        let asked = operations.into_iter().zip(objects);
+        Ok(asked.zip(items).map(|((operation, object), item)| self.judge(operation, object.as_deref(), item)).collect())
     }
 
-    fn judge(&self, operation: Operation, item: ResponseItem) -> Result<ResponsePayload, ClientError> {
+    fn judge(
+        &self,
+        operation: Operation,
+        object: Option<&str>,
+        item: ResponseItem,
+    ) -> Result<ResponsePayload, ClientError> {
         if item.result_status != ResultStatus::SUCCESS {
             return Err(self.refusal(operation, item));
         }
         match item.payload {
-            Some(payload) if payload.operation() == operation => Ok(payload),
+            Some(payload) if payload.operation() == operation => match (object, payload.object()) {
+                (Some(asked), Some(answered)) if asked != answered => {
+                    Err(self.answered_wrongly(operation, "an answer about another object"))
+                }
+                _ => Ok(payload),
+            },
             Some(payload) => Err(self.unexpected(operation, &payload)),
             None => Err(self.answered_wrongly(operation, "success without a payload")),
         }

@@ -143,6 +143,35 @@ payloads! {
     SetAttribute = SET_ATTRIBUTE, SetAttributeRequest, SetAttributeResponse, "(KMIP 2.1) 6.1.54";
 }
 
+/// The operations that are done to one object, which the request names and the answer names again.
+macro_rules! done_to_one_object {
+    ($($variant:ident)*) => {
+        impl RequestPayload {
+            /// The object that it names.
+            pub(crate) fn object(&self) -> Option<&str> {
+                match self {
+                    $(Self::$variant(request) => request.unique_identifier.as_deref(),)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl ResponsePayload {
+            /// The object to which it was done.
+            pub(crate) fn object(&self) -> Option<&str> {
+                match self {
+                    $(Self::$variant(response) => Some(&response.unique_identifier),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+done_to_one_object! {
+    Activate AddAttribute Decrypt DeleteAttribute Destroy Encrypt Get GetAttributeList GetAttributes ModifyAttribute Revoke
+}
+
 /// A request or an answer whose payload is an object's identifier and nothing else.
 macro_rules! identifier_only {
     ($(#[$request_meta:meta])* request $request:ident;) => {

@@ -7,7 +7,7 @@ use ward_types::{Problem, TaskId};
 use super::edge::{ApiResult, Body, Params, not_found};
 use super::page::{Listed, Page};
 use super::types::{
-    PageQuery, RecryptionPlan, RecryptionQuery, RecryptionRequest, RecryptionState, RecryptionView, RecryptionVm,
+    PageQuery, RecryptionPlanVm, RecryptionQuery, RecryptionRequest, RecryptionState, RecryptionView, RecryptionVm,
 };
 use crate::authz::operations::{BeginRecryption, ChangeRecryption, PlanRecryption, ReadRecryption};
 use crate::authz::{Granted, Note, Sight, grant};
@@ -20,17 +20,18 @@ async fn view(controller: &Controller, id: TaskId) -> ApiResult<Json<RecryptionV
 }
 
 /// Tells which VMs a recryption would give new keys, of those that may be seen, and begins nothing. It takes the privilege
-/// to recrypt on every one of them.
-#[utoipa::path(post, path = "/recryptions/plan", tag = "recryption", request_body = RecryptionRequest,
-    responses((status = 200, body = RecryptionPlan), (status = "4XX", body = Problem)))]
+/// to recrypt on every one of them. By name, in pages.
+#[utoipa::path(post, path = "/recryptions/plan", tag = "recryption", params(PageQuery), request_body = RecryptionRequest,
+    responses((status = 200, body = [RecryptionPlanVm]), (status = "4XX", body = Problem)))]
 pub(super) async fn plan(
     State(controller): State<Shared>,
     sight: Sight,
+    page: Page,
     Body(request): Body<RecryptionRequest>,
-) -> ApiResult<Json<RecryptionPlan>> {
+) -> ApiResult<Listed<RecryptionPlanVm>> {
     let planned = recryption::plan(&controller, &request, &sight).await?;
     let _: Granted<PlanRecryption> = grant(&controller, sight.caller(), planned.fleet, Note::default()).await?;
-    Ok(Json(RecryptionPlan { vms: planned.vms }))
+    Ok(page.cut(planned.vms, |vm: &RecryptionPlanVm| vm.name.to_string()))
 }
 
 /// Lists recryptions, the newest first.

@@ -2,7 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use ward_controller::api::types::{PolicyView, RecryptionPlan, RecryptionView, TaskView, VmDiskView, VmView};
+use ward_controller::api::types::{PolicyView, RecryptionPlanVm, RecryptionView, TaskView, VmDiskView, VmView};
 use ward_types::{Code, EventKind, KeyRef, Problem, TaskKind};
 
 use crate::support::{Host, KeyServer, Ward, in_time};
@@ -179,10 +179,11 @@ async fn many_vms_get_new_keys_and_a_restart_goes_on() {
         encrypted(&ward, name).await;
     }
     ward.vm("plain").await;
-    let plan: RecryptionPlan = ward.api.post("/recryptions/plan", json!({ "provider": "kms" })).await.unwrap();
-    assert_eq!(plan.vms.iter().map(|vm| vm.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
-    let none: RecryptionPlan = ward.api.post("/recryptions/plan", json!({ "older_than_days": 1 })).await.unwrap();
-    assert_eq!(none.vms, []);
+    let plan: Vec<RecryptionPlanVm> = ward.api.post("/recryptions/plan", json!({ "provider": "kms" })).await.unwrap();
+    assert_eq!(plan.iter().map(|vm| vm.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    let none: Vec<RecryptionPlanVm> =
+        ward.api.post("/recryptions/plan", json!({ "older_than_days": 1 })).await.unwrap();
+    assert_eq!(none, []);
 
     let old = [key_of(&ward, "a").await, key_of(&ward, "b").await, key_of(&ward, "c").await];
     host.change(|inside| inside.hold = true);

@@ -405,7 +405,7 @@ pub fn plan(encrypt: Option<u8>, home: bool, disks: &[u16]) -> JobSpec {
     steps(encrypt.map_or(StepAction::Decrypt, |id| StepAction::Encrypt { key: key(id) }), home, disks)
 }
 
-fn steps(action: StepAction, home: bool, disks: &[u16]) -> JobSpec {
+pub fn steps(action: StepAction, home: bool, disks: &[u16]) -> JobSpec {
     let disks = disks.iter().map(|disk| Component::Disk(DiskId(*disk)));
     let components = home.then_some(Component::Home).into_iter().chain(disks);
     let steps = components.map(|component| CryptoStep { component, action: action.clone() }).collect();

@@ -13,7 +13,8 @@ use kmip::client::{Client, ClientConfig as KmipConfig};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 use ward_controller::api::types::{
-    AddDatastore, AddHost, AddProvider, CheckKeys, DatastoreView, HostToken, KeyCheck, ProviderView,
+    AddDatastore, AddHost, AddProvider, CheckKeys, DatastoreView, HostState, HostToken, HostView, KeyCheck,
+    ProviderView,
 };
 use ward_types::{KeyId, KeyRef};
 
@@ -45,6 +46,8 @@ struct Set {
     fill: f64,
     /// Until a host that was started anew has all keys.
     reboot: f64,
+    /// The same of an agent in a process of its own.
+    agent: f64,
     /// Until a controller that was started anew has looked at all hosts and answers users.
     restart: f64,
     /// Looking for every key at the key server: by its state, and by getting it.
@@ -52,6 +55,7 @@ struct Set {
     check_fetch: f64,
     controller_memory: u64,
     keyserver_memory: u64,
+    agent_memory: u64,
 }
 
 pub(super) fn run(arguments: &KeysArguments, output: Output) -> Result<(), Failure> {
@@ -145,6 +149,9 @@ async fn measure(arguments: &KeysArguments, vms: usize) -> Result<Set, Failure> 
     }
     let reboot = begun.elapsed().as_secs_f64();
 
+    eprintln!("{vms} VMs: the same with an agent of its own");
+    let (agent, agent_memory) = agent(&api, &place, vms).await?;
+
     let before = peak_memory(controller.0.id())?;
     drop(controller);
     let begun = Instant::now();
@@ -162,12 +169,48 @@ async fn measure(arguments: &KeysArguments, vms: usize) -> Result<Set, Failure> 
         vms,
         fill,
         reboot,
+        agent,
         restart,
         check,
         check_fetch,
         controller_memory: before.max(peak_memory(controller.0.id())?),
         keyserver_memory: peak_memory(keyserver.0.id())?,
+        agent_memory,
     })
+}
+
+/// One more host, which is no play: how long it takes to all its keys after a restart, and its memory at the peak.
+async fn agent(api: &Api, place: &Place, keys: usize) -> Result<(f64, u64), Failure> {
+    let token: HostToken = api.post("/hosts", &AddHost::default()).await?;
+    let token_file = place.file("token");
+    fs::write(&token_file, &token.token)?;
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let (address, state, log) = (free_address()?.to_string(), text(&place.file("host")), place.file("host.log"));
+    let enrol = ["host", "enrol", "--token-file", &text(&token_file), "--address", &address, "--name", "agent"];
+    if !Process::start(&[&enrol[..], &["--state", &state]].concat(), &log)?.0.wait()?.success() {
+        return Err("a host can not join".into());
+    }
+    let run = ["host", "run", "--state", &state, "--listen", &address];
+    let mut process = Process::start(&run, &log)?;
+    until(api, |host| host.keys.len() >= keys).await?;
+    drop(process);
+    until(api, |host| host.state != HostState::Connected).await?;
+    let begun = Instant::now();
+    process = Process::start(&run, &log)?;
+    until(api, |host| host.state == HostState::Connected && host.keys.len() >= keys).await?;
+    Ok((begun.elapsed().as_secs_f64(), peak_memory(process.0.id())?))
+}
+
+/// Waits until the controller says so of the agent.
+async fn until(api: &Api, so: impl Fn(&HostView) -> bool) -> Result<(), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    while !so(&api.get("/hosts/agent").await?) {
+        if Instant::now() > deadline {
+            return Err("an agent is waited for in vain".into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }
 
 /// Makes keys at the key server.
@@ -247,20 +290,22 @@ async fn check(api: &Api, fetch: bool, wanted: usize) -> Result<f64, Failure> {
 fn table(findings: &Findings) -> String {
     let mut text = format!("VMs with a key each, on {} hosts; seconds, and MiB at the peak\n\n", findings.hosts);
     text += &format!(
-        "{:>8}{:>10}{:>10}{:>10}{:>10}{:>12}{:>14}{:>13}\n",
-        "VMs", "all hosts", "one host", "restart", "check", "check fetch", "controller", "key server"
+        "{:>8}{:>10}{:>10}{:>10}{:>10}{:>10}{:>12}{:>14}{:>13}{:>8}\n",
+        "VMs", "all hosts", "one host", "agent", "restart", "check", "check fetch", "controller", "key server", "agent"
     );
     for set in &findings.sets {
         text += &format!(
-            "{:>8}{:>10.2}{:>10.2}{:>10.2}{:>10.2}{:>12.2}{:>14}{:>13}\n",
+            "{:>8}{:>10.2}{:>10.2}{:>10.2}{:>10.2}{:>10.2}{:>12.2}{:>14}{:>13}{:>8}\n",
             set.vms,
             set.fill,
             set.reboot,
+            set.agent,
             set.restart,
             set.check,
             set.check_fetch,
             set.controller_memory >> 20,
-            set.keyserver_memory >> 20
+            set.keyserver_memory >> 20,
+            set.agent_memory >> 20
         );
     }
     text

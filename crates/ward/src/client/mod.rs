@@ -128,6 +128,22 @@ impl Api {
         Ok(items)
     }
 
+    /// A whole list that depends on what is asked, page by page.
+    pub(crate) async fn list_for<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<Vec<T>, Problem> {
+        let mut items = Vec::new();
+        let mut request = self.request(Method::POST, path);
+        loop {
+            let mut page = self.send_for_page(request.json(body)).await?;
+            items.append(&mut page.items);
+            let Some(next) = page.next else { return Ok(items) };
+            request = self.request_to(Method::POST, &next);
+        }
+    }
+
     /// A page of a list.
     pub(crate) async fn page<T: DeserializeOwned>(
         &self,

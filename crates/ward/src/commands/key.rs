@@ -1,7 +1,6 @@
 //! `ward key`.
 
 use clap::Subcommand;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use ward_controller::api::MAX_LIMIT;
 use ward_controller::api::types::{CheckKeys, KeyCheck, KeyGrace, KeyQuery, KeyUser, KeyView, OrphanView};
@@ -9,7 +8,7 @@ use ward_types::{Code, Problem, ProviderName};
 
 use super::done;
 use crate::client::Api;
-use crate::output::{Output, fields, table};
+use crate::output::{Output, counting_bar, fields, table};
 
 /// What to do with keys.
 #[derive(Subcommand)]
@@ -125,11 +124,7 @@ impl Key {
 
 /// Looks for all keys, some at a time, and tells how far it is.
 async fn check(api: &Api, fetch: bool, output: Output) -> Result<(), Problem> {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {eta}") {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    bar.set_message("keys");
+    let bar = counting_bar("keys".to_owned());
     let mut all = Checked { checked: 0, faults: Vec::new() };
     let mut after = None;
     loop {

@@ -2,14 +2,12 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use ward_controller::api::types::{
-    RecryptionPlan, RecryptionRequest, RecryptionState, RecryptionView, RecryptionVm, WatchQuery,
-};
+use ward_controller::api::types::{RecryptionPlanVm, RecryptionRequest, RecryptionState, RecryptionView, RecryptionVm};
 use ward_types::{Problem, ProviderName, TaskId};
 
 use super::parse_days;
 use crate::client::Api;
-use crate::output::{Output, fields, table};
+use crate::output::{Output, counting_bar, fields, table};
 
 /// How often a run that is followed is looked at.
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
@@ -94,14 +92,13 @@ impl Recrypt {
         let api = Api::open()?;
         match self {
             Self::Plan(which) => {
-                let plan: RecryptionPlan = api.post("/recryptions/plan", &which.request(None)).await?;
+                let plan: Vec<RecryptionPlanVm> = api.list_for("/recryptions/plan", &which.request(None)).await?;
                 output.show(&plan, || describe_plan(&plan))
             }
             Self::Run(Run { which, concurrency, no_wait }) => {
                 let mut view: RecryptionView = api.post("/recryptions", &which.request(concurrency)).await?;
-                while !no_wait && view.state == RecryptionState::Running {
-                    tokio::time::sleep(LOOK_EVERY).await;
-                    view = api.query(&format!("/recryptions/{}", view.id), &WatchQuery::default()).await?;
+                if !no_wait {
+                    view = follow(&api, view).await?;
                 }
                 show(&api, &view, output).await
             }
@@ -129,15 +126,28 @@ impl Recrypt {
     }
 }
 
+/// Shows how far a run is until it ends or is paused.
+async fn follow(api: &Api, mut view: RecryptionView) -> Result<RecryptionView, Problem> {
+    let bar = counting_bar(format!("recryption {}", view.id));
+    while view.state == RecryptionState::Running {
+        bar.set_length(view.total as u64);
+        bar.set_position(view.done as u64);
+        tokio::time::sleep(LOOK_EVERY).await;
+        view = api.get(&format!("/recryptions/{}", view.id)).await?;
+    }
+    bar.finish_and_clear();
+    Ok(view)
+}
+
 async fn change(api: &Api, run: TaskId, verb: &str, output: Output) -> Result<(), Problem> {
     show(api, &api.post(&format!("/recryptions/{run}/{verb}"), &()).await?, output).await
 }
 
-fn describe_plan(plan: &RecryptionPlan) -> String {
-    if plan.vms.is_empty() {
+fn describe_plan(plan: &[RecryptionPlanVm]) -> String {
+    if plan.is_empty() {
         return "no key is to be replaced".to_owned();
     }
-    let rows = plan.vms.iter().flat_map(|vm| {
+    let rows = plan.iter().flat_map(|vm| {
         vm.components.iter().map(|part| {
             vec![
                 vm.name.to_string(),

@@ -364,3 +364,34 @@ fn the_controller_killed_at_any_step_of_a_fleets_recryption() {
         }
     }
 }
+
+/// A key that nothing needs, and the controller killed at each step of its destruction: the repeat ends it, and it is told
+/// of once.
+#[test]
+fn the_controller_killed_at_any_step_of_destroying_a_key() {
+    let mut bench = Bench::new();
+    let _: serde_json::Value = bench.system.get(&["key", "grace", "0d"]);
+    for point in ["key.revoked", "key.destroyed-unknown"] {
+        let vm = bench.vm("decrypt");
+        let system = &bench.system;
+        let (access, key) = (system.access(), system.key_id(&vm));
+        let name = format!("kms/{key}");
+        system.done(&["vm", "decrypt", &vm]);
+        system.stop("controller");
+        let mut own = system.own("controller", &[("WARD_CRASH_AT", point)]);
+        let mut client = system.ask_meanwhile(&["key", "destroy", &name]);
+        own.is_killed();
+        client.wait().unwrap();
+        system.restart("controller");
+        // Whatever was done: until it is over, nothing begins to need it.
+        let image = system.path("image");
+        system.import(&format!("{vm}-late"), &[&image]);
+        system.refused(&["vm", "encrypt", &format!("{vm}-late"), "--key-id", &key], Code::KeyNotUsable);
+        let destroyed: Vec<String> = system.get(&["key", "destroy", &name]);
+        assert_eq!(destroyed, std::slice::from_ref(&name), "{point}");
+        assert!(!access.gives(&key), "{point}");
+        let of_key = |event: &&ward_types::Event| event.subject.key.as_ref().is_some_and(|key| key.to_string() == name);
+        let told = system.events_of(EventKind::KeyDestroyed);
+        assert_eq!(told.iter().filter(of_key).count(), 1, "{point}");
+    }
+}

@@ -3,6 +3,7 @@
 //! ```text
 //! story     an existing VM is encrypted, run, moved, decrypted; on Ward's key server and on PyKMIP's
 //! keys      what can be wrong with a key, a key server, or a host that should get a key
+//! servers   key servers beside one another, the trust in them, what they are told of a key
 //! disks     disks that a VM gets and loses
 //! storage   what can be wrong with images, disks and datastores
 //! vms       a VM that is not in the state that was asked for
@@ -27,6 +28,7 @@ mod kills;
 mod lost;
 mod moves;
 mod renewal;
+mod servers;
 mod storage;
 mod story;
 mod support;

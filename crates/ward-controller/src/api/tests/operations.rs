@@ -150,7 +150,7 @@ async fn many_vms_are_recrypted_by_who_may_recrypt_each() {
     let request = json!({ "provider": "kms" });
     let planned = async |token: &str| {
         let plan = house.post(token, "/recryptions/plan", request.clone()).await.ok();
-        plan["vms"].as_array().unwrap().iter().map(|vm| vm["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        plan.as_array().unwrap().iter().map(|vm| vm["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(planned(&user).await, ["web-1", "web-2", "web-3"]);
 

@@ -58,7 +58,7 @@ async fn who_has_a_cluster_without_vms_recrypts_nothing_and_who_may_nothing_is_r
     let (local, reader) = (house.session_of("local").await, house.session_of("reader").await);
     let request = json!({ "provider": "kms" });
     let plan = house.post(&local, "/recryptions/plan", request.clone()).await.ok();
-    assert_eq!(plan["vms"], json!([]));
+    assert_eq!(plan, json!([]));
     let run = house.post(&local, "/recryptions", request.clone()).await.ok();
     assert_eq!((&run["state"], &run["total"]), (&json!("ended"), &json!(0)));
     house.post(&reader, "/recryptions/plan", request.clone()).await.refused(403, "auth.denied");
@@ -79,6 +79,25 @@ async fn the_report_of_a_recryption_comes_in_pages() {
     assert_eq!(report.ok()[0]["name"], "web");
     let rest = house.get(&admin, &format!("/recryptions/{id}/vms?after=web")).await.ok();
     assert_eq!(rest, json!([]));
+}
+
+#[tokio::test]
+async fn the_plan_of_a_recryption_comes_in_pages() {
+    let house = House::new().await;
+    let place = house.add_cluster("default").await;
+    house.add_provider("kms").await;
+    for name in ["b", "a"] {
+        house.add_vm(name, place, Power::Off, Some(&key(name))).await;
+    }
+    let admin = house.session_of("admin").await;
+    let request = json!({ "provider": "kms" });
+    let first = house.post(&admin, "/recryptions/plan?limit=1", request.clone()).await;
+    let next = first.headers["link"].to_str().unwrap().to_owned();
+    assert!(next.contains("/recryptions/plan?limit=1&after=a>"), "{next}");
+    assert_eq!(first.ok()[0]["name"], "a");
+    let last = house.post(&admin, "/recryptions/plan?limit=1&after=a", request).await;
+    assert!(!last.headers.contains_key("link"));
+    assert_eq!(last.ok()[0]["name"], "b");
 }
 
 #[tokio::test]

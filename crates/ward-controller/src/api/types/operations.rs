@@ -338,14 +338,7 @@ pub struct RecryptionView {
     pub failed: usize,
 }
 
-/// What a recryption of many VMs would come to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct RecryptionPlan {
-    /// The VMs that would get new keys.
-    pub vms: Vec<RecryptionPlanVm>,
-}
-
-/// One VM of such a plan.
+/// A VM to which a recryption of many would give new keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RecryptionPlanVm {
     /// Which.
@@ -356,7 +349,7 @@ pub struct RecryptionPlanVm {
     pub components: Vec<RecryptionPlanComponent>,
 }
 
-/// One component of such a plan.
+/// One of its components.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RecryptionPlanComponent {
     /// Which.

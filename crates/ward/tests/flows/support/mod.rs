@@ -96,16 +96,10 @@ impl System {
         fs::read_to_string(self.state().join(format!("run/{process}.pid"))).unwrap().trim().to_owned()
     }
 
-    /// Ports below those that the system hands out, so that no connection of another test can have them while a process
-    /// is started anew.
     fn choose_ports(&self, parts: &Parts<'_>) {
-        static NEXT: AtomicU16 = AtomicU16::new(0);
-        let start = 10_000 + u16::try_from(std::process::id() % 1000).unwrap() * 20;
-        let mut ports = std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed))
-            .filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-        let mut port = || ports.next().unwrap();
+        let port = free_port;
         let chosen = serde_json::json!({
-            "keyserver_port": parts.key_server.is_none().then(&mut port),
+            "keyserver_port": parts.key_server.is_none().then(port),
             "api_port": port(),
             "hosts_port": port(),
             "agent_ports": (0..parts.hosts).map(|_| port()).collect::<Vec<_>>(),
@@ -344,6 +338,16 @@ pub(crate) fn problem_of(status: &ExitStatus, stderr: &[u8]) -> Problem {
         assert!(!part.is_empty(), "{problem:?}");
     }
     problem
+}
+
+/// A port below those that the system hands out, so that no connection of another test can have it while a process is
+/// started anew.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 10_000 + u16::try_from(std::process::id() % 1000).unwrap() * 20;
+    std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed))
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .unwrap()
 }
 
 fn is_root() -> bool {

@@ -1,10 +1,11 @@
 //! Processes that the test runs itself, in place of the supervisor, to have them killed at a step.
 
 use std::fs::OpenOptions;
+use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use super::{System, eventually, text};
+use super::{Access, System, eventually, free_port, text};
 
 /// A process of a system, run by the test.
 pub(crate) struct Own(Child);
@@ -35,12 +36,27 @@ impl System {
         } else {
             command.args(["host", "run", "--listen", &at]);
         }
-        let log = self.state().join(format!("logs/{process}.log"));
-        let log = OpenOptions::new().append(true).open(log).unwrap();
-        command.args(["--state", text(&self.state().join(process))]).envs(environment.iter().copied());
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let own = Own(command.spawn().unwrap());
+        command.envs(environment.iter().copied());
+        let own = self.spawn(process, command);
         self.answers(process);
         own
+    }
+
+    /// One more key server with the keys of the embedded one, whose database it shares.
+    pub(crate) fn another_key_server(&self) -> (Own, Access) {
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut command = self.among_the_others();
+        command.args(["keyserver", "run", "--listen", &address]);
+        let own = self.spawn("keyserver", command);
+        eventually("the key server answers", || TcpStream::connect(&address).ok());
+        (own, Access { address, ..self.access() })
+    }
+
+    fn spawn(&self, process: &str, mut command: Command) -> Own {
+        let log = self.state().join(format!("logs/{process}.log"));
+        let log = OpenOptions::new().append(true).open(log).unwrap();
+        command.args(["--state", text(&self.state().join(process))]);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        Own(command.spawn().unwrap())
     }
 }

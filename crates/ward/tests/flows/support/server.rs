@@ -14,7 +14,7 @@ use rcgen::{
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use super::lossy;
+use super::{lossy, run, text};
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
@@ -128,10 +128,24 @@ impl PyKmip {
         assert!(output.status.success(), "{}", lossy(&output.stderr));
     }
 
+    /// A file of its directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
     pub(crate) fn access(&self) -> Access {
-        let path = |name: &str| self.0.path().join(name);
+        let path = |name: &str| self.path(name);
         let address = fs::read_to_string(path("address")).unwrap().trim().to_owned();
         Access::new(address, path("ca.pem"), path("client.pem"), path("client.key"))
+    }
+
+    /// Its authority signs a client's request: `NAME.csr` becomes `NAME.pem`.
+    pub(crate) fn sign(&self, request: &Path) {
+        let extensions = self.path("client.ext");
+        fs::write(&extensions, "keyUsage=critical,digitalSignature\nextendedKeyUsage=clientAuth\n").unwrap();
+        let (ca, key, certificate) = (self.path("ca.pem"), self.path("ca.key"), request.with_extension("pem"));
+        let signing = ["x509", "-req", "-in", text(request), "-CA", text(&ca), "-CAkey", text(&key), "-days", "365"];
+        run("openssl", &[&signing[..], &["-extfile", text(&extensions), "-out", text(&certificate)]].concat());
     }
 }
 
