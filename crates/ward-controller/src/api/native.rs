@@ -436,7 +436,10 @@ fn refuse_needed(what: &str, provider: &ProviderName, needing: &[&KeyOwner], mov
         let count = if hosts.len() == 1 { "1 host needs".to_owned() } else { format!("{} hosts need", hosts.len()) };
         let named = hosts.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         why.push(format!("{count} it as host key or for dumps: {named}"));
-        remedy.push(format!("give hosts new host keys: `ward host encryption rekey {}`", hosts.join(" ")));
+        remedy.push(format!(
+            "give hosts new host keys: `ward host encryption rekey {}`, or switch their encryption modes off",
+            hosts.join(" ")
+        ));
     }
     if why.is_empty() {
         return Ok(());

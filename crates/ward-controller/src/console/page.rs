@@ -109,8 +109,8 @@ fn host_table(hosts: &[HostView]) -> Markup {
     html! {
         h2 { "Hosts" }
         table {
-            tr { th { "Name" } th { "State" } th { "Address" } th { "Cluster" } th { "Guests run by" } th { "Encryption mode" } th { "Keys" }
-                 th { "VMs" } }
+            tr { th { "Name" } th { "State" } th { "Address" } th { "Cluster" } th { "Guests run by" }
+                 th { "Encryption mode" } th { "Keys" } th { "VMs" } }
             @for host in hosts {
                 tr {
                     td { (host.name) }

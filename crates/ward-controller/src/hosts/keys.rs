@@ -67,9 +67,11 @@ impl Ought {
         self.of_cluster.iter().chain(self.own.iter().filter(|key| !self.of_cluster.contains(*key)))
     }
 
-    /// What it is to be given.
-    pub(super) fn missing<'a>(&'a self, held: &'a Held) -> impl Iterator<Item = &'a KeyRef> {
-        self.iter().filter(|key| self.is_given && !held.contains(key))
+    /// What it is to be given: for VMs, and for itself alone.
+    pub(super) fn missing(&self, held: &Held) -> [Vec<&KeyRef>; 2] {
+        let is_missing = |key: &&KeyRef| self.is_given && !held.contains(key);
+        let own = self.own.iter().filter(|key| !self.of_cluster.contains(*key));
+        [self.of_cluster.iter().filter(is_missing).collect(), own.filter(is_missing).collect()]
     }
 
     /// What it holds and ought not to.
@@ -126,7 +128,8 @@ mod tests {
         ] {
             let ought = ought(crypto);
             let keys = |ids: Vec<u8>| ids.into_iter().map(key).collect::<BTreeSet<_>>();
-            assert_eq!(ought.missing(&none).cloned().collect::<BTreeSet<_>>(), keys(missing), "{ought:?}");
+            let lacks: BTreeSet<_> = ought.missing(&none).concat().into_iter().cloned().collect();
+            assert_eq!(lacks, keys(missing), "{ought:?}");
             assert_eq!(ought.surplus(&all), keys(surplus), "{ought:?}");
             assert!(ought.is_held(&all).is_none());
         }

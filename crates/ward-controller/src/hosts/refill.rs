@@ -36,6 +36,20 @@ struct Failures {
     keys: BTreeMap<KeyRef, Code>,
 }
 
+/// Keys to give.
+#[derive(Default)]
+pub(super) struct Wanted {
+    of_vms: Vec<KeyRef>,
+    /// Those that the host needs for itself.
+    own: Vec<KeyRef>,
+}
+
+impl Wanted {
+    pub(super) fn is_empty(&self) -> bool {
+        self.of_vms.is_empty() && self.own.is_empty()
+    }
+}
+
 /// What went wrong in one run.
 #[derive(Default)]
 struct Faults(BTreeMap<KeyRef, Problem>);
@@ -46,29 +60,33 @@ impl Refill {
     }
 
     /// The keys to give now. What failed a moment ago waits; what is newly needed does not.
-    pub(super) fn wanted(&self, ought: &Ought, told: &Told) -> Vec<KeyRef> {
+    pub(super) fn wanted(&self, ought: &Ought, told: &Told) -> Wanted {
         let mut failures = self.failures();
         if failures.boot != Some(told.status.boot) {
             *failures = Failures { boot: Some(told.status.boot), ..Failures::default() };
         }
         if told.status.unfit.is_some() {
-            return Vec::new();
+            return Wanted::default();
         }
         let waits = failures.at.is_some_and(|at| at.elapsed() < back_off(failures.times));
         // What is unwrapped on the host needs no giving of its own: see `native` and `trusted`.
-        let missing = ought.missing(&told.held).filter(|key| id_at_server(key).is_some());
-        missing.filter(|key| !waits || !failures.keys.contains_key(key)).cloned().collect()
+        let now = |key: &&KeyRef| id_at_server(key).is_some() && !(waits && failures.keys.contains_key(*key));
+        let [of_vms, own] = ought.missing(&told.held).map(|keys| keys.into_iter().filter(now).cloned().collect());
+        Wanted { of_vms, own }
     }
 
     /// Gives them. One key that can't be had must not keep the others from the host.
-    pub(super) async fn run(&self, controller: &Shared, link: &Arc<Link>, missing: Vec<KeyRef>) {
-        let mut by_provider: BTreeMap<ProviderName, Vec<KeyRef>> = BTreeMap::new();
-        for key in missing {
-            by_provider.entry(key.provider.clone()).or_default().push(key);
-        }
+    pub(super) async fn run(&self, controller: &Shared, link: &Arc<Link>, missing: Wanted) {
         let mut faults = Faults::default();
-        for (provider, keys) in &by_provider {
-            self.give(controller, link, (provider, keys), &mut faults).await;
+        // Those of VMs first, and what is wrong with them is told by itself.
+        for keys in [missing.of_vms, missing.own] {
+            let mut by_provider: BTreeMap<ProviderName, Vec<KeyRef>> = BTreeMap::new();
+            for key in keys {
+                by_provider.entry(key.provider.clone()).or_default().push(key);
+            }
+            for (provider, keys) in &by_provider {
+                self.give(controller, link, (provider, keys), &mut faults).await;
+            }
         }
         self.note(&faults);
         if !faults.0.is_empty()

@@ -191,7 +191,8 @@ fn list(keys: &[KeyView]) -> String {
             Some(since) => format!("nothing, since {since:.0}"),
             None => {
                 let tasks = key.tasks.iter().map(|task| format!("task {task}"));
-                key.vms.iter().map(user).chain(tasks).collect::<Vec<_>>().join("; ")
+                let hosts = key.host_key_of.iter().map(|host| format!("host {host}"));
+                key.vms.iter().map(user).chain(hosts).chain(tasks).collect::<Vec<_>>().join("; ")
             }
         };
         vec![key.name.clone(), state(key), needed, key.hosts.len().to_string()]
@@ -209,6 +210,7 @@ fn describe(key: &KeyView) -> String {
         ("problem", problem),
         ("made by", if key.made { "this controller" } else { "somebody else" }.to_owned()),
         ("VMs", lines(key.vms.iter().map(user).collect())),
+        ("host key of", lines(key.host_key_of.iter().map(ToString::to_string).collect())),
         ("tasks", lines(key.tasks.iter().map(ToString::to_string).collect())),
         ("hosts", lines(key.hosts.iter().map(ToString::to_string).collect())),
         ("unneeded since", key.unneeded_since.map_or_else(String::new, |time| format!("{time:.0}"))),

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use ward_controller::api::types::{
-    AddNative, ExportNative, ImportNative, KeepNative, NativeBackup, NativeView, ProviderView, Restored,
+    AddNative, ExportNative, ImportNative, KeepNative, NativeBackup, NativeVersion, NativeView, ProviderView, Restored,
 };
 use ward_secret::Zeroizing;
 use ward_types::{Code, Name, Problem, ProviderName};
@@ -207,8 +207,9 @@ pub(super) fn describe_state(native: &NativeView) -> String {
 }
 
 pub(super) fn describe_versions(native: &NativeView) -> String {
-    let line = |version: &ward_controller::api::types::NativeVersion| {
-        format!("{} (made {}, needed by {} VMs)", version.version, version.created, version.vms)
+    let line = |version: &NativeVersion| {
+        let NativeVersion { version, created, vms, hosts } = version;
+        format!("{version} (made {created}, needed by {vms} VMs and {hosts} hosts)")
     };
     native.versions.iter().map(line).collect::<Vec<_>>().join("\n")
 }

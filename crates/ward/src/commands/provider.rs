@@ -288,5 +288,6 @@ pub(super) fn describe(provider: &ProviderView) -> String {
         ("keys", standard(keys)),
         ("keys replaced", provider.rotate_days.map_or_else(String::new, |days| format!("after {days} days"))),
         ("VMs", provider.vms.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+        ("host keys of", provider.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
     ])
 }

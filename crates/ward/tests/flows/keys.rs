@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use ward_controller::api::types::HostState;
+use ward_controller::api::types::{HostState, HostView};
 use ward_types::{Code, EventKind};
 
 use crate::support::{Access, MIB, Pki, System, decipher, disk, eventually, run, set, text};
@@ -179,6 +179,9 @@ fn a_key_that_is_not_at_the_server() {
 #[test]
 fn a_host_that_is_down_during_the_push() {
     let (system, content) = with_vm(3);
+    for host in ["host-1", "host-2", "host-3"] {
+        let _: HostView = system.get(&["host", "encryption", "enable", host]);
+    }
     let absent = system.host("host-2");
     system.stop("host-2");
     system.done(&["vm", "encrypt", "vm"]);

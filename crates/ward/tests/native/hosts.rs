@@ -49,6 +49,10 @@ fn hosts_that_were_away_get_the_present_state() {
     let needed: Vec<_> = system.native("n1").versions.iter().map(|version| (version.version, version.vms)).collect();
     assert_eq!(needed, [(1, 0), (2, 2)]);
     system.ward(&["vm", "stop", "web-1", "--force"]);
+    // Hosts need it too: their host keys are wrapped under it.
+    let problem = system.refused(Code::InUse, &["provider", "delete-key", "n1", "1"]);
+    assert!(problem.remedy.contains("`ward host encryption rekey h0 h1 h2`"), "{problem:?}");
+    system.ward(&["host", "encryption", "rekey", "h0", "h1", "h2"]);
     system.ward(&["provider", "delete-key", "n1", "1"]);
     system.ward(&["vm", "decrypt", "web-1"]);
     assert_eq!(system.native("n1").versions.len(), 1);

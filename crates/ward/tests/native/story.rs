@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use ward_controller::api::types::NativeState;
-use ward_types::{Code, EventKind};
+use ward_controller::api::types::{HostView, NativeState};
+use ward_types::{Code, EventKind, HostMode};
 
 use crate::support::{MIB, System, eventually, found_below, in_memory, keys_in, text};
 
@@ -86,7 +86,14 @@ fn from_the_first_key_to_the_day_without_a_controller() {
     system.ward(&["vm", "stop", "web-1", "--force"]);
     system.ward(&["vm", "decrypt", "web-1"]);
     assert!(fs::read(home.join("disk-0.raw")).unwrap() == content, "it came back as something else");
-    // Nobody needs the provider any more.
+    // Nobody needs the provider any more but its host: there is no other provider for its host key.
+    let problem = system.refused(Code::InUse, &["provider", "rm", "n1"]);
+    assert!(problem.why.contains("`h0`") && problem.remedy.contains("switch"), "{problem:?}");
+    system.ward(&["host", "encryption", "disable", "h0"]);
+    system.kill_agent(0);
+    system.start_agent(0, &[]);
+    let mode = || system.json::<HostView>(&["host", "show", "h0"]).mode;
+    eventually("the host has no key any more", || (mode() == HostMode::Incapable).then_some(()));
     system.ward(&["provider", "rm", "n1"]);
 }
 
