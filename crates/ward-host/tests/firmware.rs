@@ -285,7 +285,7 @@ async fn a_vtpm_has_certificates_of_its_own_and_takes_others() {
     let config = host.done("vm", certify(&rsa)).await.0.unwrap();
     assert_eq!(nv_certificates(&host.store().join("vm"), &config, 2), [decoded(&rsa.0), certified[1].clone()]);
     assert_eq!(config.tpm.as_ref().unwrap().endorsement.as_ref().unwrap().rsa.certificate, rsa);
-    assert_eq!(host.files("vm"), ["nvram.luks", config.tpm.as_ref().unwrap().state.as_str(), "vm.toml"]);
+    assert_eq!(host.files("vm"), ["nvram-2.luks", config.tpm.as_ref().unwrap().state.as_str(), "vm.toml"]);
     let problem = host.refused("vm", certify(&made.ecc.certificate)).await;
     assert!(problem.code == Code::RequestInvalid && problem.why.contains("RSA"), "{problem:?}");
 }

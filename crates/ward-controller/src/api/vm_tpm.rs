@@ -35,9 +35,13 @@ pub(super) async fn ca(State(controller): State<Shared>, _: Caller) -> ApiResult
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
 pub(super) async fn certify(
     State(controller): State<Shared>,
-    granted: Granted<operations::CertifyTpm>,
+    caller: Caller,
+    keys: Keys,
     Body(asked): Body<CertifyTpm>,
 ) -> ApiResult<Json<TaskView>> {
+    let note = if asked.own { "the controller's own certificates" } else { "another CA's certificates" };
+    let granted: Granted<operations::CertifyTpm> =
+        grant_named(&controller, &caller, keys.first(), note.to_owned().into()).await?;
     let info = Order { controller: &controller }.certify_tpm(granted, &asked).await?;
     Ok(task_view(&controller, info))
 }

@@ -127,9 +127,9 @@ operations! {
     DetachDisk on VmRow: "vm.disk-detach", "detach a disk of", begins, [VmConfigure];
     RemoveDisk on VmRow: "vm.disk-remove", "delete a disk of", begins, [VmConfigure, VmDelete];
     SetTemplate on VmRow: "vm.template", "set the template mark of", changes, [VmConfigure];
-    AddTpm on VmRow: "vm.add-tpm", "give a vTPM to", changes, [VmConfigure, CryptoEncrypt];
-    RemoveTpm on VmRow: "vm.remove-tpm", "remove the vTPM of", changes, [VmConfigure, CryptoDecrypt];
-    CertifyTpm on VmRow: "vm.certify-tpm", "give certificates to the vTPM of", changes, [VmConfigure, CryptoEncrypt];
+    AddTpm on VmRow: "vm.add-tpm", "give a vTPM to", begins, [VmConfigure, CryptoEncrypt];
+    RemoveTpm on VmRow: "vm.remove-tpm", "remove the vTPM of", begins, [VmConfigure, CryptoDecrypt];
+    CertifyTpm on VmRow: "vm.certify-tpm", "give certificates to the vTPM of", begins, [VmConfigure, CryptoEncrypt];
     RegisterVm on DatastoreRow: "vm.register", "register a VM from", changes, [VmCreate];
     RegisterEncryptedVm on DatastoreRow: "vm.register-encrypted", "register an encrypted VM from", changes,
         [CryptoRegisterVm];

@@ -72,7 +72,7 @@ pub(crate) fn make<E: From<Fault>>(
     session.startup()?;
     let request = endorsement::request(&mut session)?;
     // Whoever certifies may take long: swtpm waits.
-    let endorsement = certify(request)?;
+    let endorsement = Given::default().put_into(certify(request)?)?;
     endorsement::write(&mut session, &endorsement)?;
     session.shutdown()?;
     session.end()?;
