@@ -181,14 +181,11 @@ impl Isolated<'_> {
         let (isolator, user) = (self.isolator, self.user());
         let program = find_program(program);
         let kvm = (part == Part::Vmm).then(|| Path::new("/dev/kvm")).filter(|kvm| kvm.exists());
-        let ids = match user {
-            Some(user) => Some(Ids {
-                user: user.id(),
-                group: if part == Part::Vmm { NO_GROUP } else { user.id() },
-                groups: kvm.and_then(|kvm| Some(fs::metadata(kvm).ok()?.gid())).into_iter().collect(),
-            }),
-            None => None,
-        };
+        let ids = user.map(|user| Ids {
+            user: user.id(),
+            group: if part == Part::Vmm { NO_GROUP } else { user.id() },
+            groups: kvm.and_then(|kvm| Some(fs::metadata(kvm).ok()?.gid())).into_iter().collect(),
+        });
         let devices = DEVICES.iter().map(Path::new).chain(kvm).map(Path::to_owned).collect();
         let files = isolator.files.then(|| Files {
             programs: PROGRAMS.iter().map(Path::new).chain([&*program]).map(Path::to_owned).collect(),
