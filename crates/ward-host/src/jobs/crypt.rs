@@ -52,7 +52,7 @@ pub(crate) struct Prepared {
 
 enum Next {
     /// It was carried out already; at most there is something to tidy up.
-    Finish { config: Box<VmConfig>, record: Option<Record> },
+    Finish { config: Box<VmConfig>, record: Option<Box<Record>> },
     /// It is to be done, or to be gone on with.
     Work(Box<Task>),
 }
@@ -111,9 +111,9 @@ pub(crate) fn prepare(
         }
     };
     let next = match planned? {
-        Planned::AlreadyDone => Next::Finish { config: Box::new(config.clone()), record },
+        Planned::AlreadyDone => Next::Finish { config: Box::new(config.clone()), record: record.map(Box::new) },
         Planned::Work(work) => {
-            Next::Work(Box::new(check(environment, &home, described, lock.is_alone(), (plan, tpm), work, record)?))
+            Next::Work(Box::new(check(environment, &home, described, lock.is_alone(), (plan, tpm), *work, record)?))
         }
     };
     Ok(Prepared { lock, home, job, next })

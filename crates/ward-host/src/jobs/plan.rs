@@ -135,7 +135,7 @@ pub(crate) struct NewTpm<'a> {
 pub(crate) enum Planned {
     /// Everything is as it asks already: it was carried out before.
     AlreadyDone,
-    Work(Work),
+    Work(Box<Work>),
 }
 
 /// The files of one conversion, as a job notes them.
@@ -227,7 +227,7 @@ pub(crate) fn plan(
         ));
     }
     work.tpm = tpm_step(config, &work.home, tpm, home_is_encrypted_after, names)?;
-    Ok(Planned::Work(work))
+    Ok(Planned::Work(Box::new(work)))
 }
 
 /// Whether the vTPM is already as a change wants it.
