@@ -285,8 +285,9 @@ mod tests {
         use HostMode::{Incapable as Off, PendingIncapable as Pending, Prepared, Safe as On};
         let needs = Needs { keys: true, ..Needs::default() };
         let denied = Err(Code::AuthDenied);
+        type Row<'a> = (&'a [HostMode], &'a [usize], Result<&'a [usize], Code>);
         #[rustfmt::skip]
-        let table: &[(&[HostMode], &[usize], Result<&[usize], Code>)] = &[
+        let table: &[Row<'_>] = &[
             // A and B are on, C is off.
             (&[On, On, Off], &[2], Ok(&[2])),
             (&[On, On, Off], &[], Ok(&[])),
@@ -298,7 +299,7 @@ mod tests {
             (&[Off, Off], &[0, 1], Ok(&[0, 1])),
             (&[Off, Off], &[0], Ok(&[0])),
             (&[Off, Off], &[1], Ok(&[1])),
-            (&[Off, Off], &[], denied.clone()),
+            (&[Off, Off], &[], denied),
             (&[Pending, Off], &[1], Ok(&[1])),
             (&[Pending], &[0], Err(Code::HostMode)),
         ];
@@ -306,7 +307,7 @@ mod tests {
             let hosts = hosts(modes);
             let may: Vec<_> = may.iter().map(|&n| hosts[n].id).collect();
             let on = on_demand("cannot encrypt", &hosts, &may, needs).map_err(|problem| problem.code);
-            let expected = expected.clone().map(|of| of.iter().map(|&n| hosts[n].id).collect::<Vec<_>>());
+            let expected = expected.map(|of| of.iter().map(|&n| hosts[n].id).collect::<Vec<_>>());
             assert_eq!(on, expected, "{modes:?} {may:?}");
         }
     }

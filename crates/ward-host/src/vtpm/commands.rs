@@ -110,10 +110,11 @@ impl Session {
         let length = public.get(14..16).map_or(0, number);
         let mut content = Vec::new();
         while content.len() < length as usize {
-            let take = (length as usize - content.len()).min(CHUNK) as u16;
-            let parameters = [take, content.len() as u16].map(u16::to_be_bytes).concat();
+            let take = (length as usize - content.len()).min(CHUNK);
+            let parameters =
+                [take, content.len()].map(|size| u16::try_from(size).unwrap_or(u16::MAX).to_be_bytes()).concat();
             let answer = self.ask("TPM2_NV_Read", 0x14E, &[index, index], Auth::EmptyPassword, &parameters);
-            content.extend_from_slice(&answer.unwrap_or_default()[6..6 + usize::from(take)]);
+            content.extend_from_slice(&answer.unwrap_or_default()[6..6 + take]);
         }
         content
     }
