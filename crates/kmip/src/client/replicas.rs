@@ -373,7 +373,16 @@ impl Replicas {
             };
             let answer = match found {
                 Ok(Some(Found::Yes(done))) => Ok(Some(done)),
-                Ok(Some(Found::No)) => act(client()).await,
+                Ok(Some(Found::No)) => match act(client()).await {
+                    // What is in doubt may have been done after the look, by a request that was still on its way.
+                    Err(error) if attempt.is_in_doubt() && error.result_reason().is_some() => {
+                        match find(client()).await {
+                            Ok(Some(Found::Yes(done))) => Ok(Some(done)),
+                            _ => Err(error),
+                        }
+                    }
+                    answer => answer,
+                },
                 Ok(None) => return None,
                 Err(error) => Err(error),
             };

@@ -1,19 +1,17 @@
 //! A guest's memory as QEMU writes it, through a pipe: nothing of it touches the disk.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
 use tokio::time::sleep;
 use ward_types::{Code, VmId};
 
 use super::{Running, Slot, Vms};
-use crate::fault::{Doing as _, Fault, Result};
-use crate::files;
+use crate::fault::{Fault, Result};
 
-const PIPE: &str = "guest.dump";
 /// How often QEMU is asked whether it has ended a dump.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 
@@ -61,23 +59,11 @@ impl Vms {
             }
         };
         let qmp = running.qmp.as_ref().ok_or_else(no_control)?;
-        let path = self.settings.run_dir.join(vm.to_string()).join(PIPE);
-        files::remove(&path)?;
-        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).doing("create", &path)?;
-        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-        // Open for reading first, or QEMU would wait for a reader with its guest and its control socket.
-        let pipe = OpenOptions::new().read(true).custom_flags(nonblocking).open(&path).doing("open", &path);
-        let pipe = pipe.and_then(|pipe| fcntl_setfl(&pipe, OFlags::empty()).doing("open", &path).map(|()| pipe));
-        let begun = match pipe {
-            Ok(pipe) => {
-                let begun = qmp.dump_guest_memory(&path).await;
-                begun.map(|()| pipe).map_err(|error| failed(&error.to_string()))
-            }
-            Err(fault) => Err(fault),
-        };
-        // Both ends are open, or it is of no use.
-        files::remove(&path)?;
-        let pipe = begun?;
+        // QEMU is given the pipe itself: it may make no files.
+        let (pipe, its) = io::pipe().map_err(|error| Fault::internal(format!("no pipe: {error}")))?;
+        qmp.dump_guest_memory(its.as_fd()).await.map_err(|error| failed(&error.to_string()))?;
+        drop(its);
+        let pipe = File::from(OwnedFd::from(pipe));
         Ok(GuestDump { pipe, running: Dumping(Arc::clone(&running)) })
     }
 

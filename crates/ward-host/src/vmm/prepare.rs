@@ -52,11 +52,13 @@ pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, call: &
     if config.id != vm {
         return Err(Fault::home_invalid(format!("{} is the home of VM {}", home.path().display(), config.id)));
     }
-    // Before its keys are looked for: an older description may name keys that nobody has any more.
-    if call.expected.as_deref().is_some_and(|expected| expected != config) {
-        return Err(other_than_known(&home));
-    }
-    let keys = resolve(keys, config)?;
+    let is_other = call.expected.as_deref().is_some_and(|expected| expected != config);
+    let keys = match resolve(keys, config) {
+        // An older description may name keys that nobody has any more. What is wrong with a key says more than that.
+        Err(fault) if is_other && fault.code != Code::KeyTampered => return Err(other_than_known(&home)),
+        Ok(_) if is_other => return Err(other_than_known(&home)),
+        keys => keys?,
+    };
     let verified = described.verify(|key| keys.get(key))?;
     let config = verified.config();
     home.check_files_to_run(config)?;

@@ -1,14 +1,18 @@
 //! QEMU's control socket: the few commands and events that matter here.
 
 use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, oneshot};
@@ -18,6 +22,8 @@ use tokio::time::timeout;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Its longest message, the greeting, has some hundred bytes.
 const MAX_LINE: u64 = 1 << 20;
+/// By what name QEMU knows a descriptor that it is given.
+const DESCRIPTOR: &str = "given";
 
 /// Why a command has no answer.
 #[derive(Debug)]
@@ -128,9 +134,10 @@ impl Qmp {
         }
     }
 
-    /// Begins to write the guest's memory to a file or pipe, as an ELF core file; the guest waits meanwhile.
-    pub(crate) async fn dump_guest_memory(&self, path: &Path) -> Result<(), QmpError> {
-        let protocol = format!("file:{}", path.display());
+    /// Begins to write the guest's memory to a pipe, as an ELF core file; the guest waits meanwhile.
+    pub(crate) async fn dump_guest_memory(&self, to: BorrowedFd<'_>) -> Result<(), QmpError> {
+        self.send("getfd", json!({ "fdname": DESCRIPTOR }), Some(to)).await?;
+        let protocol = format!("fd:{DESCRIPTOR}");
         let arguments = json!({ "paging": false, "protocol": protocol, "detach": true });
         self.run_with("dump-guest-memory", arguments).await.map(drop)
     }
@@ -146,18 +153,43 @@ impl Qmp {
     }
 
     async fn run_with(&self, command: &str, arguments: Value) -> Answer {
+        self.send(command, arguments, None).await
+    }
+
+    /// Sends a command, with a descriptor where it takes one.
+    async fn send(&self, command: &str, arguments: Value, descriptor: Option<BorrowedFd<'_>>) -> Answer {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
         let line = format!("{}\n", json!({ "execute": command, "arguments": arguments, "id": id }));
         let told = timeout(ANSWER_WITHIN, async {
-            self.writer.lock().await.write_all(line.as_bytes()).await.map_err(|_| QmpError::Gone)?;
+            let mut writer = self.writer.lock().await;
+            let sent = match descriptor {
+                Some(descriptor) => send_with(writer.as_ref(), line.as_bytes(), descriptor).await,
+                None => Ok(0),
+            };
+            let sent = sent.map_err(|_| QmpError::Gone)?;
+            writer.write_all(&line.as_bytes()[sent..]).await.map_err(|_| QmpError::Gone)?;
+            drop(writer);
             receiver.await.map_err(|_| QmpError::Gone)?
         });
         let answer = told.await.unwrap_or(Err(QmpError::Silent));
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         answer
     }
+}
+
+/// Sends the beginning of some bytes together with a descriptor; tells how long that was.
+async fn send_with(stream: &UnixStream, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<usize> {
+    stream
+        .async_io(Interest::WRITABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            let rights = [descriptor];
+            ancillary.push(SendAncillaryMessage::ScmRights(&rights));
+            Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
+        })
+        .await
 }
 
 /// What may stand on a line.
