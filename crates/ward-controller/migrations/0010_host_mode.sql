@@ -12,6 +12,17 @@ INSERT INTO host_crypto (host_id, state, dumps_told)
     SELECT host.id, '{"mode":"prepared","attempt":"' || host.id || '"}', 0 FROM host
     WHERE EXISTS (SELECT 1 FROM vm_key) OR EXISTS (SELECT 1 FROM native_provider);
 
+-- Under which names host keys were asked for. They outlive their hosts: what a key server made and nobody heard of is found by
+-- such a name.
+CREATE TABLE host_key_attempt (
+    attempt TEXT PRIMARY KEY,
+    -- The host's name.
+    host TEXT NOT NULL,
+    since BIGINT NOT NULL
+);
+INSERT INTO host_key_attempt (attempt, host, since)
+    SELECT host.id, host.name, host.created FROM host JOIN host_crypto ON host_crypto.host_id = host.id;
+
 -- The keys that a host needs for itself: its host key, and those of its earlier ones that open dumps which it keeps.
 CREATE TABLE host_key (
     host_id TEXT NOT NULL REFERENCES host (id) ON DELETE CASCADE,

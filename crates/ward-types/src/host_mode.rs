@@ -84,6 +84,16 @@ impl HostCrypto {
         }
     }
 
+    /// Under which name a host key is asked for just now.
+    #[must_use]
+    pub const fn attempt(&self) -> Option<Uuid> {
+        match self {
+            Self::Prepared { attempt } => Some(*attempt),
+            Self::Safe { rekey, .. } => *rekey,
+            Self::Incapable | Self::PendingIncapable { .. } => None,
+        }
+    }
+
     /// Whether the keys of VMs are given to it.
     #[must_use]
     pub const fn takes_keys(&self) -> bool {

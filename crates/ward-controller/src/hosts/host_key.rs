@@ -158,7 +158,7 @@ impl Maker {
     ) -> Result<KeyRef, Problem> {
         let name = &self.provider;
         // The same name at each try: what an earlier one made is found.
-        let made = match keys::locate_or_make(what, servers, name, &format!("ward-host-{attempt}"), true).await {
+        let made = match keys::locate_or_make(what, servers, name, &keys::host_key_name(attempt), true).await {
             Ok(made) => made,
             Err(NotMade { fault, maybe_there }) => {
                 if !maybe_there {

@@ -3,6 +3,7 @@
 use kmip::attribute::{Attribute, AttributeName};
 use kmip::client::{Filter, Replicas};
 use kmip::names::State;
+use uuid::Uuid;
 use ward_types::{
     EventKind, EventSubject, KeyId, KeyLocator, KeyRef, KeyState, Name, Problem, ProviderName, TaskId, VmId,
 };
@@ -22,6 +23,14 @@ pub(crate) fn name_of(task: TaskId, n: usize) -> String {
         0 => format!("{NAME_PREFIX}{task}"),
         n => format!("{NAME_PREFIX}{task}-{n}"),
     }
+}
+
+/// The same of host keys: behind it stands the attempt.
+pub(super) const HOST_KEY_PREFIX: &str = "ward-host-";
+
+/// The name under which a host key is made: the same at each try of one attempt.
+pub(crate) fn host_key_name(attempt: Uuid) -> String {
+    format!("{HOST_KEY_PREFIX}{attempt}")
 }
 
 /// A key that exists, and custom attributes that it does not have since the server does not take them.

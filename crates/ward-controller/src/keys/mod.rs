@@ -26,7 +26,7 @@ pub(crate) use health::Health;
 pub(crate) use inspect::{Ask, Standing, all_needed, holders, stand, tell, use_of};
 pub(crate) use lock::{lock, release};
 pub(crate) use look::{Look, look, look_at};
-pub(crate) use make::{Made, NotMade, Owner, adopt, locate_or_make, make_ready, name_of, state_of};
+pub(crate) use make::{Made, NotMade, Owner, adopt, host_key_name, locate_or_make, make_ready, name_of, state_of};
 pub(crate) use needs::{Needed, NeededKeys, ReservedKeys, needed, of_tasks, users};
 pub(crate) use orphans::orphans;
 pub(crate) use retire::{drop_from_hosts, retire};

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use jiff::Timestamp;
 use sqlx::AnyConnection;
+use uuid::Uuid;
 use ward_types::{ClusterId, HostCrypto, HostId, KeyLocator, KeyRef, Name};
 
 use super::Result;
@@ -60,7 +62,35 @@ pub(crate) async fn set(db: &mut AnyConnection, host: HostId, crypto: &HostCrypt
     if let Some(key) = crypto.key() {
         add_key(&mut *db, host, key).await?;
     }
+    if let Some(attempt) = crypto.attempt() {
+        sqlx::query(
+            "INSERT INTO host_key_attempt (attempt, host, since) SELECT $1, name, $2 FROM host WHERE id = $3 \
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(attempt.to_string())
+        .bind(now())
+        .bind(host.to_string())
+        .execute(&mut *db)
+        .await?;
+    }
     server_key::changed(db).await
+}
+
+/// A name under which a host key was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    pub(crate) host: Name,
+    pub(crate) since: Timestamp,
+    /// Whether the host still asks under it.
+    pub(crate) goes_on: bool,
+}
+
+/// What is known of such a name; nothing where it is none of this controller's.
+pub(crate) async fn attempt(db: &mut AnyConnection, attempt: Uuid) -> Result<Option<Attempt>> {
+    let row = sqlx::query("SELECT host, since FROM host_key_attempt WHERE attempt = $1").bind(attempt.to_string());
+    let Some(row) = row.fetch_optional(&mut *db).await? else { return Ok(None) };
+    let goes_on = list(db).await?.values().any(|crypto| crypto.attempt() == Some(attempt));
+    Ok(Some(Attempt { host: Cells(&row).parsed("host")?, since: Cells(&row).time("since")?, goes_on }))
 }
 
 /// A host needs a key from now on.

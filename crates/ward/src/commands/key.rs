@@ -41,8 +41,8 @@ pub(crate) enum Key {
         #[arg(long)]
         fetch: bool,
     },
-    /// Look at a key server for keys that were made for tasks which came to nothing. They are then among the keys that nothing
-    /// needs.
+    /// Look at a key server for keys that were made for tasks, or as host keys, and came to nothing. They are then among the
+    /// keys that nothing needs.
     Orphans {
         /// The key provider.
         provider: ProviderName,

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use ward_controller::api::types::HostView;
+use ward_controller::api::types::{HostView, OrphanView};
 use ward_types::{Code, DumpInfo, EventKind, HostMode, KeyLocator};
 
 use crate::support::{System, eventually, lossy, noise, run, text, ward};
@@ -143,6 +143,32 @@ fn a_process_of_a_safe_host_dumps_encrypted() {
     system.has_keys("host-2", &[]);
     let pattern: String = system.get(&["host", "core-handler", "--state", "/s"]);
     assert!(pattern.starts_with('|') && pattern.contains(" host dump-receive --state /s "), "{pattern}");
+}
+
+/// The controller dies as the key server answers, and the host is gone before it is back: the key is found by its name.
+#[test]
+fn a_host_key_of_which_nobody_heard_is_found_and_can_be_destroyed() {
+    let system = System::start(2);
+    let _: serde_json::Value = system.get(&["key", "grace", "0d"]);
+    system.stop("controller");
+    let mut own = system.own("controller", &[("WARD_CRASH_AT", "host.key-made-unknown")]);
+    let mut client = system.ask_meanwhile(&["host", "encryption", "enable", "host-1"]);
+    own.is_killed();
+    client.wait().unwrap();
+    system.stop("host-1");
+    let () = system.get(&["up", "start", "controller", "--state", text(&system.state())]);
+    // As long as the host may come back, the key is its own.
+    let orphans =
+        || -> Option<Vec<OrphanView>> { serde_json::from_slice(&system.ask(&["key", "orphans", "kms"]).stdout).ok() };
+    assert!(eventually("the controller answers", orphans).is_empty());
+    let _: serde_json::Value = system.get(&["host", "rm", "host-1", "--force"]);
+    let found = orphans().unwrap();
+    let [orphan] = &found[..] else { panic!("{found:?}") };
+    assert!(orphan.ours && orphan.host.as_ref().is_some_and(|host| host.as_str() == "host-1"), "{orphan:?}");
+    assert_eq!(system.access().host_keys().len(), 1);
+    let _: Vec<String> = system.get(&["key", "destroy", &orphan.name]);
+    let KeyLocator::Standard { key_id } = &orphan.key.key else { panic!("{orphan:?}") };
+    assert!(!system.access().gives(key_id.as_str()));
 }
 
 /// The ID of the host key of the only host.

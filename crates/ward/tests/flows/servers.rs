@@ -1,6 +1,7 @@
 //! Key servers beside one another, the trust in them, and what they are told of a key: by the command line, as an
 //! administrator does it.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -73,7 +74,7 @@ fn what_a_key_is_for_is_written_at_the_key_server() {
     let _ = system.plain("vm");
     system.done(&["vm", "encrypt", "vm"]);
     let vm = system.vm("vm");
-    let attributes = attributes(&system.access(), &system.key_id("vm"));
+    let of_vm = attributes(&system.access(), &system.key_id("vm"));
     let expected = json!({
         "x-Vendor": "Ward",
         "x-Product": "Ward VM encryption",
@@ -82,7 +83,24 @@ fn what_a_key_is_for_is_written_at_the_key_server() {
         "x-Name": "vm",
         "x-Identifier": vm.id.to_string(),
     });
-    assert_eq!(attributes, expected);
+    assert_eq!(of_vm, expected);
+
+    let host = system.host("host-1");
+    let ward_types::KeyLocator::Standard { key_id } = host.host_key.unwrap().key else { panic!("no host key") };
+    let of_host = attributes(&system.access(), key_id.as_str());
+    // The machine's own UUID, or where its firmware tells none, the operating system's.
+    let machine = ["/sys/class/dmi/id/product_uuid", "/etc/machine-id"];
+    let machine =
+        machine.into_iter().find_map(|file| uuid::Uuid::parse_str(fs::read_to_string(file).ok()?.trim()).ok());
+    let expected = json!({
+        "x-Vendor": "Ward",
+        "x-Product": "Ward VM encryption",
+        "x-Product_Version": env!("CARGO_PKG_VERSION"),
+        "x-Component": "Host",
+        "x-Name": "host-1",
+        "x-Identifier": machine.unwrap_or(host.id.uuid()).to_string(),
+    });
+    assert_eq!(of_host, expected);
 }
 
 /// The same keys at three servers, which are processes; the one that is asked first is killed while VMs are encrypted.

@@ -1,7 +1,7 @@
 //! Two instances of each service: they are tried in turn, and each serves by itself.
 
-use ward_controller::api::types::{Light, ProviderView, TrustServiceView, TrustState, VmView};
-use ward_types::{Code, Event, EventKind, Power};
+use ward_controller::api::types::{HostView, Light, ProviderView, TrustServiceView, TrustState, VmView};
+use ward_types::{Code, Event, EventKind, HostMode, Power};
 
 use crate::authority::{Authority, Machine, import, restart_agent, restart_attested, wait_for};
 use crate::support::{System, eventually};
@@ -51,6 +51,9 @@ fn instances_are_tried_in_turn_and_one_that_comes_back_serves_again() {
     }
     system.ward(&["vm", "stop", "web-2", "--force"]);
     assert_eq!(authority.given(0, false).len(), attested);
+    let hosts: Vec<HostView> = system.json(&["host", "ls"]);
+    let [host] = &hosts[..] else { panic!("{hosts:?}") };
+    assert_eq!((host.mode, host.host_key.as_ref().unwrap().provider.as_str()), (HostMode::Safe, "vault"));
     assert_eq!(authority.given(0, true).len(), 3, "two VMs' keys and the host key were made, and are held");
     assert!(authority.given(1, true).is_empty() && authority.given(1, false).is_empty(), "the first ones come first");
 

@@ -126,7 +126,7 @@ pub struct KeyCheck {
     pub next: Option<String>,
 }
 
-/// A key that lies at a key server under the name of a task that came to nothing.
+/// A key that lies at a key server under the name of what came to nothing: of a task, or of an attempt to give a host a host key.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct OrphanView {
     /// `PROVIDER/ID`.
@@ -135,9 +135,13 @@ pub struct OrphanView {
     pub key: KeyRef,
     /// Its name at the key server.
     pub label: String,
-    /// The task that it was made for.
-    pub task: TaskId,
-    /// Whether that was a task of this controller. Where it was not, the key may be another controller's, and is not
+    /// The task that it was made for, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    /// The name of the host whose host key it was to be, where this controller knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Name>,
+    /// Whether it was made for this controller. Where it was not, the key may be another controller's, and is not
     /// destroyed from here.
     pub ours: bool,
     /// Until when it is not destroyed.
