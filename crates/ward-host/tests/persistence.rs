@@ -4,10 +4,9 @@
 mod common;
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
+use common::swtpm::Swtpm;
 use common::*;
 use tempfile::TempDir;
 use ward_rpc::api::crypto::{SetHostKey, SetKeyPersistence};
@@ -15,39 +14,10 @@ use ward_rpc::api::host::{DiskSource, DropKeys, Status, StopVm};
 use ward_types::{Code, KeyRef, PlainFormat};
 
 /// A TPM in a directory of its own.
-struct Tpm {
-    _dir: TempDir,
-    process: Child,
-    tcti: String,
-}
-
-impl Drop for Tpm {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Tpm {
-    fn start() -> Self {
-        let dir = TempDir::new().unwrap();
-        // The tools take the control channel to be at the port above.
-        let port = (0..50)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port())
-            .find(|port| TcpListener::bind(("127.0.0.1", port + 1)).is_ok())
-            .unwrap();
-        let process = Command::new("swtpm")
-            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
-            .args(["--server", &format!("type=tcp,bindaddr=127.0.0.1,port={port}")])
-            .args(["--ctrl", &format!("type=tcp,bindaddr=127.0.0.1,port={}", port + 1)])
-            .args(["--tpmstate", &format!("dir={}", text(dir.path()))])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        eventually("swtpm", || TcpStream::connect(("127.0.0.1", port + 1)).is_ok());
-        Self { _dir: dir, process, tcti: format!("swtpm:host=127.0.0.1,port={port}") }
-    }
+fn tpm() -> (TempDir, Swtpm) {
+    let dir = TempDir::new().unwrap();
+    let swtpm = Swtpm::on(dir.path());
+    (dir, swtpm)
 }
 
 /// Whether any file of a directory holds these bytes.
@@ -65,8 +35,9 @@ async fn keys(host: &Host) -> Vec<KeyRef> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kept_keys_start_vms_with_nobody_there_and_dropped_ones_are_gone() {
-    let tpm = Tpm::start();
-    let env = [("WARD_TEST_TPM", tpm.tcti.as_str())];
+    let (_dir, tpm) = tpm();
+    let tcti = tpm.tcti();
+    let env = [("WARD_TEST_TPM", tcti.as_str())];
     let mut host = Host::start_with(&env).await;
     let vm = host.create("vm", vec![DiskSource::Blank { size: MIB, format: PlainFormat::Raw }]).await;
     host.push(&[1, 2, 3]).await;
@@ -100,8 +71,8 @@ async fn kept_keys_start_vms_with_nobody_there_and_dropped_ones_are_gone() {
     // What comes later is kept too; another TPM opens none of it.
     host.push(&[4]).await;
     host.kill();
-    let other = Tpm::start();
-    host.start_agent(&[("WARD_TEST_TPM", other.tcti.as_str())]).await;
+    let (_other_dir, other) = self::tpm();
+    host.start_agent(&[("WARD_TEST_TPM", other.tcti().as_str())]).await;
     let status = host.call(Status::default()).await.unwrap();
     assert_eq!(status.keys, Some(vec![]));
     assert!(status.native.trouble.is_some_and(|problem| problem.what.contains("unseal")), "it is said");

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
 
 use attest::ak::RestrictedAk;
 use attest::credential::{Challenge, CredentialBlob, ResidentAk};
@@ -18,7 +17,11 @@ use attest::tpm::{AlgId, Public};
 use jiff::Timestamp;
 use tempfile::TempDir;
 
+use self::swtpm::Swtpm;
 use crate::common::Log;
+
+#[path = "swtpm.rs"]
+mod swtpm;
 
 /// When the tests take place.
 pub(crate) fn now() -> Timestamp {
@@ -77,25 +80,9 @@ impl Ca {
     }
 }
 
-/// Whether somebody listens there, as the kernel says: to try it would take the one connection that a TPM serves.
-fn listens(port: u16) -> bool {
-    let (local, listening) = (format!(":{port:04X}"), "0A");
-    let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
-    let mut fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    fields.any(|fields| fields[1].ends_with(&local) && fields[3] == listening)
-}
-
 pub(crate) struct Tpm {
     dir: TempDir,
-    process: Child,
-    port: u16,
-}
-
-impl Drop for Tpm {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+    swtpm: Swtpm,
 }
 
 impl Tpm {
@@ -123,39 +110,15 @@ impl Tpm {
             .arg("--config")
             .arg(ca.0.path().join("setup.conf")))
         .unwrap();
-        let (process, port) =
-            (0..20).find_map(|_| Self::start(&state, locality)).expect("no swtpm came up on any port");
-        Self { dir, process, port }
-    }
-
-    /// The tools take the control channel to be at the port above.
-    fn start(state: &Path, locality: Option<u8>) -> Option<(Child, u16)> {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        let above = TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
-        drop((free, above));
-        let flags = if locality.is_none() { "not-need-init,startup-clear" } else { "not-need-init" };
-        let mut process = Command::new("swtpm")
-            .args(["socket", "--tpm2", "--flags", flags])
-            .args(["--server", &format!("type=tcp,bindaddr=127.0.0.1,port={port}")])
-            .args(["--ctrl", &format!("type=tcp,bindaddr=127.0.0.1,port={}", port + 1)])
-            .args(["--tpmstate", &format!("dir={}", state.display())])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("swtpm can't be started: run ./test, which installs what tests need");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !(listens(port) && listens(port + 1)) {
-            if process.try_wait().unwrap().is_some() {
-                return None;
+        let swtpm = match locality {
+            None => Swtpm::on(&state),
+            Some(locality) => {
+                let swtpm = Swtpm::start(&state, &["--flags", "not-need-init"]);
+                Self::start_up(swtpm.port, locality);
+                swtpm
             }
-            assert!(Instant::now() < deadline, "swtpm does not listen after 20 seconds");
-            std::thread::yield_now();
-        }
-        if let Some(locality) = locality {
-            Self::start_up(port, locality);
-        }
-        Some((process, port))
+        };
+        Self { dir, swtpm }
     }
 
     /// TPM2_Startup(CLEAR) from that locality, which the tools have no way to ask for.
@@ -178,12 +141,12 @@ impl Tpm {
 
     /// How other programs reach it.
     pub(crate) fn tcti(&self) -> String {
-        format!("swtpm:host=127.0.0.1,port={}", self.port)
+        self.swtpm.tcti()
     }
 
     /// The machine is switched off and on again, and measures what it boots.
     pub(crate) fn reboot(&self, log: &Log) {
-        let control = format!("127.0.0.1:{}", self.port + 1);
+        let control = format!("127.0.0.1:{}", self.swtpm.port + 1);
         run(Command::new("swtpm_ioctl").args(["--tcp", &control, "-i"])).unwrap();
         self.run("tpm2_startup", &["-c"]);
         self.boot(log);
@@ -194,10 +157,7 @@ impl Tpm {
     }
 
     pub(crate) fn try_run(&self, tool: &str, arguments: &[&str]) -> Result<Vec<u8>, String> {
-        run(Command::new(tool)
-            .args(arguments)
-            .current_dir(self.dir.path())
-            .env("TPM2TOOLS_TCTI", format!("swtpm:host=127.0.0.1,port={}", self.port)))
+        run(Command::new(tool).args(arguments).current_dir(self.dir.path()).env("TPM2TOOLS_TCTI", self.tcti()))
     }
 
     /// Runs a tool, and then throws out of the TPM what it left there: without a resource manager there are three

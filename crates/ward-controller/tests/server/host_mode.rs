@@ -11,19 +11,6 @@ use ward_types::{Code, DumpAbout, DumpInfo, DumpSubject, EventKind, HostCrypto, 
 use crate::support::host::Inside;
 use crate::support::{Api, Host, KeyServer, Ward};
 
-async fn with_hosts(names: &[&str]) -> (Ward, KeyServer, Vec<Host>) {
-    let ward = Ward::start().await;
-    let server = KeyServer::start().await;
-    ward.provider("kms", &server).await;
-    ward.datastore().await;
-    let mut hosts = Vec::new();
-    for name in names {
-        hosts.push(ward.host(name).await);
-    }
-    ward.vm("web").await;
-    (ward, server, hosts)
-}
-
 async fn host(api: &Api, name: &str) -> HostView {
     api.get(&format!("/hosts/{name}")).await.unwrap()
 }
@@ -62,7 +49,7 @@ async fn user(ward: &Ward, name: &str, privileges: &[&str], on: &[&str]) -> Api 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_operation_of_one_who_may_switches_it_on_for_the_whole_cluster() {
-    let (ward, server, mut hosts) = with_hosts(&["a", "b"]).await;
+    let (ward, server, mut hosts) = Ward::with_hosts(&["a", "b"]).await;
     for (host, name) in hosts.iter().zip(["a", "b"]) {
         assert_eq!(mode(&ward, name).await, HostMode::Incapable);
         host.look(|inside| assert!(inside.keys.is_empty()));
@@ -98,7 +85,7 @@ async fn the_first_operation_of_one_who_may_switches_it_on_for_the_whole_cluster
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_switches_nothing_on() {
-    let (ward, _server, hosts) = with_hosts(&["a", "b"]).await;
+    let (ward, _server, hosts) = Ward::with_hosts(&["a", "b"]).await;
     let may = ["read", "crypto.encrypt", "vm.power"];
     let encrypter = user(&ward, "encrypter", &may, &["vm/web"]).await;
     let refused = encrypter.post::<Value>("/vms/web/encrypt", json!({})).await.unwrap_err();
@@ -136,7 +123,7 @@ async fn who_may_not_switches_nothing_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn switched_off_it_waits_for_a_restart_and_has_no_key_then() {
-    let (ward, _server, mut hosts) = with_hosts(&["a", "b"]).await;
+    let (ward, _server, mut hosts) = Ward::with_hosts(&["a", "b"]).await;
     ward.api.done(Method::POST, "/vms/web/encrypt", Some(json!({}))).await;
     ward.api.done(Method::POST, "/vms/web/start", Some(json!({ "host": "a" }))).await;
     let off = || ward.api.put::<HostView>("/hosts/a/encryption", json!({ "on": false }));
@@ -174,7 +161,7 @@ async fn switched_off_it_waits_for_a_restart_and_has_no_key_then() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_leaves_loses_its_keys() {
-    let (ward, _server, mut hosts) = with_hosts(&["a", "b"]).await;
+    let (ward, _server, mut hosts) = Ward::with_hosts(&["a", "b"]).await;
     ward.api.done(Method::POST, "/vms/web/encrypt", Some(json!({}))).await;
     ward.api.done(Method::POST, "/vms/web/start", Some(json!({ "host": "a" }))).await;
     assert_eq!(ward.api.delete::<()>("/hosts/a").await.unwrap_err().code(), Code::InUse);
@@ -212,7 +199,7 @@ fn dump(host: &Host, key: &KeyRef) -> DumpInfo {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_key_is_a_needed_key_until_it_opens_no_dump() {
-    let (ward, server, hosts) = with_hosts(&["a"]).await;
+    let (ward, server, hosts) = Ward::with_hosts(&["a"]).await;
     ward.api.done(Method::POST, "/vms/web/encrypt", Some(json!({}))).await;
     ward.api.send::<Value>(Method::PUT, "/keys/grace", Some(json!({ "days": 0 }))).await.unwrap();
     let old = host(&ward.api, "a").await.host_key.unwrap();
@@ -254,7 +241,7 @@ async fn a_host_key_is_a_needed_key_until_it_opens_no_dump() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_the_host_key_that_was_killed_goes_on_with_the_key_that_was_made() {
-    let (ward, server, hosts) = with_hosts(&["a"]).await;
+    let (ward, server, hosts) = Ward::with_hosts(&["a"]).await;
     ward.api.done(Method::POST, "/vms/web/encrypt", Some(json!({}))).await;
     let old = host(&ward.api, "a").await.host_key.unwrap();
     // Killed between the key server's answer to Create and the moment at which it is written down.
@@ -284,7 +271,7 @@ async fn a_change_of_the_host_key_that_was_killed_goes_on_with_the_key_that_was_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_key_comes_from_the_default_provider_of_its_cluster() {
-    let (ward, _server, hosts) = with_hosts(&["a"]).await;
+    let (ward, _server, hosts) = Ward::with_hosts(&["a"]).await;
     let other = KeyServer::start().await;
     ward.provider("other", &other).await;
     ward.api.put::<()>("/clusters/default/provider", json!({ "provider": "other" })).await.unwrap();

@@ -5,20 +5,7 @@ use serde_json::{Value, json};
 use ward_controller::api::types::{HostView, VmView};
 use ward_types::{Code, EventKind, KeyId, KeyRef, Problem, TaskState};
 
-use crate::support::{Host, KeyServer, Ward};
-
-async fn with_hosts(names: &[&str]) -> (Ward, KeyServer, Vec<Host>) {
-    let ward = Ward::start().await;
-    let server = KeyServer::start().await;
-    ward.provider("kms", &server).await;
-    ward.datastore().await;
-    let mut hosts = Vec::new();
-    for name in names {
-        hosts.push(ward.host(name).await);
-    }
-    ward.vm("web").await;
-    (ward, server, hosts)
-}
+use crate::support::Ward;
 
 async fn encrypt(ward: &Ward) -> KeyRef {
     ward.api.done(Method::POST, "/vms/web/encrypt", Some(json!({}))).await;
@@ -32,7 +19,7 @@ fn id(key: &KeyRef) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_given_to_every_host_and_taken_when_nothing_needs_it() {
-    let (ward, server, hosts) = with_hosts(&["a", "b"]).await;
+    let (ward, server, hosts) = Ward::with_hosts(&["a", "b"]).await;
     let key = encrypt(&ward).await;
     let bytes = server.client().get_key(&id(&key)).await.unwrap();
     for host in &hosts {
@@ -55,7 +42,7 @@ async fn a_key_is_given_to_every_host_and_taken_when_nothing_needs_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_away_is_named_and_gets_the_key_when_it_is_back() {
-    let (ward, _server, mut hosts) = with_hosts(&["a", "b", "c"]).await;
+    let (ward, _server, mut hosts) = Ward::with_hosts(&["a", "b", "c"]).await;
     for host in ["a", "b", "c"] {
         ward.api.put::<HostView>(&format!("/hosts/{host}/encryption"), json!({ "on": true })).await.unwrap();
     }
@@ -80,7 +67,7 @@ async fn a_host_that_is_away_is_named_and_gets_the_key_when_it_is_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_takes_no_keys_is_named_and_the_others_get_them() {
-    let (ward, _server, hosts) = with_hosts(&["a", "b"]).await;
+    let (ward, _server, hosts) = Ward::with_hosts(&["a", "b"]).await;
     let unfit = Problem::new(Code::HostUnfit, "cannot hold keys", "memory can't be locked", "raise RLIMIT_MEMLOCK");
     hosts[1].change(|inside| inside.refuses_keys = Some(unfit));
     let key = encrypt(&ward).await;
@@ -92,7 +79,7 @@ async fn a_host_that_takes_no_keys_is_named_and_the_others_get_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_only_host_away_nothing_is_begun() {
-    let (ward, server, mut hosts) = with_hosts(&["a"]).await;
+    let (ward, server, mut hosts) = Ward::with_hosts(&["a"]).await;
     hosts[0].cut();
     ward.api.host_event(EventKind::HostDisconnected, hosts[0].id, 1).await;
     let begun = ward.api.told(EventKind::TaskStarted).await.len();
@@ -122,7 +109,7 @@ async fn fails_for_want_of(ward: &Ward, key: &str, code: Code, kind: EventKind) 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_can_not_be_used_are_told_apart() {
-    let (ward, server, hosts) = with_hosts(&["a"]).await;
+    let (ward, server, hosts) = Ward::with_hosts(&["a"]).await;
     fails_for_want_of(&ward, "no-such-key", Code::KeyMissing, EventKind::KeyMissingAtServer).await;
 
     let deactivated = server.key().await;
@@ -145,7 +132,7 @@ async fn keys_that_can_not_be_used_are_told_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_was_named_is_forgotten_by_the_hosts_where_its_task_fails() {
-    let (ward, server, hosts) = with_hosts(&["a"]).await;
+    let (ward, server, hosts) = Ward::with_hosts(&["a"]).await;
     let key = server.key().await;
     let full = Problem::new(Code::StorageFull, "cannot encrypt", "the datastore is full", "make room");
     hosts[0].change(|inside| inside.fails_jobs = Some(full));
@@ -165,7 +152,7 @@ async fn a_key_that_was_named_is_forgotten_by_the_hosts_where_its_task_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_whose_key_is_gone_is_locked_where_no_host_has_it() {
-    let (ward, server, mut hosts) = with_hosts(&["a"]).await;
+    let (ward, server, mut hosts) = Ward::with_hosts(&["a"]).await;
     let key = encrypt(&ward).await;
     // A deactivated key still opens what it encrypted.
     server.deactivate(&id(&key)).await;
@@ -193,7 +180,7 @@ async fn a_vm_whose_key_is_gone_is_locked_where_no_host_has_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_starts_anew_in_the_middle_gets_its_keys_and_its_job_again() {
-    let (ward, server, mut hosts) = with_hosts(&["a"]).await;
+    let (ward, server, mut hosts) = Ward::with_hosts(&["a"]).await;
     hosts[0].change(|inside| inside.hold = true);
     let task: ward_controller::api::types::TaskView = ward.api.post("/vms/web/encrypt", json!({})).await.unwrap();
     hosts[0].until("the job", |inside| !inside.jobs.is_empty()).await;

@@ -16,16 +16,8 @@ struct Scene {
 }
 
 async fn with_hosts(names: &[&str]) -> Scene {
-    let ward = Ward::start().await;
-    let server = KeyServer::start().await;
-    ward.provider("kms", &server).await;
-    ward.datastore().await;
-    let mut hosts = Vec::new();
-    for name in names {
-        hosts.push(ward.host(name).await);
-    }
+    let (ward, server, hosts) = Ward::with_hosts(names).await;
     let host_keys = ward.safe(names.iter().copied()).await;
-    ward.vm("web").await;
     ward.api.done(Method::POST, "/vms/web/encrypt", Some(json!({}))).await;
     let key = web(&ward).await.keys.remove(0);
     Scene { ward, server, hosts, key, _host_keys: host_keys }

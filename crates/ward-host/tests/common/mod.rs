@@ -31,6 +31,11 @@ use ward_types::{
     TokenId, VmConfig, VmId,
 };
 
+use swtpm::Swtpm;
+
+#[path = "../../../attest/tests/real_tpm/swtpm.rs"]
+pub mod swtpm;
+
 pub const MIB: u64 = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -393,41 +398,14 @@ pub fn nv_certificates(home: &Path, config: &VmConfig, id: u8) -> [Vec<u8>; 2] {
     // Of a copy: a TPM that was on is not quite as it was.
     let state = "tpm2-00.permall";
     fs::copy(home.join(tpm.state.as_str()).join(state), work.path().join(state)).unwrap();
-    let state = format!("dir={},mode=0600", work.path().display());
     let keyfile = format!("file={},format=binary,mode=aes-256-cbc", work.path().join("key").display());
-    // A pair of neighbouring ports: the tools look for the control channel behind the TPM's.
-    let port = loop {
-        let one = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if one < u16::MAX && TcpListener::bind(("127.0.0.1", one + 1)).is_ok() {
-            break one;
-        }
-    };
-    let swtpm = Command::new("swtpm")
-        .args(["socket", "--tpm2", "--tpmstate", &state, "--key", &keyfile])
-        .args(["--flags", "not-need-init,startup-clear"])
-        .args(["--server", &format!("type=tcp,port={port}"), "--ctrl", &format!("type=tcp,port={}", port + 1)])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut swtpm = Killed(swtpm);
-    eventually("swtpm", || std::net::TcpStream::connect(("127.0.0.1", port + 1)).is_ok());
-    let tcti = format!("swtpm:host=127.0.0.1,port={port}");
-    let found = ["0x01c00002", "0x01c0000a"].map(|index| {
+    let swtpm = Swtpm::start(work.path(), &["--flags", "not-need-init,startup-clear", "--key", &keyfile]);
+    let tcti = swtpm.tcti();
+    ["0x01c00002", "0x01c0000a"].map(|index| {
         let read = Command::new("tpm2_nvread").args(["-T", &tcti, "-C", "o", index]).output().unwrap();
         assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
         read.stdout
-    });
-    swtpm.0.kill().unwrap();
-    found
-}
-
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    })
 }
 
 pub fn copy(path: &Path) -> DiskSource {

@@ -56,6 +56,20 @@ impl Ward {
         Stopped { config, directory, storage: Storage::default() }.start().await.unwrap()
     }
 
+    /// A new controller with a provider `kms` at a key server, a datastore, these hosts, and a plain VM `web`.
+    pub async fn with_hosts(names: &[&str]) -> (Self, KeyServer, Vec<Host>) {
+        let ward = Self::start().await;
+        let server = KeyServer::start().await;
+        ward.provider("kms", &server).await;
+        ward.datastore().await;
+        let mut hosts = Vec::new();
+        for name in names {
+            hosts.push(ward.host(name).await);
+        }
+        ward.vm("web").await;
+        (ward, server, hosts)
+    }
+
     /// Ends it in good order.
     pub async fn stop(self) -> Stopped {
         self.shutdown.cancel();
