@@ -14,13 +14,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::Hello;
-use ward_rpc::api::crypto::{
-    DumpVm, NEW_DUMP_PATH, OPEN_DUMP_PATH, SUPPORT_BUNDLE_PATH, SetHostKey, SetKeyPersistence,
-};
-use ward_rpc::api::disk::ReadDisk;
 use ward_rpc::api::host::{
-    AbandonJob, CancelJob, CheckJob, DropKeys, ForgetJob, GiveCertificates, HomeRef, HomesUnder, HostParts, HostStatus,
-    KeysMark, MakeKey, MakeTrustedKey, NativeStatus, ObtainKeys, ReadConsole, ReadHome, StartHome, StartJob, StartVm,
+    AbandonJob, CancelJob, CheckJob, DropKeys, DumpVm, ForgetJob, GiveCertificates, HomeRef, HomesUnder, HostParts,
+    HostStatus, KeysMark, MakeKey, MakeTrustedKey, NEW_DUMP_PATH, NativeStatus, OPEN_DUMP_PATH, ObtainKeys,
+    ReadConsole, ReadDisk, ReadHome, SUPPORT_BUNDLE_PATH, SetHostKey, SetKeyPersistence, StartHome, StartJob, StartVm,
     Started, Status, StopVm, TakeTrust, VmPower, WatchJob,
 };
 use ward_rpc::{

@@ -8,8 +8,10 @@ use std::fs;
 use std::path::Path;
 
 use common::*;
-use ward_rpc::api::disk::{AddDisk, DiskChange, DiskFrom, DiskInfo, ReadDisk, VolumeLabel};
-use ward_rpc::api::host::{CheckJob, CloneVm, HomeRef, JobOutcome, JobSpec, ReadHome, StartVm};
+use ward_rpc::api::host::{
+    AddDisk, CheckJob, CloneVm, DiskChange, DiskFrom, DiskInfo, HomeRef, JobOutcome, JobSpec, ReadDisk, ReadHome,
+    StartVm, VolumeLabel,
+};
 use ward_types::{Code, CryptoPlan, DiskId, PlainFormat, StepAction, TaskId, VmConfig, VmId};
 
 const SIZE: u64 = 3 * MIB;

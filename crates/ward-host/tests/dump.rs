@@ -9,8 +9,10 @@ use std::path::PathBuf;
 
 use common::*;
 use ward_host::{OpenWith, open_dump, receive_dump};
-use ward_rpc::api::crypto::{DumpVm, SUPPORT_BUNDLE_PATH, SetHostKey, SetKeyPersistence, SupportBundle};
-use ward_rpc::api::host::{DiskSource, DropKeys, StartVm, Status, StopVm};
+use ward_rpc::api::host::{
+    DiskSource, DropKeys, DumpVm, SUPPORT_BUNDLE_PATH, SetHostKey, SetKeyPersistence, StartVm, Status, StopVm,
+    SupportBundle,
+};
 use ward_types::{Code, DumpSubject, PlainFormat};
 
 /// What stands in the memory of a process that dumps.

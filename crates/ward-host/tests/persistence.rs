@@ -9,8 +9,7 @@ use std::path::Path;
 use common::swtpm::Swtpm;
 use common::*;
 use tempfile::TempDir;
-use ward_rpc::api::crypto::{SetHostKey, SetKeyPersistence};
-use ward_rpc::api::host::{DiskSource, DropKeys, Status, StopVm};
+use ward_rpc::api::host::{DiskSource, DropKeys, SetHostKey, SetKeyPersistence, Status, StopVm};
 use ward_types::{Code, KeyRef, PlainFormat};
 
 /// A TPM in a directory of its own.

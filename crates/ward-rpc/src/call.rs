@@ -31,6 +31,19 @@ pub trait Call: Serialize + DeserializeOwned + Send + 'static {
     }
 }
 
+/// A table of calls: name, request, reply.
+macro_rules! calls {
+    ($($name:literal = $request:ident => $reply:ty;)*) => {
+        $(
+            impl crate::Call for $request {
+                type Reply = $reply;
+                const NAME: &'static str = $name;
+            }
+        )*
+    };
+}
+pub(crate) use calls;
+
 /// Why a call has no reply.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {

@@ -8,8 +8,7 @@ use axum::extract::{Json, State};
 use axum::response::Response;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use ward_rpc::api::crypto::{self, SupportBundle};
-use ward_rpc::api::host::{HostStatus, Status};
+use ward_rpc::api::host::{self as rpc, HostStatus, Status, SupportBundle};
 use ward_types::{Code, DumpInfo, EventKind, EventSubject, HostCrypto, Name, Power, Problem};
 
 use super::auth::Caller;
@@ -217,7 +216,7 @@ pub(super) async fn dump_vm(
     let link = link.ok_or_else(|| {
         Problem::new(Code::VmNotRunning, &what, "it does not run", format!("start it: `ward vm start {}`", row.name))
     })?;
-    let dumped = link.call_within(crypto::DumpVm { vm: row.id }, DUMP_TIMEOUT).await;
+    let dumped = link.call_within(rpc::DumpVm { vm: row.id }, DUMP_TIMEOUT).await;
     let dump = dumped.map_err(|error| Problem { what: what.clone(), ..error.into_problem(&what) })?;
     link.poke.notify_one();
     Ok(Json(dump))

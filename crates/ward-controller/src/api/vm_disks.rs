@@ -1,7 +1,7 @@
 //! The disks of VMs.
 
 use axum::extract::{Json, State};
-use ward_rpc::api::disk::{DiskInfo, ReadDisk, VolumeLabel};
+use ward_rpc::api::host::{DiskInfo, ReadDisk, VolumeLabel};
 use ward_types::{Code, Component, DiskConfig, DiskCrypto, DiskId, Problem, TaskKind};
 
 use super::auth::Caller;

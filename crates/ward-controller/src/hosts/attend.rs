@@ -4,8 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ward_rpc::api::crypto::{SetHostKey, SetKeyPersistence};
-use ward_rpc::api::host::HostStatus;
+use ward_rpc::api::host::{HostStatus, SetHostKey, SetKeyPersistence};
 use ward_types::{Code, DumpInfo, DumpSubject, EventKind, EventSubject, HostCrypto, KeyRef, Problem};
 
 use super::link::Told;

@@ -1,8 +1,7 @@
 //! How a host leaves: its keys first.
 
 use ward_rpc::NativePush;
-use ward_rpc::api::crypto::{SetHostKey, SetKeyPersistence};
-use ward_rpc::api::host::DropKeys;
+use ward_rpc::api::host::{DropKeys, SetHostKey, SetKeyPersistence};
 use ward_types::{Code, EventKind, EventSubject, KeyRef, Problem};
 
 use super::watch_over;

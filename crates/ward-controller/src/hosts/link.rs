@@ -9,8 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use ward_rpc::api::crypto::{SUPPORT_BUNDLE_PATH, SupportBundle};
-use ward_rpc::api::host::{HostStatus, KeysMark, NativeStatus, Status};
+use ward_rpc::api::host::{HostStatus, KeysMark, NativeStatus, SUPPORT_BUNDLE_PATH, Status, SupportBundle};
 use ward_rpc::{Call, CallError, Client, KeyPush, NativePush, PushReply, Role};
 use ward_types::{ClusterId, Code, HostCrypto, HostId, KeyLocator, KeyRef, Name, Problem, ProviderName, TrustStatus};
 

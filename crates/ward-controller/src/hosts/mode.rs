@@ -7,8 +7,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 use uuid::Uuid;
-use ward_rpc::api::crypto::{CryptoStatus, SetHostKey};
-use ward_rpc::api::host::DropKeys;
+use ward_rpc::api::host::{CryptoStatus, DropKeys, SetHostKey};
 use ward_types::{Code, EventKind, EventSubject, HostCrypto, HostId, HostMode, KeyRef, Problem};
 
 use super::host_key::{self, Maker};

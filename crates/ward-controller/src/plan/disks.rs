@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use ward_rpc::api::disk::VolumeLabel;
+use ward_rpc::api::host::VolumeLabel;
 use ward_types::{
     Code, Component, CryptoRequest, CryptoSpec, DiskConfig, DiskCrypto, DiskId, FileName, HomeCrypto, KeyRef,
     PlainFormat, PolicyName, Problem, TaskKind, VmConfig,

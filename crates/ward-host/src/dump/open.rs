@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use ward_rpc::Client;
-use ward_rpc::api::crypto::OPEN_DUMP_PATH;
+use ward_rpc::api::host::OPEN_DUMP_PATH;
 use ward_secret::{DumpKey, Zeroize as _, Zeroizing};
 use ward_types::{DumpAbout, Problem};
 

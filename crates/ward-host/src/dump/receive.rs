@@ -7,7 +7,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use ward_rpc::Client;
-use ward_rpc::api::crypto::NEW_DUMP_PATH;
+use ward_rpc::api::host::NEW_DUMP_PATH;
 use ward_secret::{DUMP_KEY_LEN, DumpKey, Zeroize as _, Zeroizing};
 use ward_types::{DumpAbout, DumpInfo, DumpSubject, HostId, Problem};
 

@@ -14,8 +14,7 @@
 use std::path::Path;
 
 use ward_disk::lock;
-use ward_rpc::api::disk::{AddDisk, DiskChange, DiskFrom, DiskInfo, VolumeLabel};
-use ward_rpc::api::host::HomeRef;
+use ward_rpc::api::host::{AddDisk, DiskChange, DiskFrom, DiskInfo, HomeRef, VolumeLabel};
 use ward_types::{
     Code, DiskConfig, DiskCrypto, DiskId, FileName, HomeCrypto, KeyRef, PlainFormat, TaskId, VmConfig, VolumeId,
 };

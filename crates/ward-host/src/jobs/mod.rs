@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use ward_rpc::api::disk::DiskInfo;
 use ward_rpc::api::host::{
-    AbandonJob, Abandoned, CheckJob, GiveCertificates, HomeRef, JobOutcome, JobSpec, JobStatus, StartJob, TpmChange,
+    AbandonJob, Abandoned, CheckJob, DiskInfo, GiveCertificates, HomeRef, JobOutcome, JobSpec, JobStatus, StartJob,
+    TpmChange,
 };
 use ward_types::{Code, CryptoStep, HostId, KeyRef, Problem, StepAction, TaskId};
 

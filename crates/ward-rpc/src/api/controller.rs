@@ -4,7 +4,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use ward_types::{ClusterId, HostId, Name};
 
-use crate::Call;
+use crate::call::calls;
+
+calls! {
+    "enrol" = Enrol => Enrolled;
+    "hello" = Hello => ();
+}
 
 /// Joins a cluster. The only call without a certificate: the token's secret stands in for it.
 #[derive(Serialize, Deserialize)]
@@ -32,11 +37,6 @@ pub struct Enrolled {
     pub certificate: String,
 }
 
-impl Call for Enrol {
-    type Reply = Enrolled;
-    const NAME: &'static str = "enrol";
-}
-
 /// Says that the host's agent has started, so that the controller gives it its keys at once.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Hello {
@@ -44,9 +44,4 @@ pub struct Hello {
     pub boot: Uuid,
     /// Where the host answers: `HOST:PORT`.
     pub address: String,
-}
-
-impl Call for Hello {
-    type Reply = ();
-    const NAME: &'static str = "hello";
 }

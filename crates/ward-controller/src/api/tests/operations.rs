@@ -1,7 +1,7 @@
 //! Which privileges an operation takes whose parts are several things: each part takes its own.
 
 use serde_json::{Value, json};
-use ward_rpc::api::disk::VolumeLabel;
+use ward_rpc::api::host::VolumeLabel;
 use ward_types::Privilege::{
     self, CryptoAddDisk, CryptoClone, CryptoDecrypt, CryptoEncrypt, CryptoEncryptNew, CryptoRecrypt, Read, VmClone,
     VmConfigure, VmCreate, VmImport,

@@ -1,4 +1,4 @@
-use ward_rpc::api::disk::VolumeLabel;
+use ward_rpc::api::host::VolumeLabel;
 use ward_types::{
     Code, Component, CryptoSpec, DiskId, HomeCrypto, KdkId, KeyRef, KeyWish, NativeKey, PlainFormat, PolicyName,
     Problem, Salt, VmConfig, VmId, WrappedKek,

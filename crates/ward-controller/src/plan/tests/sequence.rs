@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use ward_rpc::api::disk::VolumeLabel;
+use ward_rpc::api::host::VolumeLabel;
 use ward_types::{
     Code, Component, CryptoRequest, CryptoSpec, DiskConfig, DiskCrypto, DiskId, HomeCrypto, KeyId, KeyRef, PlainFormat,
     Power, Problem, VmConfig, VmId,

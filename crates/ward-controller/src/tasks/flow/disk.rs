@@ -1,7 +1,6 @@
 //! Giving a VM disks and taking them from it.
 
-use ward_rpc::api::disk::{AddDisk, DiskChange, DiskFrom};
-use ward_rpc::api::host::JobSpec;
+use ward_rpc::api::host::{AddDisk, DiskChange, DiskFrom, JobSpec};
 use ward_types::{EventKind, KeyRef, Problem};
 
 use super::super::Work;

@@ -15,12 +15,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Hello};
-use ward_rpc::api::crypto::{CryptoStatus, SetHostKey};
-use ward_rpc::api::disk::ReadDisk;
 use ward_rpc::api::host::{
-    BrokenVm, CancelJob, CheckJob, DropKeys, ForgetJob, HomeRef, HomesUnder, HostParts, HostStatus, JobOutcome,
-    JobSpec, JobStatus, KeysMark, NativeStatus, ReadHome, StartJob, StartVm, Started, Status, StopVm, VmPower,
-    WatchJob,
+    BrokenVm, CancelJob, CheckJob, CryptoStatus, DropKeys, ForgetJob, HomeRef, HomesUnder, HostParts, HostStatus,
+    JobOutcome, JobSpec, JobStatus, KeysMark, NativeStatus, ReadDisk, ReadHome, SetHostKey, StartJob, StartVm, Started,
+    Status, StopVm, VmPower, WatchJob,
 };
 use ward_rpc::{
     Answer, CallError, Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply,

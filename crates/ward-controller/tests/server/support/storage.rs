@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use ward_rpc::api::disk::{AddDisk, DiskChange, DiskInfo, VolumeLabel};
-use ward_rpc::api::host::{CreateVm, DiskSource, HomeRef, HomesUnder, JobOutcome, JobSpec, NewFirmware, TpmChange};
+use ward_rpc::api::host::{
+    AddDisk, CreateVm, DiskChange, DiskInfo, DiskSource, HomeRef, HomesUnder, JobOutcome, JobSpec, NewFirmware,
+    TpmChange, VolumeLabel,
+};
 use ward_types::{
     Boot, Code, Component, CryptoPlan, CryptoStep, DiskConfig, DiskCrypto, DiskId, Firmware, HomeCrypto, KeyRef, Nvram,
     PlainFormat, Problem, StepAction, VirtualTpm, VmConfig, WrappedHomeKey, WrappedTpmKey,

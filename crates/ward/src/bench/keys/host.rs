@@ -14,8 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Hello};
-use ward_rpc::api::crypto::{CryptoStatus, SetHostKey};
-use ward_rpc::api::host::{DropKeys, HostStatus, KeysMark, NativeStatus, Status};
+use ward_rpc::api::host::{CryptoStatus, DropKeys, HostStatus, KeysMark, NativeStatus, SetHostKey, Status};
 use ward_rpc::{
     Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply, Request,
     ServerKind,

@@ -12,8 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::Enrol;
-use ward_rpc::api::crypto::CryptoStatus;
-use ward_rpc::api::host::{HostStatus, KeysMark, NativeStatus, Status};
+use ward_rpc::api::host::{CryptoStatus, HostStatus, KeysMark, NativeStatus, Status};
 use ward_rpc::{Call as _, Client, EnrolmentToken, NativePush, PUSH_NATIVE_PATH, Request, ServerKind};
 use ward_types::{HostId, Problem};
 

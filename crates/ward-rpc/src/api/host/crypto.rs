@@ -4,7 +4,13 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use ward_types::{DumpInfo, KeyRef, VmId};
 
-use crate::Call;
+use crate::call::calls;
+
+calls! {
+    "set-host-key" = SetHostKey => CryptoStatus;
+    "set-key-persistence" = SetKeyPersistence => CryptoStatus;
+    "dump-vm" = DumpVm => DumpInfo;
+}
 
 /// How a host stands with its host key and its dumps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,11 +44,6 @@ pub struct SetHostKey {
     pub key: Option<KeyRef>,
 }
 
-impl Call for SetHostKey {
-    type Reply = CryptoStatus;
-    const NAME: &'static str = "set-host-key";
-}
-
 /// Says whether the host keeps its keys over a restart, sealed to its TPM. Refused with `host.unfit` without one.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SetKeyPersistence {
@@ -50,21 +51,11 @@ pub struct SetKeyPersistence {
     pub on: bool,
 }
 
-impl Call for SetKeyPersistence {
-    type Reply = CryptoStatus;
-    const NAME: &'static str = "set-key-persistence";
-}
-
 /// Dumps the memory of a guest that runs, encrypted under the host key. Answered when it is written; the guest waits.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DumpVm {
     /// The VM.
     pub vm: VmId,
-}
-
-impl Call for DumpVm {
-    type Reply = DumpInfo;
-    const NAME: &'static str = "dump-vm";
 }
 
 /// Asks for a support bundle: the answer's body is a tar archive (see `docs/dump-format.md`).

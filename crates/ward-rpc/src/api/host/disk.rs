@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use ward_types::{DiskId, KeyRef, PlainFormat, VmId};
 
-use crate::Call;
+use crate::call::calls;
+
+calls! {
+    "read-disk" = ReadDisk => DiskInfo;
+}
 
 /// A change of a VM's disks. The VM must be off.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,9 +102,4 @@ pub enum DiskInfo {
     Plain,
     /// A disk that Ward has encrypted.
     Volume(VolumeLabel),
-}
-
-impl Call for ReadDisk {
-    type Reply = DiskInfo;
-    const NAME: &'static str = "read-disk";
 }
