@@ -118,7 +118,7 @@ async fn a_support_bundle_has_dumps_under_its_password_and_no_key() {
     host.call(SetHostKey { key: Some(key(1)) }).await.unwrap();
     let kept = receive_dump(&host.state(), process(), Cursor::new(memory())).await.unwrap();
     let call = SupportBundle { password: Some("correct horse".to_owned()) };
-    let bundle = host.client.ask_bytes(SUPPORT_BUNDLE_PATH, &call).await.unwrap();
+    let bundle = host.client.ask_bytes(SUPPORT_BUNDLE_PATH, None, &call).await.unwrap();
     for secret in [SECRET_TEXT, kek(1).expose()] {
         assert!(!bundle.windows(secret.len()).any(|window| window == secret));
     }

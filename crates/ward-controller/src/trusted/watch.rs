@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use tokio::net::lookup_host;
 use ward_trust::api::{Health, HowItIs};
 use ward_trust::client::{Client, Identity};
 use ward_trust::services::ServiceAddress;
-use ward_types::{Code, EventKind, EventSubject, Problem, ProviderName};
+use ward_types::{EventKind, EventSubject, Problem, ProviderName};
 
 use super::open;
 use crate::controller::{Controller, Shared};
@@ -148,16 +147,5 @@ fn change(before: Option<&ServiceState>, now: &ServiceState) -> Option<(EventKin
 }
 
 async fn ask(identity: &Identity, service: &ServiceAddress) -> Result<HowItIs, Problem> {
-    let what = "the service does not answer";
-    let unreachable = |why: String| {
-        Problem::new(Code::TrustUnreachable, what, why, "check that it runs, and that the network reaches it")
-    };
-    let address = lookup_host(&service.address)
-        .await
-        .map_err(|error| unreachable(error.to_string()))?
-        .next()
-        .ok_or_else(|| unreachable("its name has no address".to_owned()))?;
-    let name = service.address.rsplit_once(':').map_or(service.address.as_str(), |(host, _)| host);
-    let client = Client::new(identity, &service.certificate, name, address);
-    client.map_err(|error| unreachable(error.to_string()))?.call(Health {}).await
+    Client::of(identity, service).await?.call(Health {}).await
 }

@@ -60,7 +60,7 @@ pub async fn receive_dump(
     // It passes what it must not leave behind itself.
     ward_secret::harden_process().map_err(|error| Problem::internal(&what, error))?;
     let client = Client::local(&state_dir.join(SOCKET)).map_err(|error| Problem::internal(&what, error))?;
-    let body = client.ask_bytes(NEW_DUMP_PATH, &()).await.map_err(|error| error.into_problem(&what))?;
+    let body = client.ask_bytes(NEW_DUMP_PATH, None, &()).await.map_err(|error| error.into_problem(&what))?;
     let decoded = NewDump::decode(&body);
     if let Ok(mut body) = body.try_into_mut() {
         body.zeroize();

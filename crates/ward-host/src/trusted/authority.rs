@@ -7,7 +7,6 @@ use attest::label::Label;
 use attest::quote::{Nonce, QuoteRequest};
 use attest::tpm::Public;
 use jiff::Timestamp;
-use tokio::net::lookup_host;
 use ward_secret::Kek;
 use ward_trust::api::{Ask, Attest, Enrol, EnrolAnswer, Health, Question, Token};
 use ward_trust::client::{Client, Identity};
@@ -153,43 +152,40 @@ impl Authority {
                 Err(problem) => Err(problem),
             };
             match answer {
-                Err(problem) if is_away(&problem) => away = problem,
+                Err(problem) if is_away(&problem) || has_no_key_server(&problem) => away = problem,
                 answer => return answer,
             }
         }
         Err(away)
     }
 
-    /// Looks whether an instance of the key provider service answers.
-    pub(crate) async fn look_for_keys(&self) {
-        let mut away = Some(none_described("this host gets no key"));
+    /// Looks whether an instance of the key provider service answers, and takes the token that is there.
+    pub(crate) async fn look_for_keys(&self) -> Result<(), Problem> {
+        let Verdict { token, expires, .. } = self.verdict();
+        let token = token.filter(|_| expires.is_some_and(|expires| Timestamp::now() < expires));
+        let mut unreached = Some(none_described("this host gets no key"));
+        let mut refused = Ok(());
         for address in &self.services.key_providers {
-            let answer = match self.client(address).await {
-                Ok(client) => client.call(Health {}).await,
-                Err(problem) => Err(problem),
+            let answer = match (self.client(address).await, &token) {
+                (Ok(client), Some(token)) => client.show_token(token).await,
+                (Ok(client), None) => client.call(Health {}).await.map(drop),
+                (Err(problem), _) => Err(problem),
             };
-            away = answer.err();
-            if away.is_none() {
+            unreached = answer.as_ref().err().filter(|problem| is_away(problem)).cloned();
+            if unreached.is_none() {
+                refused = answer;
                 break;
             }
         }
-        self.set(|verdict| verdict.unreached = away);
+        if refused.as_ref().is_err_and(|problem| problem.code == Code::TokenRefused) {
+            self.forget();
+        }
+        self.set(|verdict| verdict.unreached = unreached);
+        refused
     }
 
     async fn client(&self, service: &ServiceAddress) -> Result<Client, Problem> {
-        let what = format!("the trust authority's service at {} can't be asked", service.address);
-        let unreachable = |why: String| {
-            let remedy = "check that the service runs, and this host's name service";
-            Problem::new(Code::TrustUnreachable, &what, why, remedy)
-        };
-        let address = lookup_host(&service.address)
-            .await
-            .map_err(|error| unreachable(error.to_string()))?
-            .next()
-            .ok_or_else(|| unreachable("the name has no address".to_owned()))?;
-        let name = service.address.rsplit_once(':').map_or(service.address.as_str(), |(host, _)| host);
-        Client::new(&self.attester.identity, &service.certificate, name, address)
-            .map_err(|error| Problem::internal(&what, error))
+        Client::of(&self.attester.identity, service).await
     }
 }
 
@@ -225,13 +221,35 @@ fn is_away(problem: &Problem) -> bool {
     matches!(problem.code, Code::TrustUnreachable | Code::Internal | Code::Busy)
 }
 
+/// Whether it is the instance's key server that fails: another instance may have another one, or be trusted by it.
+fn has_no_key_server(problem: &Problem) -> bool {
+    matches!(problem.code, Code::KeyServerUnreachable | Code::KeyServerTrust | Code::KeyServerRefused)
+}
+
 fn none_described(what: &str) -> Problem {
     let why = "the trust authority's description names no instance of the service";
     Problem::new(Code::TrustUnreachable, what, why, "have it described anew: `ward trust describe`")
 }
 
-/// The dialogue with one instance: questions are its own.
+/// The dialogue with one instance: questions are its own. A host that it does not know, or knows by a certificate that is
+/// no longer trusted, enrols first.
 async fn attest_at(
+    client: &Client,
+    policy: &Label,
+    machine: &Arc<Machine>,
+    keys: &MachineKeys,
+    identity: &Identity,
+) -> Result<Token, Problem> {
+    match attest_known(client, policy, machine, keys, identity).await {
+        Err(problem) if matches!(problem.code, Code::HostNotEnrolled | Code::EnrolmentRefused) => {
+            enrol(client, machine, keys).await?;
+            attest_known(client, policy, machine, keys, identity).await
+        }
+        answer => answer,
+    }
+}
+
+async fn attest_known(
     client: &Client,
     policy: &Label,
     machine: &Arc<Machine>,
@@ -240,15 +258,7 @@ async fn attest_at(
 ) -> Result<Token, Problem> {
     let what = "this host can't be attested";
     let ak = Public::from_tpm2b(&keys.ak).map_err(|error| Problem::internal(what, error))?.name();
-    let ask = || Ask { ak: ak.clone(), policy: policy.clone() };
-    let asked = match client.call(ask()).await {
-        Err(problem) if problem.code == Code::NotFound => {
-            enrol(client, machine, keys).await?;
-            client.call(ask()).await
-        }
-        asked => asked,
-    };
-    let Question { question, nonce, bank, pcrs } = asked?;
+    let Question { question, nonce, bank, pcrs } = client.call(Ask { ak, policy: policy.clone() }).await?;
     let nonce = Nonce::new(&nonce).map_err(|error| Problem::internal(what, error))?;
     let request = QuoteRequest::new(nonce, bank, pcrs).map_err(|error| Problem::internal(what, error))?;
     // To this agent's own certificate, and to none that anybody names to it.

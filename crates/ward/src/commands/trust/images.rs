@@ -30,7 +30,8 @@ pub(crate) enum BaseImage {
         #[command(flatten)]
         at: At,
     },
-    /// Take a base image in from a file.
+    /// Take a base image in from a file; one of its name and version is replaced. It is in force, whether it was captured as
+    /// a dry run or not, unless this is one.
     Import {
         /// The file.
         file: PathBuf,
@@ -107,7 +108,7 @@ impl BaseImage {
                         "name a file that `capture` has written",
                     )
                 })?;
-                let image = if dry_run { image.with_mode(Mode::DryRun) } else { image };
+                let image = image.with_mode(mode(dry_run));
                 at.open_attestation(&what).await?.import_image(&image).await.map_err(|error| problem(&what, &error))?;
                 output.show(&image, || format!("base image {}: imported", image.id()))
             }

@@ -6,7 +6,7 @@ use attest::label::Label;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use ward_secret::Zeroizing;
-use ward_trust::key_provider::{Credentials, PrimaryUse, Provider as Settings};
+use ward_trust::key_provider::{Credentials, PrimaryUse, Provider as Settings, make_primary_key};
 use ward_types::{Code, KeyId, Problem, ProviderName};
 
 use super::{At, problem};
@@ -94,7 +94,7 @@ pub(crate) struct Add {
     /// The ID of the primary key at the key server.
     #[arg(long, value_name = "ID", required_unless_present = "make")]
     primary_key: Option<String>,
-    /// Have the key server make a primary key.
+    /// Have the key server make a primary key, for a provider that is not there yet.
     #[arg(long, conflicts_with = "primary_key")]
     make: bool,
     /// The attestation policies whose hosts may use it.
@@ -151,7 +151,7 @@ const fn used(primary_use: PrimaryUse) -> &'static str {
 
 impl Add {
     async fn run(self, output: Output) -> Result<(), Problem> {
-        let Self { name, server, ca, cert, key, primary_key, make: _, policies, fetch, at } = self;
+        let Self { name, server, ca, cert, key, primary_key, make, policies, fetch, at } = self;
         let what = format!("cannot set trusted key provider `{name}`");
         let invalid = |why: String| Problem::new(Code::RequestInvalid, &what, why, "correct that and try again");
         let (host, port) = match server.rsplit_once(':') {
@@ -166,20 +166,38 @@ impl Add {
         let ca = read_file(&what, &ca)?;
         let primary_key = match primary_key {
             Some(id) => KeyId::try_from(id).map_err(|error| invalid(error.to_string()))?,
-            None => ward_trust::key_provider::make_primary_key(&what, &name, (&host, port), &ca, &credentials).await?,
+            None => {
+                let known = admin.providers().await.map_err(|error| problem(&what, &error))?;
+                if let Some(known) = known.get(&name) {
+                    let why = format!(
+                        "it is there, with primary key {}; under another one nothing would open that was wrapped under that",
+                        known.primary_key
+                    );
+                    let remedy = "name its key with `--primary-key`, or choose another name";
+                    return Err(Problem::new(Code::Exists, &what, why, remedy));
+                }
+                make_primary_key(&what, &name, (&host, port), &ca, &credentials).await?
+            }
         };
         let mut provider = Settings { host, port, ca, primary_key, primary_use: PrimaryUse::AtServer, policies };
         if fetch {
             provider.primary_use = PrimaryUse::Fetched;
         }
-        match admin.set_provider(&name, &provider, &credentials).await {
-            // A key server that does not encrypt, or may not with that key.
-            Err(problem) if !fetch && matches!(problem.code, Code::KeyServerRefused | Code::KeyNotUsable) => {
-                provider.primary_use = PrimaryUse::Fetched;
-                admin.set_provider(&name, &provider, &credentials).await?;
-            }
-            done => done?,
+        let mut set = admin.set_provider(&name, &provider, &credentials).await;
+        // A key server that does not encrypt, or may not with that key.
+        if set.as_ref().is_err_and(|problem| matches!(problem.code, Code::KeyServerRefused | Code::KeyNotUsable))
+            && !fetch
+        {
+            provider.primary_use = PrimaryUse::Fetched;
+            set = admin.set_provider(&name, &provider, &credentials).await;
         }
+        set.map_err(|mut problem| {
+            if make {
+                problem.remedy +=
+                    &format!("; the primary key was made: go on with `--primary-key {}`", provider.primary_key);
+            }
+            problem
+        })?;
         output.show(&provider, || {
             format!(
                 "trusted key provider {name}: primary key {}, used {}",

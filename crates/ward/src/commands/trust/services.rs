@@ -175,7 +175,7 @@ impl Describe {
         let or_local = |given: Vec<String>, port| if given.is_empty() { local(port) } else { given };
         let services = Services {
             version: 1,
-            serial: jiff::Timestamp::now().as_millisecond(),
+            serial: admin.next_description().await.map_err(failed)?,
             name: description.issuer,
             policy: self.policy,
             attestation: addresses(what, or_local(self.attestation, ATTESTATION_PORT), &description.certificate)?,
