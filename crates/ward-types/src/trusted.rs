@@ -1,6 +1,7 @@
 //! The names of trusted providers' keys, and how hosts stand with the trust authority; never the keys.
 
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,10 @@ pub struct TrustStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires: Option<Timestamp>,
+    /// When the last verdict on it was made, good or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub looked: Option<Timestamp>,
     /// How it failed the last time, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Problem>,
@@ -73,6 +78,18 @@ pub struct TrustStatus {
 }
 
 impl TrustStatus {
+    /// How long after a refusal a host tries again by itself.
+    pub const AGAIN: Duration = Duration::from_secs(15);
+
+    /// Until when the last verdict holds: a good one as long as the host's token, a refusal until the host tries again.
+    #[must_use]
+    pub fn holds_until(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.expires.filter(|expires| now < *expires) {
+            Some(expires) => Some(expires),
+            None => self.looked?.checked_add(Self::AGAIN).ok(),
+        }
+    }
+
     /// Why the host can't have keys of the provider at this moment, if it can't.
     #[must_use]
     pub fn lack(&self, now: Timestamp) -> Option<Problem> {

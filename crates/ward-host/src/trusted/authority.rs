@@ -45,6 +45,8 @@ pub(crate) struct Verdict {
     token: Option<String>,
     pub(crate) attested: Option<Timestamp>,
     pub(crate) expires: Option<Timestamp>,
+    /// When it was tried last.
+    pub(crate) looked: Option<Timestamp>,
     pub(crate) trouble: Option<Problem>,
     /// Why no key provider service is reached.
     pub(crate) unreached: Option<Problem>,
@@ -80,13 +82,16 @@ impl Authority {
         {
             return Ok((token, expires));
         }
-        match self.attest().await {
+        let answer = self.attest().await;
+        let now = Timestamp::now();
+        match answer {
             Ok(Token { token, expires, .. }) => {
                 self.set(|verdict| {
                     *verdict = Verdict {
                         token: Some(token.clone()),
-                        attested: Some(Timestamp::now()),
+                        attested: Some(now),
                         expires: Some(expires),
+                        looked: Some(now),
                         trouble: None,
                         unreached: verdict.unreached.take(),
                     };
@@ -95,6 +100,7 @@ impl Authority {
             }
             Err(problem) => {
                 self.set(|verdict| {
+                    verdict.looked = Some(now);
                     verdict.trouble = Some(problem.clone());
                     // A service that is away takes nothing back; a refusal does.
                     if !is_away(&problem) {

@@ -40,10 +40,11 @@ const MOMENTS: Moments = Moments { written: "trust.written", renamed: "trust.ren
 
 /// How often it is looked whether tokens are good for long.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// A new token is got when the one that is there is good for less than that.
+/// A token is usable as long as it is good for that, or for a third of its time where that is less. No other one is asked for
+/// before.
 const RENEW: Duration = Duration::from_secs(60);
 /// How long to wait after a refusal, and between two looks whether a token is still taken.
-const AGAIN: Duration = Duration::from_secs(15);
+const AGAIN: Duration = TrustStatus::AGAIN;
 
 /// The endorsement key of the TPM at `tcti`: its TPM2B_PUBLIC.
 ///
@@ -159,6 +160,7 @@ impl Trust {
                 applied: authority.signed.digest(),
                 attested: verdict.attested,
                 expires: verdict.expires,
+                looked: verdict.looked,
                 trouble: verdict.trouble,
                 unreached: verdict.unreached,
             }
@@ -272,8 +274,8 @@ impl Trust {
                     if not_before.get(&digest).is_some_and(|at| Instant::now() < *at) {
                         continue;
                     }
-                    let margin = renew_at(&authority.verdict());
-                    let answer = authority.token(margin).await;
+                    let verdict = authority.verdict();
+                    let answer = authority.token(margin(verdict.attested, verdict.expires)).await;
                     if self.noting(&authority, answer).is_err() {
                         not_before.insert(digest, Instant::now() + AGAIN);
                     } else {
@@ -303,9 +305,9 @@ impl State {
     }
 }
 
-/// How long a token must be good to be kept: a minute, or a third of its life where that is short.
-fn renew_at(verdict: &authority::Verdict) -> Duration {
-    let life = verdict.attested.zip(verdict.expires).map(|(from, until)| until.duration_since(from).unsigned_abs());
+/// How long a token must be good to be usable, by how long it is good altogether.
+fn margin(attested: Option<Timestamp>, expires: Option<Timestamp>) -> Duration {
+    let life = attested.zip(expires).map(|(from, until)| until.duration_since(from).unsigned_abs());
     life.map_or(RENEW, |life| RENEW.min(life / 3))
 }
 
@@ -358,4 +360,20 @@ fn given_signer(path: Option<&Path>) -> Result<Option<TokenPublicKey>> {
     let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
     let key = serde_json::from_value(serde_json::Value::String(text.trim().to_owned()));
     key.map(Some).map_err(|error| bad(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::ToSpan as _;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_usable_for_all_of_its_time_but_a_minute_or_a_third() {
+        let from = Timestamp::UNIX_EPOCH;
+        for (life, least) in [(86_400, 60), (600, 60), (180, 60), (179, 59), (30, 10), (3, 1)] {
+            assert_eq!(margin(Some(from), Some(from + life.seconds())).as_secs(), least, "{life}");
+        }
+        assert_eq!(margin(None, None), RENEW);
+    }
 }

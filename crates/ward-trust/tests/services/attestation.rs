@@ -145,6 +145,24 @@ async fn an_answer_counts_once_and_from_whom_it_was_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_too_late_is_refused() {
+    let host = Host::booted("ovmf");
+    let authority = Authority::trusting(&host).await;
+    let (name, settings) = authority.admin.policies().await.unwrap().remove(0);
+    authority.admin.set_policy(&name, &PolicySettings { nonce_seconds: 1, ..settings }).await.unwrap();
+    let client = authority.client(&host.identity).await;
+    let question = client.call(host.ask(name.as_str())).await.unwrap();
+    let asked = std::time::Instant::now();
+    let answer = Attest { question: question.question, evidence: host.evidence(&question) };
+    while asked.elapsed() <= std::time::Duration::from_secs(1) {
+        tokio::task::yield_now().await;
+    }
+    let problem = client.call(answer).await.unwrap_err();
+    assert_eq!(problem.code, Code::AttestationFailed);
+    assert!(problem.why.contains("[nonce-stale]"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_administrator_can_t_make_a_policy_that_proves_nothing() {
     let authority = Authority::new().await;
     let refused =
