@@ -72,7 +72,7 @@ pub struct TrustStatus {
     /// How it failed the last time, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Problem>,
-    /// Why it reaches no key provider service, if it doesn't.
+    /// Why no key provider service gives it keys, if none does: it reaches none, or its token is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreached: Option<Problem>,
 }
@@ -97,7 +97,7 @@ impl TrustStatus {
             return self.unreached.clone();
         }
         let provider = &self.provider;
-        Some(self.trouble.clone().unwrap_or_else(|| {
+        Some(self.trouble.clone().or_else(|| self.unreached.clone()).unwrap_or_else(|| {
             Problem::new(
                 Code::AttestationFailed,
                 format!("a host gets no key of provider `{provider}`"),

@@ -66,6 +66,18 @@ pub fn write_new(path: &Path, contents: &[u8], readers: Readers) -> Result<(), E
     write().map_err(about(path))
 }
 
+/// Writes a file in the place of one that is there, or a new one: after a crash there is the old content or the new.
+///
+/// # Errors
+/// [`Error`]
+pub fn replace(path: &Path, contents: &[u8], readers: Readers) -> Result<(), Error> {
+    let write = || -> io::Result<()> {
+        draft(path, contents, readers)?.persist(path)?;
+        sync_parent(path)
+    };
+    write().map_err(about(path))
+}
+
 /// The content of a file, on disk under a name of its own beside it, which is gone unless it gets the file's.
 fn draft(path: &Path, contents: &[u8], readers: Readers) -> io::Result<NamedTempFile> {
     let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -162,6 +174,12 @@ mod tests {
         assert_eq!(read(&at("secret.new")).unwrap(), b"another file");
         assert_eq!(names(dir.path()), ["public", "secret", "secret.new"], "nothing is left behind");
         assert!(error.to_string().contains("secret"));
+        // Unless it is to.
+        replace(&at("secret"), b"other", Readers::Owner).unwrap();
+        replace(&at("public"), b"mine now", Readers::Owner).unwrap();
+        assert_eq!((read(&at("secret")).unwrap(), mode(&at("secret"))), (b"other".to_vec(), 0o600));
+        assert_eq!((read(&at("public")).unwrap(), mode(&at("public"))), (b"mine now".to_vec(), 0o600));
+        assert_eq!(names(dir.path()), ["public", "secret", "secret.new"], "nothing is left behind");
         remove(&at("secret")).unwrap();
         remove(&at("secret")).unwrap();
         assert_eq!(read(&at("secret")).unwrap_err().source.kind(), io::ErrorKind::NotFound);

@@ -83,6 +83,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use std::io::Write as _;
+    use std::time::{Duration, Instant};
 
     use ward_secret::Kek;
 
@@ -126,7 +127,14 @@ mod tests {
         drop(buffer);
 
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let elsewhere = finder.in_process(child.id());
+        // It has next to no memory before its libraries are there.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let elsewhere = loop {
+            match finder.in_process(child.id()) {
+                Err(_) if Instant::now() < deadline => {}
+                found => break found,
+            }
+        };
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(elsewhere.unwrap(), []);

@@ -21,6 +21,9 @@ use crate::fault::Fault;
 /// A token that is good for less than that is none: what it is for takes time, and clocks differ.
 const LEAST: Duration = Duration::from_secs(3);
 
+/// See [`Verdict::margin`].
+const MARGIN: Duration = Duration::from_secs(60);
+
 /// What this host needs to be attested.
 pub(crate) struct Attester {
     /// The TPM; none where the host was given none.
@@ -48,8 +51,21 @@ pub(crate) struct Verdict {
     /// When it was tried last.
     pub(crate) looked: Option<Timestamp>,
     pub(crate) trouble: Option<Problem>,
-    /// Why no key provider service is reached.
+    /// Why no key provider service gives it keys: none is reached, or none takes the token.
     pub(crate) unreached: Option<Problem>,
+}
+
+impl Verdict {
+    /// For how long a token, and what was got for it, must still be good to be usable: for a minute, or for a third of its
+    /// time where that is less. No other one is asked for before.
+    pub(crate) fn margin(&self) -> Duration {
+        margin(self.attested, self.expires)
+    }
+}
+
+fn margin(attested: Option<Timestamp>, expires: Option<Timestamp>) -> Duration {
+    let life = attested.zip(expires).map(|(from, until)| until.duration_since(from).unsigned_abs());
+    life.map_or(MARGIN, |life| MARGIN.min(life / 3))
 }
 
 impl Authority {
@@ -73,12 +89,13 @@ impl Authority {
         });
     }
 
-    /// A token that is good for at least `margin`: the one that is there, or a new one.
-    pub(crate) async fn token(&self, margin: Duration) -> Result<(String, Timestamp), Problem> {
+    /// A usable token: the one that is there, or a new one.
+    pub(crate) async fn token(&self) -> Result<(String, Timestamp), Problem> {
         let _turn = self.turn.lock().await;
-        let Verdict { token, expires, .. } = self.verdict();
-        if let (Some(token), Some(expires)) = (token, expires)
-            && Timestamp::now() + margin.max(LEAST) < expires
+        let verdict = self.verdict();
+        let margin = verdict.margin().max(LEAST);
+        if let (Some(token), Some(expires)) = (verdict.token, verdict.expires)
+            && Timestamp::now() + margin < expires
         {
             return Ok((token, expires));
         }
@@ -113,6 +130,11 @@ impl Authority {
         }
     }
 
+    fn last_token(&self) -> Option<(String, Timestamp)> {
+        let Verdict { token, expires, .. } = self.verdict();
+        token.zip(expires).filter(|(_, expires)| Timestamp::now() + LEAST < *expires)
+    }
+
     async fn attest(&self) -> Result<Token, Problem> {
         let what = "this host can't be attested";
         let machine = self.attester.machine.clone().ok_or_else(|| {
@@ -140,10 +162,14 @@ impl Authority {
     /// A KEK, and until when it may be kept.
     pub(crate) async fn kek(&self, wanted: &Wanted) -> Result<(Given, Timestamp), Problem> {
         for last_try in [false, true] {
-            let (token, expires) = self.token(Duration::ZERO).await?;
+            let (token, expires) = match self.token().await {
+                // While nobody answers, one counts to its end.
+                Err(problem) if is_away(&problem) => self.last_token().ok_or(problem)?,
+                answer => answer?,
+            };
             match self.ask(&token, wanted).await {
                 // Whoever refuses it may have been told to deny all that are so old.
-                Err(problem) if problem.code == Code::TokenRefused && !last_try => self.forget(),
+                Err(problem) if is_refused(&problem) && !last_try => self.forget(),
                 answer => return answer.map(|given| (given, expires)),
             }
         }
@@ -165,29 +191,30 @@ impl Authority {
         Err(away)
     }
 
-    /// Looks whether an instance of the key provider service answers, and takes the token that is there.
+    /// Looks whether an instance of the key provider service answers, and takes the token that is there. One that is refused is
+    /// forgotten.
     pub(crate) async fn look_for_keys(&self) -> Result<(), Problem> {
-        let Verdict { token, expires, .. } = self.verdict();
-        let token = token.filter(|_| expires.is_some_and(|expires| Timestamp::now() < expires));
-        let mut unreached = Some(none_described("this host gets no key"));
-        let mut refused = Ok(());
+        let token = self.last_token().map(|(token, _)| token);
+        let mut last = Err(none_described("this host gets no key"));
         for address in &self.services.key_providers {
             let answer = match (self.client(address).await, &token) {
                 (Ok(client), Some(token)) => client.show_token(token).await,
                 (Ok(client), None) => client.call(Health {}).await.map(drop),
                 (Err(problem), _) => Err(problem),
             };
-            unreached = answer.as_ref().err().filter(|problem| is_away(problem)).cloned();
-            if unreached.is_none() {
-                refused = answer;
-                break;
+            match answer {
+                Err(problem) if is_away(&problem) => last = Err(problem),
+                answer => {
+                    last = answer;
+                    break;
+                }
             }
         }
-        if refused.as_ref().is_err_and(|problem| problem.code == Code::TokenRefused) {
+        if last.as_ref().is_err_and(is_refused) {
             self.forget();
         }
-        self.set(|verdict| verdict.unreached = unreached);
-        refused
+        self.set(|verdict| verdict.unreached = last.clone().err());
+        last
     }
 
     async fn client(&self, service: &ServiceAddress) -> Result<Client, Problem> {
@@ -223,8 +250,13 @@ impl Wanted {
 }
 
 /// Whether another instance may answer.
-fn is_away(problem: &Problem) -> bool {
+pub(super) fn is_away(problem: &Problem) -> bool {
     matches!(problem.code, Code::TrustUnreachable | Code::Internal | Code::Busy)
+}
+
+/// Whether the token was refused: another one may be taken.
+pub(super) fn is_refused(problem: &Problem) -> bool {
+    problem.code == Code::TokenRefused
 }
 
 /// Whether it is the instance's key server that fails: another instance may have another one, or be trusted by it.
@@ -292,4 +324,20 @@ async fn blocking<T: Send + 'static>(
     let machine = Arc::clone(machine);
     let done = tokio::task::spawn_blocking(move || work(&machine)).await;
     done.map_err(|panic| Problem::internal(what, panic))?.map_err(|fault| fault.problem(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::ToSpan as _;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_usable_for_all_of_its_time_but_a_minute_or_a_third() {
+        let from = Timestamp::UNIX_EPOCH;
+        for (life, least) in [(86_400, 60), (600, 60), (180, 60), (179, 59), (30, 10), (3, 1)] {
+            assert_eq!(margin(Some(from), Some(from + life.seconds())).as_secs(), least, "{life}");
+        }
+        assert_eq!(margin(None, None), MARGIN);
+    }
 }

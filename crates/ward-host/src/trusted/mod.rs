@@ -27,7 +27,7 @@ use ward_trust::services::Services;
 use ward_trust::signed::Signed;
 use ward_types::{Code, KeyLocator, KeyRef, Problem, ProviderName, TrustStatus};
 
-use self::authority::{Attester, Authority, Given, Wanted};
+use self::authority::{Attester, Authority, Given, Wanted, is_away, is_refused};
 use self::evidence::Machine;
 use crate::config::{Config, TpmConfig};
 use crate::fault::{Fault, Result};
@@ -40,9 +40,6 @@ const MOMENTS: Moments = Moments { written: "trust.written", renamed: "trust.ren
 
 /// How often it is looked whether tokens are good for long.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// A token is usable as long as it is good for that, or for a third of its time where that is less. No other one is asked for
-/// before.
-const RENEW: Duration = Duration::from_secs(60);
 /// How long to wait after a refusal, and between two looks whether a token is still taken.
 const AGAIN: Duration = TrustStatus::AGAIN;
 
@@ -183,10 +180,10 @@ impl Trust {
     pub(crate) async fn obtain(&self, keys: &[KeyRef]) -> std::result::Result<(), Problem> {
         for key in keys {
             let KeyLocator::Trusted { wrapped } = &key.key else { continue };
-            if self.keys.lock().has_trusted(key) {
+            let authority = self.authority(&key.provider)?;
+            if self.keys.lock().has_trusted(key, authority.verdict().margin()) {
                 continue;
             }
-            let authority = self.authority(&key.provider)?;
             let wrapped: WrappedKek = wrapped.as_str().parse().map_err(|error| {
                 let what = format!("this host can't get the key {key}");
                 let remedy = "restore vm.toml and the disk's token from a backup";
@@ -197,9 +194,12 @@ impl Trust {
                 let why = format!("it was wrapped by key provider `{}`", wrapped.provider());
                 return Err(Problem::new(Code::KeyTampered, what, why, "restore vm.toml from a backup"));
             }
-            let got = authority.kek(&Wanted::Unwrapped(wrapped)).await;
-            let (Given { kek, .. }, until) = self.noting(&authority, got)?;
-            self.keys.lock().insert_trusted(key.clone(), kek, deadline(until));
+            match self.noting(&authority, authority.kek(&Wanted::Unwrapped(wrapped)).await) {
+                Ok((Given { kek, .. }, until)) => self.keys.lock().insert_trusted(key.clone(), kek, deadline(until)),
+                // What is there is good to its end.
+                Err(_) if self.keys.lock().has_trusted(key, Duration::ZERO) => {}
+                Err(problem) => return Err(problem),
+            }
         }
         Ok(())
     }
@@ -250,8 +250,17 @@ impl Trust {
         authorities.iter().for_each(|authority| authority.forget());
         for authority in authorities {
             // How it ended is in the status.
-            let _ = self.noting(&authority, authority.token(Duration::ZERO).await);
-            let _ = self.noting(&authority, authority.look_for_keys().await);
+            let _ = self.noting(&authority, authority.token().await);
+            self.look(&authority).await;
+        }
+    }
+
+    /// Looks whether keys would be given. A host whose token is refused keeps nothing that it got for it; it may get another.
+    async fn look(&self, authority: &Arc<Authority>) {
+        let refused =
+            self.noting(authority, authority.look_for_keys().await).is_err_and(|problem| is_refused(&problem));
+        if refused && self.noting(authority, authority.token().await).is_ok() {
+            let _ = self.noting(authority, authority.look_for_keys().await);
         }
     }
 
@@ -267,15 +276,14 @@ impl Trust {
                     look_at = Instant::now() + AGAIN;
                 }
                 for authority in self.authorities() {
-                    if look || authority.verdict().unreached.is_some() {
-                        let _ = self.noting(&authority, authority.look_for_keys().await);
+                    if look || authority.verdict().unreached.is_some_and(|problem| is_away(&problem)) {
+                        self.look(&authority).await;
                     }
                     let digest = authority.signed.digest();
                     if not_before.get(&digest).is_some_and(|at| Instant::now() < *at) {
                         continue;
                     }
-                    let verdict = authority.verdict();
-                    let answer = authority.token(margin(verdict.attested, verdict.expires)).await;
+                    let answer = authority.token().await;
                     if self.noting(&authority, answer).is_err() {
                         not_before.insert(digest, Instant::now() + AGAIN);
                     } else {
@@ -303,12 +311,6 @@ impl State {
         let authority = same.unwrap_or_else(|| Arc::new(Authority::new(signed, services, Arc::clone(attester))));
         self.providers.insert(provider, authority);
     }
-}
-
-/// How long a token must be good to be usable, by how long it is good altogether.
-fn margin(attested: Option<Timestamp>, expires: Option<Timestamp>) -> Duration {
-    let life = attested.zip(expires).map(|(from, until)| until.duration_since(from).unsigned_abs());
-    life.map_or(RENEW, |life| RENEW.min(life / 3))
 }
 
 /// Whether a refusal says that the host is not what it should be.
@@ -360,20 +362,4 @@ fn given_signer(path: Option<&Path>) -> Result<Option<TokenPublicKey>> {
     let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
     let key = serde_json::from_value(serde_json::Value::String(text.trim().to_owned()));
     key.map(Some).map_err(|error| bad(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use jiff::ToSpan as _;
-
-    use super::*;
-
-    #[test]
-    fn a_token_is_usable_for_all_of_its_time_but_a_minute_or_a_third() {
-        let from = Timestamp::UNIX_EPOCH;
-        for (life, least) in [(86_400, 60), (600, 60), (180, 60), (179, 59), (30, 10), (3, 1)] {
-            assert_eq!(margin(Some(from), Some(from + life.seconds())).as_secs(), least, "{life}");
-        }
-        assert_eq!(margin(None, None), RENEW);
-    }
 }

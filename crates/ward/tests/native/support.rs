@@ -7,7 +7,6 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use key_search::Keys;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use ward_controller::api::types::{HostState, HostView, NativeState, NativeView, ProviderView, VmView};
@@ -112,7 +111,7 @@ fn end_all_in(directory: &Path) {
 
 /// Whether a process has this key anywhere in its memory.
 pub(crate) fn in_memory(pid: &str, key: &[u8]) -> bool {
-    let mut keys = Keys::default();
+    let mut keys = key_search::Keys::default();
     keys.add("it", key);
     !keys.finder().unwrap().in_process(pid.parse().unwrap()).unwrap().is_empty()
 }
@@ -378,10 +377,32 @@ impl System {
         content
     }
 
+    /// What a stranger with the backup and the document finds on a disk: its keys, and its content.
+    pub(crate) fn opened(&self, backup: &Path, disk: &Path) -> (Keys, Vec<u8>) {
+        let (plain, keys) = (self.path("plain"), self.path("keys"));
+        let python = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.venv/bin/python");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/native/open_disk.py");
+        let output = Command::new(python)
+            .args([script, text(backup), text(&self.password()), text(disk), text(&plain), text(&keys)])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = fs::read_to_string(keys).unwrap();
+        let [kek, dek] = said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
+        (Keys { kek: kek.to_owned(), dek: dek.to_owned() }, fs::read(plain).unwrap())
+    }
+
     pub(crate) fn has_event(&self, kind: EventKind) -> bool {
         let events: Vec<Event> = self.json(&["event", "ls"]);
         events.iter().any(|event| event.kind == kind)
     }
+}
+
+/// The keys of a disk, in hexadecimal.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Keys {
+    pub(crate) kek: String,
+    pub(crate) dek: String,
 }
 
 /// The KDKs in a backup, by what OpenSSL shows of it.
@@ -399,7 +420,7 @@ pub(crate) fn keys_in(backup: &Path, password: &Path) -> Vec<Vec<u8>> {
 
 /// In which file below a directory this key is, if in any.
 pub(crate) fn found_below(directory: &Path, key: &[u8]) -> Option<PathBuf> {
-    let mut keys = Keys::default();
+    let mut keys = key_search::Keys::default();
     keys.add("it", key);
     keys.finder().unwrap().in_files(directory).unwrap().into_iter().map(|(_, file)| file).next()
 }

@@ -6,6 +6,7 @@ use std::fs;
 use attest::appraisal::Report;
 use attest::image::{BaseImage, Mode};
 use attest::label::Label;
+use attest::log::EventType;
 use attest::token::TokenPublicKey;
 use kmip::attribute::{Attribute, AttributeValue, UsageMask};
 use kmip::client::Client;
@@ -16,6 +17,7 @@ use ward_controller::api::types::{TrustServiceView, TrustState, TrustedHostView,
 use ward_types::{Code, Power, Problem};
 
 use crate::authority::{Authority, Machine, blocking, command, import, join, remediate};
+use crate::common::Log;
 use crate::support::{System, eventually, text};
 
 const POLICY: &str = "VM Encryption Policy";
@@ -131,15 +133,20 @@ fn what_the_administrators_say_counts_and_what_they_take_back_does_not() {
     let_in(&system);
 
     // An update: what a dry run of the old one tells of it, and the new one beside it.
-    machine.tamper();
-    let trouble = kept_out(&system, Code::AttestationFailed, "PCR 4");
+    let mut updated = Log::of("secureboot");
+    let command = b"grub_cmd: linux /vmlinuz-2";
+    updated.events.push(Log::event(8, EventType::IPL, command, command));
+    machine.boots(&updated);
+    let trouble = kept_out(&system, Code::AttestationFailed, "PCR 8");
     authority.trust(&["base-image", "import", text(&file), "--dry-run"]);
     let told = kept_out(&system, Code::AttestationFailed, "[base-image-unmatched]");
     assert_ne!(told.why, trouble.why, "a dry run is no reason");
     let [image] = &report(&authority).images[..] else { panic!() };
-    assert!(!image.matches() && image.to_string().contains("it would have failed: PCR 4"), "{image}");
-    machine.tpm.reboot(&machine.log);
+    assert!(!image.matches() && image.to_string().contains("it would have failed: PCR 8"), "{image}");
+    capture("updated", &[]);
+    let_in(&system);
     authority.trust(&["base-image", "import", text(&file)]);
+    machine.boots(&machine.log);
     let_in(&system);
 
     // Nobody has signed that yet.

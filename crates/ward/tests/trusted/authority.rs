@@ -48,6 +48,12 @@ impl Machine {
         Self { tpm, log, ca }
     }
 
+    /// It is switched off and on again, and boots that.
+    pub(crate) fn boots(&self, log: &Log) {
+        self.tpm.reboot(log);
+        fs::write(self.tpm.path("event-log"), log.to_bytes()).unwrap();
+    }
+
     /// Something else is measured than what it booted.
     pub(crate) fn tamper(&self) {
         self.tpm.extend(4, &[&attest::hash::HashAlg::Sha256.digest(&[b"a boot kit"])]);

@@ -19,8 +19,6 @@ pub(crate) struct DenyBefore {
     /// The moment, such as 2026-01-31T12:00:00Z, or `now`; `never` takes it back.
     #[arg(value_name = "TIME", value_parser = moment)]
     time: Moment,
-    #[command(flatten)]
-    at: At,
 }
 
 #[derive(Clone, Copy)]
@@ -38,9 +36,9 @@ fn moment(text: &str) -> Result<Moment, String> {
 }
 
 impl DenyBefore {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         let what = "cannot deny old tokens";
-        let admin = self.at.open_key_provider(what).await?;
+        let admin = at.open_key_provider(what).await?;
         let mut settings = admin.settings().await.map_err(|error| problem(what, &error))?;
         settings.refuse_issued_before = self.time.0;
         admin.set_settings(&settings).await.map_err(|error| problem(what, &error))?;
@@ -61,16 +59,11 @@ pub(crate) enum Provider {
     )]
     Add(Add),
     /// List the trusted key providers.
-    Ls {
-        #[command(flatten)]
-        at: At,
-    },
+    Ls,
     /// Remove a trusted key provider. What was wrapped under its primary key opens again once it is there again.
     Rm {
         /// Its name.
         provider: ProviderName,
-        #[command(flatten)]
-        at: At,
     },
 }
 
@@ -103,15 +96,13 @@ pub(crate) struct Add {
     /// Fetch the primary key and hold it in memory, even where the key server could encrypt.
     #[arg(long)]
     fetch: bool,
-    #[command(flatten)]
-    at: At,
 }
 
 impl Provider {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         match self {
-            Self::Add(add) => add.run(output).await,
-            Self::Ls { at } => {
+            Self::Add(add) => add.run(at, output).await,
+            Self::Ls => {
                 let what = "cannot list trusted key providers";
                 let providers =
                     at.open_key_provider(what).await?.providers().await.map_err(|error| problem(what, &error))?;
@@ -129,7 +120,7 @@ impl Provider {
                     table(&["provider", "key server", "primary key", "used", "policies"], rows)
                 })
             }
-            Self::Rm { provider, at } => {
+            Self::Rm { provider } => {
                 let what = format!("cannot remove trusted key provider `{provider}`");
                 at.open_key_provider(&what)
                     .await?
@@ -150,8 +141,8 @@ const fn used(primary_use: PrimaryUse) -> &'static str {
 }
 
 impl Add {
-    async fn run(self, output: Output) -> Result<(), Problem> {
-        let Self { name, server, ca, cert, key, primary_key, make, policies, fetch, at } = self;
+    async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
+        let Self { name, server, ca, cert, key, primary_key, make, policies, fetch } = self;
         let what = format!("cannot set trusted key provider `{name}`");
         let invalid = |why: String| Problem::new(Code::RequestInvalid, &what, why, "correct that and try again");
         let (host, port) = match server.rsplit_once(':') {
