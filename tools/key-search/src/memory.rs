@@ -91,8 +91,6 @@ mod tests {
     use crate::Keys;
     use crate::patterns::Patterns;
 
-    const BORDER: usize = CHUNK as usize;
-
     /// The place in a buffer of this process that lies on a border between what is read at once.
     fn border(buffer: &[u8]) -> usize {
         let address = buffer.as_ptr() as u64;
@@ -110,8 +108,9 @@ mod tests {
         let mut keys = Keys::default();
         keys.add("key", key.expose());
         let finder = keys.finder().unwrap();
-        let mut buffer = vec![0_u8; 3 * BORDER];
-        let places = [BORDER / 2, border(&buffer) - 16];
+        let chunk = usize::try_from(CHUNK).unwrap();
+        let mut buffer = vec![0_u8; 3 * chunk];
+        let places = [chunk / 2, border(&buffer) - 16];
         let address = |place: usize| format!("mem at {:#x}", buffer.as_ptr() as usize + place);
         let wanted = places.map(address);
         let found = finder.in_process(std::process::id()).unwrap();
@@ -146,7 +145,7 @@ mod tests {
         let key: Vec<u8> = (100..132).collect();
         let mut patterns = Patterns::default();
         patterns.add("key", &key);
-        let page = PAGE as usize;
+        let page = usize::try_from(PAGE).unwrap();
         // Three pages are there; the key goes over the border of the last two, as in memory whose end is gone.
         let mut content = vec![0; 3 * page];
         content[2 * page - 16..2 * page + 16].copy_from_slice(&key);

@@ -122,7 +122,7 @@ impl Instance {
 /// A key server: it ends with the test.
 enum KeyServer {
     Own { _process: Process },
-    PyKmip { _server: PyKmip },
+    PyKmip { _server: Box<PyKmip> },
 }
 
 impl KeyServer {
@@ -144,7 +144,7 @@ impl KeyServer {
             [("ca.pem", &server.authority.pem), ("client.pem", &identity.certificate), ("client.key", &identity.key)];
         files.iter().for_each(|(name, content)| fs::write(client.join(name), content).unwrap());
         let port = server.port;
-        (Self::PyKmip { _server: server }, port)
+        (Self::PyKmip { _server: Box::new(server) }, port)
     }
 }
 
