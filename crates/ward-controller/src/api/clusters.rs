@@ -118,17 +118,16 @@ pub(super) async fn remove_datastore(
     State(controller): State<Shared>,
     granted: Granted<operations::RemoveDatastore>,
 ) -> ApiResult<Json<()>> {
+    let datastore = granted.on();
     let mut tx = controller.store.write().await?;
-    match cluster::remove_datastore(&mut tx, granted.on().id).await {
-        Err(error) if error.is_conflict() => {
-            let what = format!("cannot remove datastore `{}`", granted.on().name);
-            let remedy = "move or delete them, or take them out of the inventory; `ward vm ls` lists them";
-            Err(Problem::new(Code::InUse, what, "VMs of the inventory are on it", remedy).into())
-        }
-        removed => {
-            removed?;
-            tx.commit().await?;
-            Ok(Json(()))
-        }
+    let on_it: Vec<_> = vm::list(&mut tx).await?.into_iter().filter(|vm| vm.datastore == datastore.id).collect();
+    if let Some(vm) = on_it.first() {
+        let what = format!("cannot remove datastore `{}`", datastore.name);
+        let why = format!("{} VMs of the inventory are on it, such as `{}`", on_it.len(), vm.name);
+        let remedy = "delete them, or take them out of the inventory: `ward vm unregister`";
+        return Err(Problem::new(Code::InUse, what, why, remedy).into());
     }
+    cluster::remove_datastore(&mut tx, datastore.id).await?;
+    tx.commit().await?;
+    Ok(Json(()))
 }
