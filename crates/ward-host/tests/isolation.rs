@@ -123,7 +123,10 @@ async fn each_vm_is_a_user_of_its_own_without_network_and_privileges() {
             }
             assert_eq!((process.is("NoNewPrivs"), process.is("Seccomp")), ("1", "2"), "{name}");
             let (groups, kvm) = (process.is("Groups"), fs::metadata("/dev/kvm").map_or(0, |kvm| kvm.gid()));
-            assert!(groups.is_empty() || name.starts_with("qemu") && groups == kvm.to_string() && kvm != 0, "{name}: {groups}");
+            assert!(
+                groups.is_empty() || name.starts_with("qemu") && groups == kvm.to_string() && kvm != 0,
+                "{name}: {groups}"
+            );
             // Of QEMU the kernel writes no core itself; of the others it makes none.
             let cores = if name.starts_with("qemu") { "0" } else { "1" };
             let limits = fs::read_to_string(process.path.join("limits")).unwrap();
@@ -443,8 +446,8 @@ async fn what_a_killed_start_gave_away_is_taken_back() {
         host.kill();
         host.start_agent(&[("WARD_CRASH_AT", point)]).await;
         host.push(&[KEY]).await;
-        let start = StartVm { vm: config.id, home: host.home("one"), expected: None };
-        assert!(host.client.call(start.clone()).await.is_err(), "{point}");
+        let start = |host: &Host| StartVm { vm: config.id, home: host.home("one"), expected: None };
+        assert!(host.client.call(start(&host)).await.is_err(), "{point}");
         eventually("the agent's end", || host.was_killed());
         assert_ne!(owner(&state), 0, "{point}: else that shows nothing");
         host.start_agent(&[]).await;
@@ -453,7 +456,7 @@ async fn what_a_killed_start_gave_away_is_taken_back() {
         }
         assert!(processes_of(&host, config.id).is_empty(), "{point}");
         host.push(&[KEY]).await;
-        host.call(start).await.unwrap();
+        host.call(start(&host)).await.unwrap();
         host.call(StopVm { vm: config.id, force: true, wait_ms: 0 }).await.unwrap();
     }
 }

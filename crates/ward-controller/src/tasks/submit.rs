@@ -300,7 +300,10 @@ impl Order<'_> {
         let marks = vec![KeyMark::None; plan.keys.len()];
         let work = Work::Tpm { change, plan, marks, host: None };
         let parts = work.parts(asked.row.config.as_ref());
-        let needs = plan::Needs { rather: asked.row.host, keys: true, tpm, parts, ..plan::Needs::default() };
+        let makers = trusted::makers(work.keys().map(|(choice, _)| choice));
+        let trusted = trusted::needed(&mut asked.tx, &asked.row.keys(), makers).await?;
+        let rather = asked.row.host;
+        let needs = plan::Needs { rather, keys: true, tpm, trusted: &trusted, parts, ..plan::Needs::default() };
         let what = cannot(kind, &asked.row.name);
         self.place_asked(&mut asked, &what, needs, caller).await?;
         self.begin(asked.tx, caller, kind, (asked.row.id, &asked.row.name), work).await
