@@ -3,14 +3,24 @@
 CREATE TABLE host_crypto (
     host_id TEXT PRIMARY KEY REFERENCES host (id) ON DELETE CASCADE,
     -- The mode with what belongs to it, JSON. A host without a row is incapable.
-    state TEXT NOT NULL,
-    -- When the newest dump was taken of which an event has told.
-    dumps_told BIGINT NOT NULL
+    state TEXT NOT NULL
 );
--- Hosts from before may hold keys; they get a host key as soon as they answer.
-INSERT INTO host_crypto (host_id, state, dumps_told)
-    SELECT host.id, '{"mode":"prepared","attempt":"' || host.id || '"}', 0 FROM host
-    WHERE EXISTS (SELECT 1 FROM vm_key) OR EXISTS (SELECT 1 FROM native_provider);
+-- Hosts from before, of clusters that have keys, keep what they hold; they get a host key as soon as they answer.
+INSERT INTO host_crypto (host_id, state)
+    SELECT host.id, '{"mode":"prepared","attempt":"' || host.id || '"}' FROM host
+    WHERE host.cluster_id IN (SELECT vm.cluster_id FROM vm JOIN vm_key ON vm_key.vm_id = vm.id)
+        OR host.cluster_id IN (SELECT native_cluster.cluster_id FROM native_cluster)
+        OR EXISTS (
+            SELECT 1 FROM native_provider
+            WHERE NOT EXISTS (SELECT 1 FROM native_cluster WHERE native_cluster.provider = native_provider.name)
+        );
+
+-- The dumps of which an event has told.
+CREATE TABLE host_dump_told (
+    host_id TEXT NOT NULL REFERENCES host (id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    PRIMARY KEY (host_id, name)
+);
 
 -- Under which names host keys were asked for. They outlive their hosts: what a key server made and nobody heard of is found by
 -- such a name.

@@ -126,7 +126,9 @@ impl Place {
     ) -> Result<(VmConfig, Option<Problem>), Problem> {
         let Some(home) = config.home.key().cloned() else { return Ok((config, None)) };
         self.switch_on(controller).await?;
-        if let Err(problem) = make_cluster_safe(controller, &self.what, &self.subject, &self.link).await {
+        if let Err(problem) =
+            make_cluster_safe(controller, &self.what, &self.subject, &self.link, std::slice::from_ref(&home)).await
+        {
             return Ok((config, Some(problem)));
         }
         if let Err(problem) = self.supply(controller, std::slice::from_ref(&home)).await {

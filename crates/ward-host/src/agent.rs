@@ -2,6 +2,7 @@
 
 mod crypto;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use uuid::Uuid;
 use ward_rpc::api::controller::Hello;
 use ward_rpc::api::host::{
     AbandonJob, CancelJob, CheckJob, DropKeys, DumpVm, ForgetJob, GiveCertificates, HomeRef, HomesUnder, HostParts,
-    HostStatus, KeysMark, MakeKey, MakeTrustedKey, NEW_DUMP_PATH, NativeStatus, OPEN_DUMP_PATH, ObtainKeys,
+    HostStatus, KeysMark, Leave, MakeKey, MakeTrustedKey, NEW_DUMP_PATH, NativeStatus, OPEN_DUMP_PATH, ObtainKeys,
     ReadConsole, ReadDisk, ReadHome, SUPPORT_BUNDLE_PATH, SetHostKey, SetKeyPersistence, StartHome, StartJob, StartVm,
     Started, Status, StopVm, TakeTrust, VmPower, WatchJob,
 };
@@ -27,8 +28,8 @@ use ward_secret::{Kek, Zeroize as _};
 use ward_types::{Code, KeyRef, Problem, TrustStatus, VmConfig};
 
 use crate::config::Config;
-use crate::crypto::Memory;
-use crate::dump::Dumps;
+use crate::crypto::{Memory, Remembered};
+use crate::dump::{Dumps, core_pattern};
 use crate::fault::{Doing, Fault, Result};
 use crate::files;
 use crate::firmware;
@@ -42,6 +43,7 @@ use crate::trusted::Trust;
 use crate::vault::Vault;
 use crate::vmm::{Accelerator, Qemu, Settings, Vms};
 use crate::vtpm;
+use crypto::Dumping;
 
 /// How long a call that waits may wait.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -107,6 +109,9 @@ struct Agent {
     trust: Arc<Trust>,
     memory: Mutex<Memory>,
     dumps: Dumps,
+    dumping: Dumping,
+    /// Whether it leaves its cluster: it takes no keys any more.
+    leaves: AtomicBool,
     jobs: Arc<Jobs>,
     vms: Arc<Vms>,
 }
@@ -119,10 +124,16 @@ impl Agent {
         let persistent = memory.now().persistent;
         let opening = tokio::task::spawn_blocking(move || {
             let (mut vault, kept) = Vault::open(&state_dir, tpm.as_ref());
-            let keks = if persistent { vault.kept_keks() } else { KeyPush::default() };
-            (vault, kept, keks)
+            let keks = if persistent {
+                vault.kept_keks()
+            } else {
+                // Of a moment in which it was switched off.
+                vault.forget_keks()?;
+                KeyPush::default()
+            };
+            Ok::<_, Fault>((vault, kept, keks))
         });
-        let (vault, kept, keks) = opening.await.map_err(|panic| Fault::internal(panic.to_string()))?;
+        let (vault, kept, keks) = opening.await.map_err(|panic| Fault::internal(panic.to_string()))??;
         keys.lock().ring.replace(kept.keys);
         let trust = Arc::new(Trust::open(config, keys.clone())?);
         for (reference, kek) in keks.keys {
@@ -156,6 +167,8 @@ impl Agent {
             trust,
             memory: Mutex::new(memory),
             dumps,
+            dumping: Dumping::new(core_pattern(&config.exe, &config.state_dir)),
+            leaves: AtomicBool::new(false),
             jobs,
             vms,
         })
@@ -207,15 +220,45 @@ impl Agent {
     }
 
     /// Takes the present state of the keys of native providers: what is not in it goes.
-    fn take_native(&self, mut push: NativePush) -> NativeStatus {
+    fn take_native(&self, mut push: NativePush) -> Answer<NativeStatus> {
         {
             let mut vault = self.vault();
+            if !push.keys.is_empty() {
+                self.takes_keys()?;
+            }
             // The controller does not send them either.
             push.keys.retain(|(entry, _)| vault.has_tpm() || !entry.tpm_required);
-            vault.keep(&push);
+            let kept = vault.keep(&push);
             self.keys.lock().ring.replace(push.keys);
+            kept.map_err(|fault| fault.problem("cannot be rid of earlier keys of native providers"))?;
         }
-        self.native_status()
+        Ok(self.native_status())
+    }
+
+    fn takes_keys(&self) -> Answer<()> {
+        if !self.leaves.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let why = "it has left its cluster";
+        Err(Problem::new(Code::HostMode, "cannot take keys", why, "enrol it again, and restart its agent"))
+    }
+
+    /// Forgets everything that it has of keys, for good.
+    fn leave(&self) -> Answer<()> {
+        self.leaves.store(true, Ordering::SeqCst);
+        let forget = || -> Result<()> {
+            let mut vault = self.vault();
+            {
+                let mut keys = self.keys.lock();
+                keys.clear();
+                keys.ring.replace(Vec::new());
+            }
+            // Each, whatever becomes of the other.
+            let (keks, native) = (vault.forget_keks(), vault.keep(&NativePush::default()));
+            self.memory().set(Remembered::default())?;
+            keks.and(native)
+        };
+        forget().map_err(|fault| fault.problem("cannot be rid of all keys"))
     }
 
     async fn take_trust(&self, call: TakeTrust) -> Answer<Vec<TrustStatus>> {
@@ -247,8 +290,9 @@ impl Agent {
         self.vms.start(StartVm { vm, home: at, expected: None }).await
     }
 
-    fn take_keys(&self, push: KeyPush) -> PushReply {
+    fn take_keys(&self, push: KeyPush) -> Answer<PushReply> {
         let mut cache = self.keys.lock();
+        self.takes_keys()?;
         let mut added = 0;
         for (reference, kek) in push.keys {
             let name = reference.to_string();
@@ -258,7 +302,7 @@ impl Agent {
                 Inserted::Replaced => tracing::warn!(key = name, "another key came under the same name"),
             }
         }
-        PushReply { added }
+        Ok(PushReply { added })
     }
 
     fn drop_keys(&self, call: DropKeys) {
@@ -321,11 +365,19 @@ where
 
 fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
     let mut router = Router::new();
-    router = bind(router, |s, call: Status| async move { Ok(s.agent.status(&call)) });
+    router = bind(router, |s, call: Status| async move {
+        crypto::relock(&s.agent);
+        Ok(s.agent.status(&call))
+    });
     router = bind(router, |s, call: DropKeys| async move {
         s.agent.drop_keys(call);
-        s.agent.keys_changed().await;
-        Ok(())
+        s.agent.keys_changed().await
+    });
+    router = bind(router, |s, _: Leave| async move {
+        match tokio::task::spawn_blocking(move || s.agent.leave()).await {
+            Ok(left) => left,
+            Err(panic) => Err(Problem::internal("cannot be rid of all keys", panic)),
+        }
     });
     router = bind(router, |_, call: HomesUnder| async move {
         let what = "cannot look for the VM homes that need a key";
@@ -397,13 +449,16 @@ fn wait(ms: u32) -> Duration {
 async fn push_keys(State(shared): State<Shared>, Extension(peer): Extension<Peer>, body: Bytes) -> Response {
     let taken = admit(peer, "push-keys")
         .and_then(|()| KeyPush::decode(&body).map_err(Problem::from))
-        .map(|push| shared.agent.take_keys(push));
+        .and_then(|push| shared.agent.take_keys(push));
     // The keys in it, where nothing else refers to the buffer any more.
     if let Ok(mut body) = body.try_into_mut() {
         body.zeroize();
     }
-    if taken.as_ref().is_ok_and(|taken| taken.added > 0) {
-        shared.agent.keys_changed().await;
+    if taken.as_ref().is_ok_and(|taken| taken.added > 0)
+        && let Err(problem) = shared.agent.keys_changed().await
+    {
+        // They are in memory, and the host can be used.
+        tracing::warn!(%problem, "keys are not kept over a restart");
     }
     ward_rpc::answer(taken)
 }
@@ -414,7 +469,7 @@ async fn push_native_keys(State(shared): State<Shared>, Extension(peer): Extensi
         // The TPM takes its time.
         Ok(push) => tokio::task::spawn_blocking(move || shared.agent.take_native(push))
             .await
-            .map_err(|panic| Problem::internal("cannot take keys", panic)),
+            .unwrap_or_else(|panic| Err(Problem::internal("cannot take keys", panic))),
         Err(problem) => Err(problem),
     };
     if let Ok(mut body) = body.try_into_mut() {

@@ -128,6 +128,13 @@ impl KeyCache {
         there || self.trusted.remove(key).is_some()
     }
 
+    /// Forgets all of them.
+    pub(crate) fn clear(&mut self) {
+        self.keys.clear();
+        self.trusted.clear();
+        self.revision += 1;
+    }
+
     /// Another one means other keys.
     pub(crate) fn revision(&self) -> u64 {
         self.revision

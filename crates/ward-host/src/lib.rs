@@ -42,7 +42,7 @@ mod vtpm;
 
 pub use agent::run;
 pub use config::{Config, TpmConfig};
-pub use dump::{OpenWith, open_dump, receive_dump};
+pub use dump::{OpenWith, core_pattern, open_dump, receive_dump};
 pub use identity::{Enrolment, enrol};
 pub use isolate::confine;
 pub use local::start_home;

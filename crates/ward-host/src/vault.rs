@@ -69,18 +69,24 @@ impl Vault {
         self.tpm.is_some()
     }
 
-    /// Keeps these keys in the place of all others, as far as this host can.
-    pub(crate) fn keep(&mut self, push: &NativePush) {
+    /// Keeps these keys in the place of all others, as far as this host can. What it can't seal it does not keep: an older
+    /// state must not come back.
+    ///
+    /// # Errors
+    /// Where an older state is still there.
+    pub(crate) fn keep(&mut self, push: &NativePush) -> Result<()> {
         self.sealed = false;
-        match self.store(push) {
-            Ok(()) => {
-                self.sealed = self.has_tpm();
-                if self.sealed {
-                    self.trouble = None;
-                }
-            }
-            Err(fault) => self.complain("cannot seal the keys of native providers", fault),
+        if push.keys.is_empty() {
+            files::remove(&self.path)?;
+        } else if let Err(fault) = self.store(push) {
+            self.complain("cannot seal the keys of native providers", fault);
+            return files::remove(&self.path);
         }
+        self.sealed = self.has_tpm();
+        if self.sealed {
+            self.trouble = None;
+        }
+        Ok(())
     }
 
     pub(crate) fn complain(&mut self, what: &str, fault: Fault) {
@@ -118,7 +124,7 @@ impl Vault {
             // Of a time when there was one.
             return files::remove(path);
         };
-        // A new one each time: an older file is of no use with it.
+        // A new one each time, sealed into the file itself: an older file that is put back opens too, to the same machine.
         let key = SealKey::generate()?;
         let kept =
             Kept { version: VERSION, key: tpm.seal(&key)?, keys: STANDARD.encode(key.seal(purpose, body)?.as_bytes()) };

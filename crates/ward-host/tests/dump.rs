@@ -67,8 +67,8 @@ async fn a_dump_is_never_plain_and_opens_by_its_host_key() {
 
     // Another host key: the dump goes under it, and the old key is of no more use.
     host.call(SetHostKey { key: Some(key(2)) }).await.unwrap();
+    host.until("the dump is under the new key", |status| status.crypto.dump_keys == [key(2)]).await;
     host.call(DropKeys { keys: vec![key(1)] }).await.unwrap();
-    assert_eq!(host.call(Status::default()).await.unwrap().crypto.dump_keys(), [key(2)]);
     assert!(host.opened(&file).await.unwrap() == memory());
 
     // A new agent knows the key's name, not the key.
@@ -79,7 +79,8 @@ async fn a_dump_is_never_plain_and_opens_by_its_host_key() {
     assert_eq!(host.opened(&file).await.unwrap_err().code, Code::KeyNotOnHost);
     let refused = receive_dump(&host.state(), process(), Cursor::new(memory())).await.unwrap_err();
     assert_eq!(refused.code, Code::KeyNotOnHost);
-    assert_eq!(fs::read_dir(host.state().join("dumps")).unwrap().count(), 1);
+    assert_eq!(host.call(Status::default()).await.unwrap().crypto.dumps.len(), 1);
+    assert!(!lies_in(host.dir.path(), SECRET_TEXT));
     host.push(&[2]).await;
     assert!(host.opened(&file).await.unwrap() == memory());
     let mut altered = fs::read(&file).unwrap();
@@ -117,7 +118,7 @@ async fn a_support_bundle_has_dumps_under_its_password_and_no_key() {
     host.push(&[1]).await;
     host.call(SetHostKey { key: Some(key(1)) }).await.unwrap();
     let kept = receive_dump(&host.state(), process(), Cursor::new(memory())).await.unwrap();
-    let call = SupportBundle { password: Some("correct horse".to_owned()) };
+    let call = SupportBundle { password: Some("correct horse".to_owned()), dumps: None };
     let bundle = host.client.ask_bytes(SUPPORT_BUNDLE_PATH, &call).await.unwrap();
     for secret in [SECRET_TEXT, kek(1).expose()] {
         assert!(!bundle.windows(secret.len()).any(|window| window == secret));
@@ -138,6 +139,78 @@ async fn a_support_bundle_has_dumps_under_its_password_and_no_key() {
     assert_eq!(open("wrong").await.unwrap_err().code, Code::PasswordWrong);
     assert!(open("correct horse").await.unwrap() == memory());
     assert_eq!(host.opened(&dump).await.unwrap_err().code, Code::PasswordWrong);
+
+    // What its reader may not read is not in it.
+    let call = SupportBundle { password: Some("correct horse".to_owned()), dumps: Some(Vec::new()) };
+    let bundle = host.client.ask_bytes(SUPPORT_BUNDLE_PATH, &call).await.unwrap();
+    fs::write(&tar, &bundle).unwrap();
+    let listed = std::process::Command::new("tar").args(["-tf", text(&tar)]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("status.json") && !listed.contains(kept.name.as_str()), "{listed}");
+}
+
+/// Memory that comes in two parts, the second once the other end of `go_on` is gone.
+struct InTwoParts {
+    first: Cursor<Vec<u8>>,
+    go_on: std::sync::mpsc::Receiver<()>,
+    second: Cursor<Vec<u8>>,
+}
+
+impl std::io::Read for InTwoParts {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self.first.read(buffer)? {
+            0 => {
+                self.go_on.recv().unwrap_err();
+                self.second.read(buffer)
+            }
+            read => Ok(read),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_a_dump_that_is_being_written_is_in_use() {
+    let host = Host::start().await;
+    host.push(&[1, 2]).await;
+    host.call(SetHostKey { key: Some(key(1)) }).await.unwrap();
+    let (go, go_on) = std::sync::mpsc::channel::<()>();
+    let mut first = memory();
+    let second = first.split_off(200_000);
+    let input = InTwoParts { first: Cursor::new(first), go_on, second: Cursor::new(second) };
+    let state = host.state();
+    let receiving = tokio::spawn(async move { receive_dump(&state, process(), input).await });
+    host.until("the dump begins", |status| status.crypto.dump_keys == [key(1)]).await;
+    // Another host key meanwhile: it does not change what is under way.
+    host.call(SetHostKey { key: Some(key(2)) }).await.unwrap();
+    let status = host.call(Status::default()).await.unwrap();
+    assert_eq!((status.crypto.host_key, status.crypto.dump_keys), (Some(key(2)), vec![key(1)]));
+    drop(go);
+    let kept = receiving.await.unwrap().unwrap();
+    assert_eq!(kept.key, key(1));
+    // It follows, and the older key is of no more use.
+    host.until("the dump is under the new key", |status| status.crypto.dump_keys == [key(2)]).await;
+    host.call(DropKeys { keys: vec![key(1)] }).await.unwrap();
+    assert!(host.opened(&host.dump_file(kept.name.as_str())).await.unwrap() == memory());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_that_could_not_be_kept_is_told_of() {
+    let mut host = Host::start().await;
+    let refused = receive_dump(&host.state(), process(), Cursor::new(memory())).await.unwrap_err();
+    assert_eq!(refused.code, Code::HostMode);
+    let status = host.call(Status::default()).await.unwrap();
+    let [lost] = &status.crypto.lost[..] else { panic!("{:?}", status.crypto) };
+    assert_eq!((&lost.subject, &lost.why), (&process(), &refused.why));
+    assert!(status.crypto.dumps.is_empty() && !lies_in(host.dir.path(), SECRET_TEXT));
+    // With nobody there to tell, it is told of later.
+    host.kill();
+    let other = DumpSubject::Process { pid: 18, command: "qemu-system".to_owned(), signal: 6 };
+    let refused = receive_dump(&host.state(), other.clone(), Cursor::new(memory())).await.unwrap_err();
+    assert_eq!(refused.code, Code::HostUnreachable);
+    host.start_agent(&[]).await;
+    let lost = host.call(Status::default()).await.unwrap().crypto.lost;
+    assert_eq!(lost.iter().map(|lost| &lost.subject).collect::<Vec<_>>(), [&process(), &other]);
+    assert!(!lies_in(host.dir.path(), SECRET_TEXT));
 }
 
 #[tokio::test(flavor = "multi_thread")]

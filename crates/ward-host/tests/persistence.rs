@@ -9,7 +9,8 @@ use std::path::Path;
 use common::swtpm::Swtpm;
 use common::*;
 use tempfile::TempDir;
-use ward_rpc::api::host::{DiskSource, DropKeys, SetHostKey, SetKeyPersistence, Status, StopVm};
+use ward_rpc::api::host::{DiskSource, DropKeys, Leave, SetHostKey, SetKeyPersistence, Status, StopVm};
+use ward_rpc::{CallError, KeyPush};
 use ward_types::{Code, KeyRef, PlainFormat};
 
 /// A TPM in a directory of its own.
@@ -82,6 +83,29 @@ async fn kept_keys_start_vms_with_nobody_there_and_dropped_ones_are_gone() {
     // Switched off, nothing remains.
     assert!(!host.call(SetKeyPersistence { on: false }).await.unwrap().persistent);
     assert!(!host.state().join("keys.sealed").exists());
+    host.kill();
+    host.start_agent(&env).await;
+    assert_eq!(keys(&host).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_leaves_keeps_nothing_and_takes_nothing() {
+    let (_dir, tpm) = tpm();
+    let tcti = tpm.tcti();
+    let env = [("WARD_TEST_TPM", tcti.as_str())];
+    let mut host = Host::start_with(&env).await;
+    host.push(&[1, 2]).await;
+    host.call(SetHostKey { key: Some(key(2)) }).await.unwrap();
+    host.call(SetKeyPersistence { on: true }).await.unwrap();
+    assert!(host.state().join("keys.sealed").exists());
+
+    host.call(Leave {}).await.unwrap();
+    assert!(!host.state().join("keys.sealed").exists());
+    let status = host.call(Status::default()).await.unwrap();
+    assert_eq!((status.keys, status.crypto.host_key, status.crypto.persistent), (Some(vec![]), None, false));
+    // What was on its way when it left is not taken.
+    let pushed = host.client.push_keys(&KeyPush { keys: vec![(key(3), kek(3))] }).await;
+    assert!(matches!(&pushed, Err(CallError::Refused(problem)) if problem.code == Code::HostMode), "{pushed:?}");
     host.kill();
     host.start_agent(&env).await;
     assert_eq!(keys(&host).await, []);

@@ -50,6 +50,21 @@ pub struct DumpAbout {
     pub subject: DumpSubject,
 }
 
+/// A dump that a host could not keep.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LostDump {
+    /// A name of its own.
+    pub name: Name,
+    /// When it was taken.
+    #[schema(value_type = String, format = DateTime)]
+    pub taken: Timestamp,
+    /// Whose memory it held.
+    #[serde(flatten)]
+    pub subject: DumpSubject,
+    /// Why it could not be kept.
+    pub why: String,
+}
+
 /// A dump that a host keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DumpInfo {

@@ -228,6 +228,8 @@ kinds! {
     HostKeyPersistence = "host.key-persistence", Warning;
     /// A process of a host dumped its memory, encrypted.
     HostDump = "host.dump", Warning;
+    /// A dump could not be kept: what crashed, and why its memory is not there.
+    HostDumpLost = "host.dump-lost", Warning;
     /// A support bundle of a host was made.
     HostSupportBundle = "host.support-bundle", Info;
 }

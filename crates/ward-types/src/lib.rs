@@ -21,7 +21,7 @@ mod vm;
 pub use audit::{AuditEntry, AuditOutcome, AuditRecord};
 pub use authz::{Object, ObjectKind, Privilege, PrivilegeSet, Role, RoleKind, Subject, builtin_roles};
 pub use crypto::{Component, CryptoPlan, CryptoRequest, CryptoSpec, CryptoStep, KeyWish, StepAction};
-pub use dump::{DumpAbout, DumpInfo, DumpSubject};
+pub use dump::{DumpAbout, DumpInfo, DumpSubject, LostDump};
 pub use event::{Event, EventKind, EventSubject, Severity};
 pub use host_mode::{HostCrypto, HostMode};
 pub use ids::{

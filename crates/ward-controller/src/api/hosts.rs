@@ -62,6 +62,8 @@ pub(crate) fn view(
         host_key: crypto.key().cloned(),
         key_persistence: status.is_some_and(|status| status.crypto.persistent),
         dumps: status.map_or_else(Vec::new, |status| status.crypto.dumps.clone()),
+        lost_dumps: status.map_or_else(Vec::new, |status| status.crypto.lost.clone()),
+        core_handler: status.is_some_and(|status| status.crypto.core_handler),
         uefi: status.is_some_and(|status| status.parts.uefi),
         secure_boot: status.is_some_and(|status| status.parts.secure_boot),
         swtpm: status.is_some_and(|status| status.parts.swtpm),

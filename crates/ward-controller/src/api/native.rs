@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use ward_secret::Zeroizing;
 use ward_types::{
-    ClusterId, Code, EventKind, EventSubject, KdkId, KdkRef, KeyRef, Name, Problem, ProviderKind, ProviderName,
+    ClusterId, Code, EventKind, EventSubject, HostId, KdkId, KdkRef, KeyRef, Name, Problem, ProviderKind, ProviderName,
 };
 
 use super::auth::Caller;
@@ -26,6 +26,7 @@ use crate::store::native::{self as store, NativeRow};
 use crate::store::needed::{self, KeyOwner};
 use crate::store::provider::{self, ProviderRow};
 use crate::store::{Tx, cluster, event, task};
+use crate::tasks::may::MayEnable;
 use crate::tasks::submit::cluster_named;
 
 /// What is particular to a native provider; none where it is of another kind.
@@ -113,6 +114,7 @@ async fn put(
     default: bool,
     subject: &EventSubject,
     (kind, message): (EventKind, &str),
+    enable: &[HostId],
 ) -> Result<(), Problem> {
     let first = provider::list(tx).await?.is_empty();
     let is_default = default || first;
@@ -122,7 +124,7 @@ async fn put(
         added => added?,
     }
     store::add(tx, row).await?;
-    crate::hosts::prepare_served(tx, row, subject).await?;
+    crate::hosts::prepare_served(tx, row, enable, subject).await?;
     event::record(tx, kind, subject, message).await?;
     if provider.is_default {
         provider::set_default(tx, &row.name).await?;
@@ -163,10 +165,11 @@ pub(super) async fn add(
         versions: vec![version],
     };
     let subject = about(granted.user(), &row.name);
+    let enable = MayEnable::ask_in(&controller, &caller, |cluster| row.serves(cluster)).await?.hosts();
     let mut tx = controller.store.write().await?;
     let message =
         format!("native key provider `{}` added, with key {key_id}; it encrypts once it is backed up", row.name);
-    put(&mut tx, &what, &row, new.default, &subject, (EventKind::ProviderAdded, &message)).await?;
+    put(&mut tx, &what, &row, new.default, &subject, (EventKind::ProviderAdded, &message), &enable).await?;
     tx.commit().await?;
     native::give_all(&controller, &subject, &format!("key of native provider `{}`", row.name)).await;
     show(&controller, &row.name).await
@@ -252,6 +255,12 @@ pub(super) async fn import(
     let read = tokio::task::spawn_blocking(move || Backup::read(&reading, &file, &password, &wanted));
     let (backup, about_it) = read.await.map_err(|panic| Problem::internal(&what, panic))??;
 
+    let is_new = store::get(&mut *controller.store.read().await?, &name).await?.is_none();
+    let enable = match is_new && !dry_run {
+        true => MayEnable::ask_in(&controller, &caller, |_| true).await?,
+        false => MayEnable::nothing(),
+    };
+    let enable = enable.hosts();
     let mut tx = controller.store.write().await?;
     let there = store::get(&mut tx, &name).await?;
     if there.is_none() && provider::get(&mut tx, &name).await?.is_some() {
@@ -301,7 +310,7 @@ pub(super) async fn import(
             clusters: Vec::new(),
             versions,
         };
-        put(&mut tx, &what, &row, false, &subject, (EventKind::ProviderRestored, &message)).await?;
+        put(&mut tx, &what, &row, false, &subject, (EventKind::ProviderRestored, &message), &enable).await?;
     }
     tx.commit().await?;
     native::give_all(&controller, &subject, &format!("key of native provider `{name}`, restored")).await;

@@ -26,8 +26,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use ward_types::{
-    ClusterId, DatastoreId, DumpInfo, HostId, HostMode, Isolation, KdkRef, KeyRef, Name, PlainFormat, Power, Problem,
-    TaskId, TaskInfo, VmConfig, VmId,
+    ClusterId, DatastoreId, DumpInfo, HostId, HostMode, Isolation, KdkRef, KeyRef, LostDump, Name, PlainFormat, Power,
+    Problem, TaskId, TaskInfo, VmConfig, VmId,
 };
 
 /// Who wants to log in.
@@ -223,6 +223,12 @@ pub struct HostView {
     /// The dumps that it keeps.
     #[serde(default)]
     pub dumps: Vec<DumpInfo>,
+    /// The dumps that it could not keep, the newest of them.
+    #[serde(default)]
+    pub lost_dumps: Vec<LostDump>,
+    /// Whether its kernel hands it the memory of processes that crash, which it encrypts.
+    #[serde(default)]
+    pub core_handler: bool,
     /// Whether it has UEFI firmware for VMs.
     #[serde(default)]
     pub uefi: bool,

@@ -118,10 +118,19 @@ pub(crate) async fn grant_if_allowed<O: Operation>(
     on: O::On,
     note: Note,
 ) -> Result<Option<Granted<O>>, Problem> {
-    if !needs::<O>(&on).without(privileges_of(controller, caller, &on).await?).is_empty() {
-        return Ok(None);
+    match allows::<O>(controller, caller, &on).await? {
+        true => grant(controller, caller, on, note).await.map(Some),
+        false => Ok(None),
     }
-    grant(controller, caller, on, note).await.map(Some)
+}
+
+/// Whether somebody might do that. It is no grant: nothing is done upon it, some of an answer is left out.
+pub(crate) async fn allows<O: Operation>(
+    controller: &Controller,
+    caller: &Caller,
+    on: &O::On,
+) -> Result<bool, Problem> {
+    Ok(needs::<O>(on).without(privileges_of(controller, caller, on).await?).is_empty())
 }
 
 fn needs<O: Operation>(on: &O::On) -> PrivilegeSet {

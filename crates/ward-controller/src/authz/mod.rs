@@ -18,7 +18,7 @@ mod policy;
 mod sight;
 mod target;
 
-pub(crate) use check::{Granted, Note, Recent, grant, grant_if_allowed, grant_named, grant_to_schedule};
+pub(crate) use check::{Granted, Note, Recent, allows, grant, grant_if_allowed, grant_named, grant_to_schedule};
 pub(crate) use decide::Grant;
 pub(crate) use policy::{Excess, Given, Policy};
 pub(crate) use sight::Sight;

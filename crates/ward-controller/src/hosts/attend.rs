@@ -1,11 +1,12 @@
 //! Looking after a host's encryption mode: a host key for whoever is prepared, the end of the waiting of whoever was switched
 //! off, dumps that nobody was told of, and whether keys outlive a restart.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ward_rpc::api::host::{HostStatus, SetHostKey, SetKeyPersistence};
-use ward_types::{Code, DumpInfo, DumpSubject, EventKind, EventSubject, HostCrypto, KeyRef, Problem};
+use ward_types::{Code, DumpSubject, EventKind, EventSubject, HostCrypto, KeyRef, Name, Problem};
 
 use super::link::Told;
 use super::mode::{self, Rekey};
@@ -47,7 +48,8 @@ impl Attention {
         let (standing, status) = (&before.standing, &*told.status);
         match &standing.crypto {
             HostCrypto::Prepared { .. } => {
-                if !before.needed.is_empty() || controller.links.is_cluster_safe(link.cluster) {
+                let is_begun = !standing.keys.is_empty();
+                if is_begun || !before.needed.is_empty() || controller.links.is_cluster_safe(link.cluster) {
                     self.host_key(controller, link, None);
                 }
             }
@@ -56,6 +58,8 @@ impl Attention {
             HostCrypto::Safe { key, .. } => {
                 if self.is_provider_gone(controller, before, key).await? {
                     self.host_key(controller, link, Some(Rekey::OfGoneProvider));
+                } else if mode::is_of_old_version(&before.native, key) {
+                    self.host_key(controller, link, Some(Rekey::OfOldVersion));
                 } else if status.crypto.host_key.as_ref() != Some(key) && told.has(key) {
                     tell_host(link, SetHostKey { key: Some(key.clone()) }).await;
                 }
@@ -162,7 +166,7 @@ async fn end(controller: &Shared, link: &Link, standing: &HostStanding, told: &T
     match mode::change(&mut tx, "cannot end the waiting of a host", link, seen, &about(link)).await {
         Ok(new) => {
             let after = HostStanding { crypto: new.clone(), ..standing.clone() };
-            let idle = mode::unneeded(&after, &status.crypto.dump_keys());
+            let idle = mode::unneeded(&after, &status.crypto.dump_keys);
             mode::forget_keys(&mut tx, link.id, &about(link), idle).await?;
             tx.commit().await?;
             link.set_crypto(new);
@@ -185,7 +189,7 @@ async fn forget_keys(
         HostCrypto::Prepared { .. } => false,
         HostCrypto::PendingIncapable { .. } | HostCrypto::Incapable => true,
     };
-    let idle = mode::unneeded(standing, &status.crypto.dump_keys());
+    let idle = mode::unneeded(standing, &status.crypto.dump_keys);
     if !settled || idle.is_empty() {
         return Ok(());
     }
@@ -199,33 +203,41 @@ async fn forget_keys(
     Ok(())
 }
 
-/// One event for each dump: what, when, under which key, where.
+/// One event for each dump, kept or lost: what, when, under which key, where.
 async fn tell_of_dumps(
     controller: &Shared,
     link: &Link,
     standing: &HostStanding,
     status: &HostStatus,
 ) -> Result<(), StoreError> {
-    let taken = |dump: &DumpInfo| dump.about.taken.as_microsecond();
-    let new: Vec<_> = status.crypto.dumps.iter().filter(|dump| taken(dump) > standing.dumps_told).collect();
-    let Some(last) = new.iter().map(|dump| taken(dump)).max() else { return Ok(()) };
+    let (kept, lost) = (&status.crypto.dumps, &status.crypto.lost);
+    let names: BTreeSet<Name> =
+        kept.iter().map(|dump| &dump.name).chain(lost.iter().map(|dump| &dump.name)).cloned().collect();
+    if names == standing.dumps_told {
+        return Ok(());
+    }
+    let of = |of: &DumpSubject| EventSubject {
+        vm: match of {
+            DumpSubject::Guest { vm } => Some(*vm),
+            DumpSubject::Process { .. } => None,
+        },
+        ..about(link)
+    };
     let mut tx = controller.store.write().await?;
-    for dump in new {
+    for dump in kept.iter().filter(|dump| !standing.dumps_told.contains(&dump.name)) {
         let message = format!(
             "host `{}` keeps a dump of {}, taken {}, encrypted under host key {}: {}",
             link.name, dump.about.subject, dump.about.taken, dump.key, dump.name
         );
-        let subject = EventSubject {
-            key: Some(dump.key.clone()),
-            provider: Some(dump.key.provider.clone()),
-            vm: match dump.about.subject {
-                DumpSubject::Guest { vm } => Some(vm),
-                DumpSubject::Process { .. } => None,
-            },
-            ..about(link)
-        };
+        let (key, provider) = (Some(dump.key.clone()), Some(dump.key.provider.clone()));
+        let subject = EventSubject { key, provider, ..of(&dump.about.subject) };
         event::record(&mut tx, EventKind::HostDump, &subject, &message).await?;
     }
-    host_crypto::set_dumps_told(&mut tx, link.id, last).await?;
+    for dump in lost.iter().filter(|dump| !standing.dumps_told.contains(&dump.name)) {
+        let message =
+            format!("host `{}` could not keep a dump of {}, of {}: {}", link.name, dump.subject, dump.taken, dump.why);
+        event::record(&mut tx, EventKind::HostDumpLost, &of(&dump.subject), &message).await?;
+    }
+    host_crypto::set_dumps_told(&mut tx, link.id, &names).await?;
     tx.commit().await
 }

@@ -160,12 +160,7 @@ impl Maker {
         // The same name at each try: what an earlier one made is found.
         let made = match keys::locate_or_make(what, servers, name, &keys::host_key_name(attempt), true).await {
             Ok(made) => made,
-            Err(NotMade { fault, maybe_there }) => {
-                if !maybe_there {
-                    give_up(controller, what, subject, link).await?;
-                }
-                return Err(keys::report(controller, subject, *fault).await);
-            }
+            Err(NotMade { fault, .. }) => return Err(keys::report(controller, subject, *fault).await),
         };
         crash_point::reach("host.key-made-unknown");
         let key = made.key.clone();

@@ -49,8 +49,8 @@ impl Ought {
         let own = |is_kept: bool| if is_kept { standing.keys.clone() } else { BTreeSet::new() };
         match &standing.crypto {
             HostCrypto::Safe { .. } => Self { of_cluster: of_cluster.clone(), own: own(true), is_given: true },
-            // Its host key is on its way.
-            HostCrypto::Prepared { .. } => Self { of_cluster: Needed::default(), own: own(true), is_given: false },
+            // Its host key is on its way. What it holds from before it keeps, and nothing more is given to it.
+            HostCrypto::Prepared { .. } => Self { of_cluster: of_cluster.clone(), own: own(true), is_given: false },
             // What dumps itself until the restart is encrypted too.
             HostCrypto::PendingIncapable { boot: last, .. } => {
                 Self { of_cluster: Needed::default(), own: own(*last == boot), is_given: false }
@@ -121,7 +121,7 @@ mod tests {
         let pending = |boot| HostCrypto::PendingIncapable { key: own.clone(), boot };
         for (crypto, missing, surplus) in [
             (HostCrypto::Safe { key: own.clone(), rekey: None }, vec![1, 2, 9], vec![5]),
-            (HostCrypto::Prepared { attempt: boot }, vec![], vec![1, 2, 5]),
+            (HostCrypto::Prepared { attempt: boot }, vec![], vec![5]),
             (pending(boot), vec![], vec![1, 2, 5]),
             (pending(other), vec![], vec![1, 2, 5, 9]),
             (HostCrypto::Incapable, vec![], vec![1, 2, 5, 9]),

@@ -1,7 +1,6 @@
 //! How a host leaves: its keys first.
 
-use ward_rpc::NativePush;
-use ward_rpc::api::host::{DropKeys, SetHostKey, SetKeyPersistence};
+use ward_rpc::api::host::Leave;
 use ward_types::{Code, EventKind, EventSubject, KeyRef, Problem};
 
 use super::watch_over;
@@ -48,16 +47,13 @@ pub(crate) async fn remove(controller: &Shared, granted: &Granted<RemoveHost>, f
     let mut lost: Vec<KeyRef> = Vec::new();
     let mut unreached = None;
     if let Some(link) = link {
+        // Whoever is just changing its host key is through with it first.
+        let _turn = link.crypto_turn.lock().await;
         let forgotten = async {
             let told = link.ask(ward_rpc::Client::CALL_TIMEOUT).await?;
             lost = told.held.iter().cloned().collect();
-            // What it keeps over a restart goes too.
-            if told.status.crypto.persistent {
-                link.call(SetKeyPersistence { on: false }).await?;
-            }
-            link.call(DropKeys { keys: lost.clone() }).await?;
-            link.call(SetHostKey { key: None }).await?;
-            link.push_native_keys(&NativePush::default()).await.map(drop)
+            // What is still on its way to it is refused from then on.
+            link.call(Leave {}).await
         };
         unreached = forgotten.await.err();
     }
@@ -67,7 +63,7 @@ pub(crate) async fn remove(controller: &Shared, granted: &Granted<RemoveHost>, f
         watch_over(controller, row);
         let remedy = format!(
             "start its agent; or switch the machine off for good and say `ward host rm {} --force`: its keys go with its \
-             memory",
+             memory, and what its TPM keeps stays on the machine until it is wiped",
             row.name
         );
         return Err(Problem::new(
@@ -89,7 +85,11 @@ pub(crate) async fn remove(controller: &Shared, granted: &Granted<RemoveHost>, f
     }
     let message = match &unreached {
         None => format!("host `{}` removed; it has no keys any more", row.name),
-        Some(_) => format!("host `{}` removed by force: it keeps its keys in memory until it is restarted", row.name),
+        Some(_) => format!(
+            "host `{}` removed by force: it keeps its keys in memory until it is restarted, and those that its TPM seals until \
+             its state directory is deleted",
+            row.name
+        ),
     };
     event::record(&mut tx, EventKind::HostRemoved, &subject, &message).await?;
     Ok(tx.commit().await?)

@@ -374,12 +374,30 @@ impl Link {
         self.client().await?.call_within(call, timeout).await
     }
 
+    /// Gives the host keys, as long as it may have any: it may have been switched off, or leave, since they were got.
     pub(crate) async fn push_keys(&self, push: &KeyPush) -> Result<PushReply, CallError> {
+        self.takes_keys()?;
         self.client().await?.push_keys(push).await
     }
 
+    /// Gives the host the present keys of native providers. None it takes in any mode.
     pub(crate) async fn push_native_keys(&self, push: &NativePush) -> Result<NativeStatus, CallError> {
+        if !push.keys.is_empty() {
+            self.takes_keys()?;
+        }
         self.client().await?.push_native_keys(push).await
+    }
+
+    fn takes_keys(&self) -> Result<(), CallError> {
+        if !self.gone.is_cancelled() && self.crypto().takes_native_keys() {
+            return Ok(());
+        }
+        Err(CallError::Refused(Box::new(Problem::new(
+            Code::HostMode,
+            format!("cannot give host `{}` keys", self.name),
+            "its encryption mode is not on, or it leaves",
+            format!("switch it on: `ward host encryption enable {}`", self.name),
+        ))))
     }
 
     /// The answer has a body that is yet to be read.

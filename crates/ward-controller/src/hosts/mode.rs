@@ -77,9 +77,15 @@ async fn prepare(tx: &mut Tx, row: &HostRow, subject: &EventSubject) -> Result<H
     Ok(new)
 }
 
-/// Prepares the hosts that a new native provider serves: they are to have its key.
-pub(crate) async fn prepare_served(tx: &mut Tx, native: &NativeRow, subject: &EventSubject) -> Result<(), StoreError> {
-    for row in host::list(tx).await?.into_iter().filter(|row| native.serves(row.cluster)) {
+/// Prepares the hosts that a new native provider serves, as far as whoever adds it may: they are to have its key.
+pub(crate) async fn prepare_served(
+    tx: &mut Tx,
+    native: &NativeRow,
+    enable: &[HostId],
+    subject: &EventSubject,
+) -> Result<(), StoreError> {
+    let meant = |row: &HostRow| native.serves(row.cluster) && enable.contains(&row.id);
+    for row in host::list(tx).await?.into_iter().filter(meant) {
         if host_crypto::get(tx, row.id).await? == HostCrypto::Incapable {
             prepare(tx, &row, subject).await?;
         }
@@ -88,12 +94,13 @@ pub(crate) async fn prepare_served(tx: &mut Tx, native: &NativeRow, subject: &Ev
 }
 
 /// Gives the prepared hosts of a cluster their host keys. Waits for the one that is needed, whose failure is one, and a moment
-/// for the others.
+/// for the others. One that has all the keys that are needed already is not waited for: no key is to be given to it.
 pub(crate) async fn make_cluster_safe(
     controller: &Shared,
     what: &str,
     subject: &EventSubject,
     must: &Arc<Link>,
+    keys: &[KeyRef],
 ) -> Result<(), Problem> {
     let modes = host_crypto::list(&mut *controller.store.read().await?).await?;
     if !modes.get(&must.id).is_some_and(HostCrypto::takes_native_keys) {
@@ -103,9 +110,10 @@ pub(crate) async fn make_cluster_safe(
         link.snapshot().reach == Reach::Up
             && modes.get(&link.id).is_some_and(|crypto| crypto.mode() == HostMode::Prepared)
     };
+    let has_all = !keys.is_empty() && must.told().is_some_and(|told| keys.iter().all(|key| told.has(key)));
     let mut others = Vec::new();
     for link in controller.links.of_cluster(must.cluster).into_iter().filter(prepared) {
-        if link.id == must.id {
+        if link.id == must.id && !has_all {
             continue;
         }
         let (controller, subject, what) = (Arc::clone(controller), subject.clone(), what.to_owned());
@@ -114,6 +122,9 @@ pub(crate) async fn make_cluster_safe(
                 not_made(&controller, &link, &subject, &problem).await;
             }
         }));
+    }
+    if has_all {
+        return Ok(());
     }
     make_safe(controller, what, subject, must).await?;
     // They get theirs even if nobody waits any longer.
@@ -173,6 +184,17 @@ pub(crate) enum Rekey {
     Resumed,
     /// The provider of the old one was removed: nobody else has that any more.
     OfGoneProvider,
+    /// The old one is under a version of a native provider's key that is to go.
+    OfOldVersion,
+}
+
+/// Whether a host key is under an older version of a native provider's key than new keys are.
+pub(super) fn is_of_old_version(rows: &[NativeRow], key: &KeyRef) -> bool {
+    let Some(kdk) = key.kdk() else { return false };
+    rows.iter().any(|row| {
+        let is_it = row.name == kdk.provider && row.key_id == kdk.key_id;
+        is_it && row.backed_up.is_some() && row.current() > kdk.version
+    })
 }
 
 /// Gives a safe host another host key. Its dumps go under it, as far as the old one is there.
@@ -193,6 +215,7 @@ pub(crate) async fn rekey(
         Rekey::Asked => false,
         Rekey::Resumed => rekey.is_none(),
         Rekey::OfGoneProvider => provider::get(&mut db, &old.provider).await?.is_some(),
+        Rekey::OfOldVersion => !is_of_old_version(&native::list(&mut db).await?, old),
     };
     drop(db);
     if is_done {
@@ -209,7 +232,7 @@ pub(crate) async fn rekey(
     let mut tx = controller.store.write().await?;
     let new = change(&mut tx, what, link, ModeChange::ChangeKey { key }, subject).await?;
     let standing = host_crypto::standing(&mut tx, link.id, link.cluster).await?;
-    let idle = unneeded(&standing, &status.dump_keys());
+    let idle = unneeded(&standing, &status.dump_keys);
     let dropped = forget_keys(&mut tx, link.id, subject, idle).await?;
     tx.commit().await?;
     link.set_crypto(new);

@@ -183,7 +183,7 @@ pub(super) struct Before {
     /// The VMs that ought to run there.
     on: BTreeSet<VmId>,
     /// The native providers.
-    native: Vec<NativeRow>,
+    pub(super) native: Vec<NativeRow>,
     /// The trusted providers.
     trusted: Vec<TrustedRow>,
 }

@@ -119,7 +119,7 @@ pub(crate) async fn give(
         });
     }
     drop((told, push));
-    let mut waits_for = must.filter(|must| hosts.iter().any(|link| link.id == *must));
+    let mut waits_for = must;
     let mut lost = None;
     let mut until = waits_for.is_none().then(|| Instant::now() + MOMENT);
     let all = loop {
@@ -139,6 +139,7 @@ pub(crate) async fn give(
         }
     };
     report.given(controller).await;
+    let named = named(&report.keys);
     if !all {
         let controller = Arc::clone(controller);
         controller.clone().background.spawn(async move {
@@ -148,7 +149,17 @@ pub(crate) async fn give(
             }
         });
     }
-    lost.map_or(Ok(()), Err)
+    match (lost, waits_for) {
+        (None, None) => Ok(()),
+        (Some(problem), _) => Err(problem),
+        // It was switched off, or has left, since it was chosen.
+        (None, Some(_)) => Err(Problem::new(
+            Code::HostMode,
+            format!("cannot give a host {named}"),
+            "its encryption mode is not on any more",
+            "choose another host, or switch it on: `ward host encryption enable HOST`",
+        )),
+    }
 }
 
 /// What became of a push.

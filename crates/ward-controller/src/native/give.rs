@@ -27,11 +27,13 @@ pub(crate) async fn bring_up_to_date(controller: &Controller, link: &Link) -> Re
     }
     // A host that may have no keys is to have none.
     let mut db = controller.store.read().await?;
-    let rows = match host_crypto::get(&mut db, link.id).await?.takes_native_keys() {
+    let crypto = host_crypto::get(&mut db, link.id).await?;
+    let rows = match crypto.takes_native_keys() {
         true => native::list(&mut db).await?,
         false => Vec::new(),
     };
     drop(db);
+    link.set_crypto(crypto);
     if wanted(&rows, link.cluster, status.native.tpm) == status.native.keys {
         return Ok(status.native);
     }

@@ -19,8 +19,8 @@ pub(crate) struct HostStanding {
     pub(crate) keys: BTreeSet<KeyRef>,
     /// Whether its keys are to outlive a restart: as is said of it, and of its cluster.
     pub(crate) persistence: (Option<bool>, bool),
-    /// When the newest dump was taken of which an event has told, in microseconds since 1970.
-    pub(crate) dumps_told: i64,
+    /// The dumps, kept and lost, of which an event has told.
+    pub(crate) dumps_told: BTreeSet<Name>,
 }
 
 /// All modes that were ever set; the other hosts are incapable.
@@ -37,13 +37,11 @@ pub(crate) async fn get(db: &mut AnyConnection, host: HostId) -> Result<HostCryp
 
 /// How a host of a cluster stands.
 pub(crate) async fn standing(db: &mut AnyConnection, host: HostId, cluster: ClusterId) -> Result<HostStanding> {
-    let row = sqlx::query("SELECT state, dumps_told FROM host_crypto WHERE host_id = $1").bind(host.to_string());
-    let row = row.fetch_optional(&mut *db).await?;
-    let (crypto, dumps_told) = match &row {
-        Some(row) => (Cells(row).json("state")?, Cells(row).int("dumps_told")?),
-        None => (HostCrypto::Incapable, 0),
-    };
+    let crypto = get(&mut *db, host).await?;
     let keys = keys_of(&mut *db, host).await?;
+    let rows = sqlx::query("SELECT name FROM host_dump_told WHERE host_id = $1").bind(host.to_string());
+    let rows = rows.fetch_all(&mut *db).await?;
+    let dumps_told = rows.iter().map(|row| Cells(row).parsed("name")).collect::<Result<_>>()?;
     let own = said(&mut *db, host.to_string()).await?;
     let persistence = (own, said(db, cluster.to_string()).await?.unwrap_or(false));
     Ok(HostStanding { crypto, keys, persistence, dumps_told })
@@ -52,7 +50,7 @@ pub(crate) async fn standing(db: &mut AnyConnection, host: HostId, cluster: Clus
 /// Sets a mode. A host key that comes with it is needed.
 pub(crate) async fn set(db: &mut AnyConnection, host: HostId, crypto: &HostCrypto) -> Result<()> {
     sqlx::query(
-        "INSERT INTO host_crypto (host_id, state, dumps_told) VALUES ($1, $2, 0) \
+        "INSERT INTO host_crypto (host_id, state) VALUES ($1, $2) \
          ON CONFLICT (host_id) DO UPDATE SET state = excluded.state",
     )
     .bind(host.to_string())
@@ -139,16 +137,16 @@ pub(crate) async fn under(db: &mut AnyConnection, key: &KeyRef) -> Result<Vec<(H
     rows.iter().map(|row| host(Cells(row))).collect()
 }
 
-pub(crate) async fn set_dumps_told(db: &mut AnyConnection, host: HostId, taken: i64) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO host_crypto (host_id, state, dumps_told) VALUES ($1, $2, $3) \
-         ON CONFLICT (host_id) DO UPDATE SET dumps_told = excluded.dumps_told",
-    )
-    .bind(host.to_string())
-    .bind(json(&HostCrypto::Incapable)?)
-    .bind(taken)
-    .execute(&mut *db)
-    .await?;
+/// Notes the dumps of which events have told, in the place of those that were noted.
+pub(crate) async fn set_dumps_told(db: &mut AnyConnection, host: HostId, names: &BTreeSet<Name>) -> Result<()> {
+    sqlx::query("DELETE FROM host_dump_told WHERE host_id = $1").bind(host.to_string()).execute(&mut *db).await?;
+    for name in names {
+        sqlx::query("INSERT INTO host_dump_told (host_id, name) VALUES ($1, $2)")
+            .bind(host.to_string())
+            .bind(name.as_str())
+            .execute(&mut *db)
+            .await?;
+    }
     server_key::changed(db).await
 }
 
@@ -184,7 +182,7 @@ pub(crate) async fn set_cluster_persistence(db: &mut AnyConnection, cluster: Clu
 pub(crate) async fn forget(db: &mut AnyConnection, host: HostId) -> Result<Vec<KeyRef>> {
     let keys = keys_of(&mut *db, host).await?;
     say(&mut *db, host.to_string(), None).await?;
-    for table in ["host_key", "host_crypto"] {
+    for table in ["host_key", "host_dump_told", "host_crypto"] {
         let delete = format!("DELETE FROM {table} WHERE host_id = $1");
         sqlx::query(sqlx::AssertSqlSafe(delete)).bind(host.to_string()).execute(&mut *db).await?;
     }

@@ -37,7 +37,7 @@ pub(crate) async fn run_job(run: &mut Run, spec: &JobSpec, keys: &[KeyRef]) -> S
     let mut losses = 0;
     loop {
         let tpm = needs_tpm(&mut *run.controller.store.read().await?, keys).await?;
-        let link = placed(run, !keys.is_empty(), tpm).await?;
+        let link = placed(run, (!keys.is_empty()).then_some(keys), tpm).await?;
         match attend(run, &link, spec, keys).await? {
             Attended::Ended(done) => return Ok(done),
             Attended::Away => {
@@ -67,7 +67,7 @@ pub(super) async fn check_job(run: &mut Run, spec: &JobSpec, have: &[KeyRef], tp
     let mut losses = 0;
     loop {
         let tpm = tpm || needs_tpm(&mut *run.controller.store.read().await?, have).await?;
-        let link = placed(run, true, tpm).await?;
+        let link = placed(run, Some(have), tpm).await?;
         let answer = match give_keys(run, &link, have).await? {
             Ok(()) => {
                 run.say(&format!("has host {} check what it takes", link.name));
@@ -107,8 +107,8 @@ pub(crate) async fn forget(run: &Run, host: HostId) {
     }
 }
 
-/// The host that has the job, chosen now where none has it yet.
-pub(super) async fn placed(run: &mut Run, keys: bool, tpm: bool) -> Step<Arc<Link>> {
+/// The host that has the job, chosen now where none has it yet. Work that takes keys says those that there are already.
+pub(super) async fn placed(run: &mut Run, keys: Option<&[KeyRef]>, tpm: bool) -> Step<Arc<Link>> {
     if let Some(host) = run.work.host() {
         let link = run.link(host)?;
         safe(run, &link, keys).await?;
@@ -118,7 +118,7 @@ pub(super) async fn placed(run: &mut Run, keys: bool, tpm: bool) -> Step<Arc<Lin
     let hosts = run.controller.links.facts(run.vm.cluster);
     let trusted = run.trusted().await?;
     let (rather, only, parts) = (run.vm.host, run.runs_on(), run.work.parts(run.vm.config.as_ref()));
-    let needs = Needs { rather, only, keys, tpm, trusted: &trusted, parts, ..Needs::default() };
+    let needs = Needs { rather, only, keys: keys.is_some(), tpm, trusted: &trusted, parts, ..Needs::default() };
     let host = place(&run.what(), &hosts, needs)?;
     let link = run.link(host)?;
     run.work.set_host(host);
@@ -128,9 +128,9 @@ pub(super) async fn placed(run: &mut Run, keys: bool, tpm: bool) -> Step<Arc<Lin
 }
 
 /// Where the work takes keys: host keys for the hosts whose encryption mode was switched on for it.
-pub(super) async fn safe(run: &Run, link: &Arc<Link>, keys: bool) -> Step {
-    if keys {
-        make_cluster_safe(&run.controller, &run.what(), &run.subject(), link).await?;
+pub(super) async fn safe(run: &Run, link: &Arc<Link>, keys: Option<&[KeyRef]>) -> Step {
+    if let Some(keys) = keys {
+        make_cluster_safe(&run.controller, &run.what(), &run.subject(), link, keys).await?;
     }
     Ok(())
 }

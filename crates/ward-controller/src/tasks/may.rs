@@ -31,11 +31,20 @@ impl MayEnable {
 
     /// Asks for each.
     pub(crate) async fn ask(controller: &Controller, caller: &Caller, cluster: ClusterId) -> Result<Self, Problem> {
+        Self::ask_in(controller, caller, |known| known == cluster).await
+    }
+
+    /// The same for several clusters.
+    pub(crate) async fn ask_in(
+        controller: &Controller,
+        caller: &Caller,
+        is_meant: impl Fn(ClusterId) -> bool,
+    ) -> Result<Self, Problem> {
         let mut granted = Vec::new();
         let rows = host::list(&mut *controller.store.read().await?).await?;
         let off = |row: &HostRow| {
             let mode = controller.links.get(row.id).map(|link| link.crypto().mode());
-            row.cluster == cluster && mode == Some(HostMode::Incapable)
+            is_meant(row.cluster) && mode == Some(HostMode::Incapable)
         };
         for row in rows.into_iter().filter(off) {
             let note = Note::from("on demand of a cryptographic operation".to_owned());

@@ -217,7 +217,10 @@ async fn a_host_key_is_a_needed_key_until_it_opens_no_dump() {
     assert!(refused.0.why.contains("host `a`"), "{:?}", refused.0);
 
     // An older one that opens a dump is needed too: nobody takes it from the host, or destroys it.
-    hosts[0].change(|inside| inside.crypto.dumps = vec![dump(&hosts[0], &old)]);
+    hosts[0].change(|inside| {
+        inside.crypto.dumps = vec![dump(&hosts[0], &old)];
+        inside.crypto.dump_keys = vec![old.clone()];
+    });
     let told = ward.api.event("the dump", |event| event.kind == EventKind::HostDump).await;
     assert_eq!((told.subject.host, told.subject.key.as_ref()), (Some(hosts[0].id), Some(&old)));
     ward.api.post::<Value>("/hosts/a/encryption/rekey", json!({})).await.unwrap();
@@ -230,7 +233,10 @@ async fn a_host_key_is_a_needed_key_until_it_opens_no_dump() {
     assert_eq!(ward.api.told(EventKind::HostDump).await.len(), 1, "a dump is told of once");
 
     // Where none is left it goes, and can be destroyed.
-    hosts[0].change(|inside| inside.crypto.dumps.clear());
+    hosts[0].change(|inside| {
+        inside.crypto.dumps.clear();
+        inside.crypto.dump_keys.clear();
+    });
     hosts[0].until("the old one is taken away", |inside| !inside.keys.contains_key(&old)).await;
     let unneeded = ward.api.told(EventKind::KeyUnneeded).await;
     assert_eq!((unneeded.len(), unneeded[0].subject.key.as_ref()), (1, Some(&old)));

@@ -1,7 +1,8 @@
 //! The agent's part in host encryption mode: its host key, its dumps, keys that outlive a restart.
 
 use std::path::PathBuf;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Extension, Json, State};
@@ -13,25 +14,113 @@ use tokio::sync::mpsc;
 use ward_rpc::api::host::{CryptoStatus, DumpVm, SetHostKey, SetKeyPersistence, Status, SupportBundle};
 use ward_rpc::{Answer, KeyPush, Peer};
 use ward_secret::{DumpKey, Zeroizing};
-use ward_types::{Code, DumpAbout, DumpInfo, DumpSubject, KeyRef, Problem};
+use ward_types::{Code, DumpAbout, DumpInfo, DumpSubject, KeyRef, Name, Problem};
 
 use super::{Agent, Shared, admit};
 use crate::crypto::{Memory, Remembered, hardware};
-use crate::dump::{Contents, Lock, NewDump, Pieces, write_bundle};
+use crate::dump::{Contents, DumpOf, Dumps, Lock, NewDump, Pieces, write_bundle};
 use crate::fault::{Fault, Result};
 use crate::keys::ResolvedKek;
 
 /// How many pieces of a bundle may wait to be sent.
 const PIECES: usize = 8;
 
+/// For how long a key that was given out for a dump counts as in use before the dump says so itself.
+const BEGINS_WITHIN: Duration = Duration::from_secs(60);
+/// How long to wait before dumps that could not be put under the host key are tried again.
+const RELOCK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Dumps that are under way.
+pub(super) struct Dumping {
+    /// What the kernel must be told for them to be encrypted.
+    pattern: String,
+    /// The dumps that have just begun, each with its host key.
+    begun: Mutex<Vec<(Name, KeyRef, Instant)>>,
+    /// Since when dumps are put under another host key; when that failed last.
+    relock: Mutex<Relock>,
+}
+
+#[derive(Clone, Copy, Default)]
+enum Relock {
+    #[default]
+    Idle,
+    Running,
+    Failed(Instant),
+}
+
+impl Dumping {
+    pub(super) fn new(pattern: String) -> Self {
+        Self { pattern, begun: Mutex::default(), relock: Mutex::default() }
+    }
+
+    fn begins(&self, name: Name, key: KeyRef) {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).push((name, key, Instant::now()));
+    }
+
+    /// The keys of dumps that have begun, and of which no file tells yet.
+    fn begun(&self, dumps: &Dumps) -> Vec<KeyRef> {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.retain(|(name, _, at)| at.elapsed() < BEGINS_WITHIN && !dumps.has(name));
+        begun.iter().map(|(_, key, _)| key.clone()).collect()
+    }
+
+    fn is_handled(&self) -> bool {
+        std::fs::read_to_string("/proc/sys/kernel/core_pattern").is_ok_and(|set| set.trim_end() == self.pattern)
+    }
+
+    fn relock(&self) -> MutexGuard<'_, Relock> {
+        self.relock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts dumps under the host key that are under another one, beside all else: they may be large. What can't be done is tried
+/// again; until then the other key is needed.
+pub(super) fn relock(agent: &Arc<Agent>) {
+    let Some(new) = agent.memory().now().key.clone() else { return };
+    if agent.dumps.list().iter().all(|dump| dump.key == new) {
+        return;
+    }
+    {
+        let mut state = agent.dumping.relock();
+        match *state {
+            Relock::Running => return,
+            Relock::Failed(at) if at.elapsed() < RELOCK_AGAIN => return,
+            Relock::Failed(_) | Relock::Idle => *state = Relock::Running,
+        }
+    }
+    let agent = Arc::clone(agent);
+    tokio::spawn(async move {
+        agent.obtain_dump_keys().await;
+        let work = async {
+            let key = agent.resolve(&new).await?;
+            let (dumps, keys) = (agent.dumps.clone(), agent.keys.clone());
+            let done = tokio::task::spawn_blocking(move || dumps.relock(&keys, &key)).await;
+            done.map_err(|panic| Fault::internal(panic.to_string()))?
+        };
+        let done = work.await;
+        if let Err(fault) = &done {
+            tracing::warn!(why = fault.why, "a dump could not be put under the host key");
+        }
+        *agent.dumping.relock() = if done.is_ok() { Relock::Idle } else { Relock::Failed(Instant::now()) };
+    });
+}
+
 impl Agent {
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn crypto_status(&self) -> CryptoStatus {
         let Remembered { key, persistent } = self.memory().now().clone();
-        CryptoStatus { hardware: hardware(), host_key: key, persistent, dumps: self.dumps.list() }
+        // In the order in which a dump goes from one to the next.
+        let mut dump_keys = self.dumping.begun(&self.dumps);
+        dump_keys.extend(self.dumps.under_way());
+        let dumps = self.dumps.list();
+        dump_keys.extend(dumps.iter().map(|dump| dump.key.clone()));
+        dump_keys.sort();
+        dump_keys.dedup();
+        let (lost, core_handler) = (self.dumps.lost(), self.dumping.is_handled());
+        CryptoStatus { hardware: hardware(), host_key: key, persistent, dumps, lost, dump_keys, core_handler }
     }
 
     /// A host key, now or earlier: asked of the trust authority where it is of one, and is not here.
@@ -45,7 +134,7 @@ impl Agent {
 
     /// Has what opens the dumps here, as far as it is to be had.
     async fn obtain_dump_keys(&self) {
-        for key in self.crypto_status().dump_keys() {
+        for key in self.crypto_status().dump_keys {
             if let Err(problem) = self.trust.obtain(&[key]).await {
                 tracing::warn!(%problem, "there are dumps that can't be opened now");
             }
@@ -64,12 +153,11 @@ impl Agent {
         self.resolve(&key).await
     }
 
-    /// Takes another host key, which is here, and puts the dumps under it.
+    /// Takes another host key, which is here. The dumps are put under it in time.
     fn set_host_key(&self, new: Option<KeyRef>) -> Answer<CryptoStatus> {
         let set = || -> Result<()> {
             if let Some(new) = &new {
-                let key = self.keys.lock().resolve(new)?;
-                self.dumps.relock(&self.keys, &key)?;
+                self.keys.lock().resolve(new)?;
             }
             let mut memory = self.memory();
             let now = memory.now().clone();
@@ -79,58 +167,61 @@ impl Agent {
         Ok(self.crypto_status())
     }
 
+    /// What is remembered is what is so: sealed first, or removed first.
     pub(super) fn set_persistence(&self, on: bool) -> Answer<CryptoStatus> {
         let set = || -> Result<()> {
+            let mut vault = self.vault();
             if on {
-                self.vault().needs_tpm()?;
+                vault.needs_tpm()?;
+                let keys = self.keys.lock().copy()?;
+                vault.keep_keks(&KeyPush { keys })?;
+            } else {
+                vault.forget_keks()?;
             }
-            {
-                let mut memory = self.memory();
-                let now = memory.now().clone();
-                memory.set(Remembered { persistent: on, ..now })?;
-            }
-            self.keep_keys()
+            let mut memory = self.memory();
+            let now = memory.now().clone();
+            memory.set(Remembered { persistent: on, ..now })
         };
         set().map_err(|fault| fault.problem("cannot change whether the host keeps its keys"))?;
         Ok(self.crypto_status())
     }
 
-    /// Whether keys outlive a restart.
-    pub(super) fn is_persistent(&self) -> bool {
-        self.memory().now().persistent
-    }
-
-    /// Keeps the keys as they are now, or none; the TPM takes its time.
+    /// Keeps the keys as they are now, where they are kept; the TPM takes its time.
     fn keep_keys(&self) -> Result<()> {
-        let persistent = self.is_persistent();
         let mut vault = self.vault();
-        if !persistent {
-            return vault.forget_keks();
+        if !self.memory().now().persistent {
+            return Ok(());
         }
         let keys = self.keys.lock().copy()?;
-        vault.keep_keks(&KeyPush { keys })
+        vault.keep_keks(&KeyPush { keys }).inspect_err(|fault| {
+            let fault = Fault::new(fault.code, fault.why.clone(), fault.remedy.clone());
+            vault.complain("cannot seal the keys that this host keeps: it keeps none until the next change", fault);
+        })
     }
 
-    /// The same after keys came or went. A key that is in memory only is no reason to refuse it.
-    pub(super) async fn keys_changed(self: &Arc<Self>) {
-        if !self.is_persistent() {
-            return;
-        }
+    /// The same after keys came or went.
+    ///
+    /// # Errors
+    /// Where what is kept is not what the host holds.
+    pub(super) async fn keys_changed(self: &Arc<Self>) -> Answer<()> {
         let agent = Arc::clone(self);
         let kept = tokio::task::spawn_blocking(move || agent.keep_keys()).await;
-        let fault = match kept {
-            Ok(Ok(())) => return,
-            Ok(Err(fault)) => fault,
-            Err(panic) => Fault::internal(panic.to_string()),
-        };
-        self.vault().complain("cannot seal the keys that this host keeps", fault);
+        let kept = kept.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())));
+        kept.map_err(|fault| fault.problem("cannot seal the keys that this host keeps"))
+    }
+
+    /// The key of a new dump, and what opens it.
+    async fn lock_for_dump(&self, subject: &DumpSubject, taken: Timestamp) -> Result<(Lock, DumpKey)> {
+        self.dumps.check_room()?;
+        let key = self.host_key().await?;
+        self.dumping.begins(Dumps::name(subject, taken)?, key.reference().clone());
+        let dump = DumpKey::generate()?;
+        Ok((Lock::under_host_key(key.reference().clone(), key.kek(), &dump)?, dump))
     }
 
     /// The body with the key of a new dump.
-    async fn new_dump(&self) -> Result<Bytes> {
-        let key = self.host_key().await?;
-        let dump = DumpKey::generate()?;
-        let lock = Lock::under_host_key(key.reference().clone(), key.kek(), &dump)?;
+    async fn new_dump(&self, of: &DumpOf) -> Result<Bytes> {
+        let (lock, dump) = self.lock_for_dump(&of.subject, of.taken).await?;
         NewDump { host: self.enrolment.host, lock }.encode(&dump)
     }
 
@@ -146,14 +237,9 @@ impl Agent {
     pub(super) async fn dump_vm(self: &Arc<Self>, call: DumpVm) -> Answer<DumpInfo> {
         let what = format!("cannot dump the guest of VM {}", call.vm);
         let dumping = async {
-            let key = self.host_key().await?;
-            let dump = DumpKey::generate()?;
-            let lock = Lock::under_host_key(key.reference().clone(), key.kek(), &dump)?;
-            let about = DumpAbout {
-                host: self.enrolment.host,
-                taken: Timestamp::now(),
-                subject: DumpSubject::Guest { vm: call.vm },
-            };
+            let subject = DumpSubject::Guest { vm: call.vm };
+            let about = DumpAbout { host: self.enrolment.host, taken: Timestamp::now(), subject };
+            let (lock, dump) = self.lock_for_dump(&about.subject, about.taken).await?;
             let guest = self.vms.dump(call.vm).await?;
             let (dumps, mut pipe) = (self.dumps.clone(), guest.pipe);
             let keeping = move || dumps.keep(&lock, &dump, &about, &mut pipe);
@@ -180,9 +266,11 @@ impl Agent {
 pub(super) async fn set_host_key(agent: Arc<Agent>, call: SetHostKey) -> Answer<CryptoStatus> {
     if let Some(key) = &call.key {
         agent.trust.obtain(std::slice::from_ref(key)).await?;
-        agent.obtain_dump_keys().await;
     }
-    on_a_thread("cannot change the host key", move || agent.set_host_key(call.key)).await
+    let set = Arc::clone(&agent);
+    let answer = on_a_thread("cannot change the host key", move || set.set_host_key(call.key)).await;
+    relock(&agent);
+    answer
 }
 
 pub(super) async fn set_persistence(agent: Arc<Agent>, call: SetKeyPersistence) -> Answer<CryptoStatus> {
@@ -197,8 +285,8 @@ async fn on_a_thread<T: Send + 'static>(what: &str, work: impl FnOnce() -> Answe
 }
 
 /// On the agent's own socket: a key for a new dump.
-pub(super) async fn new_dump(State(agent): State<Arc<Agent>>) -> Response {
-    key_response(agent.new_dump().await.map_err(|fault| fault.problem("cannot encrypt a dump")))
+pub(super) async fn new_dump(State(agent): State<Arc<Agent>>, Json(of): Json<DumpOf>) -> Response {
+    key_response(agent.new_dump(&of).await.map_err(|fault| fault.problem("cannot encrypt a dump")))
 }
 
 /// On the agent's own socket: the key of a dump.
@@ -235,14 +323,20 @@ pub(super) async fn support_bundle(
         status: agent.status(&Status::default()),
         logs: agent.logs(),
         dumps: agent.dumps.clone(),
+        only: call.dumps,
         password: call.password.map(Zeroizing::new),
     };
-    tokio::task::spawn_blocking(move || {
-        let output = std::io::BufWriter::with_capacity(64 * 1024, Pieces(sender.clone()));
-        if let Err(fault) = write_bundle(&contents, &agent.keys, output) {
+    let pieces = sender.clone();
+    let writing = tokio::task::spawn_blocking(move || {
+        let output = std::io::BufWriter::with_capacity(64 * 1024, Pieces(pieces));
+        write_bundle(&contents, &agent.keys, output)
+    });
+    tokio::spawn(async move {
+        let written = writing.await.unwrap_or_else(|panic| Err(Fault::internal(panic.to_string())));
+        if let Err(fault) = written {
             tracing::warn!(why = fault.why, "a support bundle was not finished");
             // Whoever reads it must not take it for whole.
-            let _ = sender.blocking_send(Err(std::io::Error::other(fault.why)));
+            let _ = sender.send(Err(std::io::Error::other(fault.why))).await;
         }
     });
     let pieces = futures_util::stream::unfold(receiver, |mut receiver| async move {

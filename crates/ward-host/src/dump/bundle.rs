@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use ward_types::DumpInfo;
+use ward_types::{DumpInfo, Name};
 
 use super::{Dumps, Lock, store};
 use crate::fault::{Doing as _, Fault, Result};
@@ -22,6 +22,8 @@ pub(crate) struct Contents<S> {
     pub(crate) logs: Vec<(String, PathBuf)>,
     /// Where the dumps are.
     pub(crate) dumps: Dumps,
+    /// Those that go into it; none means all.
+    pub(crate) only: Option<Vec<Name>>,
     /// The password under which they are put; none leaves them under the host key.
     pub(crate) password: Option<ward_secret::Zeroizing<String>>,
 }
@@ -49,6 +51,11 @@ pub(crate) fn write_bundle<S: Serialize>(contents: &Contents<S>, keys: &SharedKe
     }
     let mut included = Vec::new();
     for dump in contents.dumps.list() {
+        if contents.only.as_ref().is_some_and(|only| !only.contains(&dump.name)) {
+            let note = "it is not for whoever asked for this bundle".to_owned();
+            included.push(Included { dump, file: None, note });
+            continue;
+        }
         let file = format!("dumps/{}.dump", dump.name);
         let path = contents.dumps.path(&dump.name);
         let (file, note) = match relocked(&path, contents.password.as_deref().map(String::as_str), keys) {

@@ -22,6 +22,6 @@ pub(crate) use bundle::{Contents, Pieces, write_bundle};
 pub(crate) use format::{Head, seal, write_head};
 pub(crate) use lock::Lock;
 pub use open::{OpenWith, open_dump};
-pub(crate) use receive::NewDump;
-pub use receive::receive_dump;
+pub(crate) use receive::{DumpOf, NewDump};
+pub use receive::{core_pattern, receive_dump};
 pub(crate) use store::Dumps;

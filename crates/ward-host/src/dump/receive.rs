@@ -15,6 +15,14 @@ use super::{Dumps, Lock};
 use crate::fault::{Fault, Result};
 use crate::local::SOCKET;
 
+/// Whose dump is to have a key.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DumpOf {
+    pub(crate) subject: DumpSubject,
+    pub(crate) taken: Timestamp,
+}
+
 /// What the agent says with the key of a new dump.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct NewDump {
@@ -54,23 +62,52 @@ impl NewDump {
 pub async fn receive_dump(
     state_dir: &Path,
     subject: DumpSubject,
-    mut input: impl Read + Send + 'static,
+    input: impl Read + Send + 'static,
 ) -> std::result::Result<DumpInfo, Problem> {
     let what = format!("cannot keep the dump of {subject}");
+    let (dumps, taken) = (Dumps::of(state_dir), Timestamp::now());
+    let kept = keep(state_dir, &what, (dumps.clone(), taken), subject.clone(), input).await;
+    if let Err(problem) = &kept {
+        // The kernel gives nobody what this says. The kernel's own log is where to look after a crash.
+        let _ = std::fs::write("/dev/kmsg", format!("<4>ward: {problem}\n"));
+        if let Err(fault) = dumps.note_lost(&subject, taken, &problem.why) {
+            tracing::warn!(why = fault.why, "cannot note that a dump is lost");
+        }
+    }
+    kept
+}
+
+async fn keep(
+    state_dir: &Path,
+    what: &str,
+    (dumps, taken): (Dumps, Timestamp),
+    subject: DumpSubject,
+    mut input: impl Read + Send + 'static,
+) -> std::result::Result<DumpInfo, Problem> {
     // It passes what it must not leave behind itself.
-    ward_secret::harden_process().map_err(|error| Problem::internal(&what, error))?;
-    let client = Client::local(&state_dir.join(SOCKET)).map_err(|error| Problem::internal(&what, error))?;
-    let body = client.ask_bytes(NEW_DUMP_PATH, &()).await.map_err(|error| error.into_problem(&what))?;
+    ward_secret::harden_process().map_err(|error| Problem::internal(what, error))?;
+    let client = Client::local(&state_dir.join(SOCKET)).map_err(|error| Problem::internal(what, error))?;
+    let of = DumpOf { subject: subject.clone(), taken };
+    let body = client.ask_bytes(NEW_DUMP_PATH, &of).await.map_err(|error| error.into_problem(what))?;
     let decoded = NewDump::decode(&body);
     if let Ok(mut body) = body.try_into_mut() {
         body.zeroize();
     }
-    let (new, key) = decoded.ok_or_else(|| Problem::internal(&what, "the agent's answer makes no sense"))?;
-    let about = DumpAbout { host: new.host, taken: Timestamp::now(), subject };
-    let dumps = Dumps::of(state_dir);
+    let (new, key) = decoded.ok_or_else(|| Problem::internal(what, "the agent's answer makes no sense"))?;
+    let about = DumpAbout { host: new.host, taken, subject };
     let keeping = move || dumps.keep(&new.lock, &key, &about, &mut input);
     match tokio::task::spawn_blocking(keeping).await {
-        Ok(kept) => kept.map_err(|fault: Fault| fault.problem(&what)),
-        Err(panic) => Err(Problem::internal(&what, panic)),
+        Ok(kept) => kept.map_err(|fault: Fault| fault.problem(what)),
+        Err(panic) => Err(Problem::internal(what, panic)),
     }
+}
+
+/// What the kernel is to be told (`kernel.core_pattern`) so that it has this program keep the memory of processes that
+/// crash.
+#[must_use]
+pub fn core_pattern(exe: &Path, state_dir: &Path) -> String {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (exe, state_dir) = (absolute(exe), absolute(state_dir));
+    let (exe, state_dir) = (exe.display(), state_dir.display());
+    format!("|{exe} host dump-receive --state {state_dir} --pid %P --signal %s --command %e")
 }

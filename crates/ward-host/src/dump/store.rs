@@ -5,8 +5,10 @@ use std::io::{self, Read, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+use rustix::fs::fstatvfs;
 use ward_secret::DumpKey;
-use ward_types::{DumpAbout, DumpInfo, DumpSubject, KeyRef, Name};
+use ward_types::{Code, DumpAbout, DumpInfo, DumpSubject, KeyRef, LostDump, Name};
 
 use super::{Head, Lock, seal, write_head};
 use crate::fault::{Doing as _, Fault, Result};
@@ -17,6 +19,16 @@ const DIRECTORY: &str = "dumps";
 const ENDING: &str = "dump";
 /// The ending of what is not whole.
 const PART: &str = "part";
+/// The ending of a note of one that could not be kept.
+const LOST: &str = "lost";
+/// How many dumps a host keeps: their heads are read whenever it says how it is.
+const MAX_DUMPS: usize = 64;
+/// How many notes of lost ones.
+const MAX_LOST: usize = 16;
+const MAX_NOTE: u64 = 16 << 10;
+/// One part in so many of the file system stays free; looked at after each so many bytes.
+const MIN_FREE: u64 = 20;
+const LOOK_EVERY: u64 = 64 << 20;
 
 /// Where the dumps are.
 #[derive(Clone)]
@@ -30,12 +42,55 @@ impl Dumps {
         Self { dir: state_dir.join(DIRECTORY) }
     }
 
-    /// Takes away what was never finished: the kernel's handler was killed.
+    /// Takes away what was never finished: who wrote it was killed. What somebody writes is locked.
     pub(crate) fn tidy(&self) -> Result<()> {
         for path in self.files(PART)? {
-            files::remove(&path)?;
+            if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+                files::remove(&path)?;
+            }
         }
         Ok(())
+    }
+
+    /// The keys of dumps that are being written.
+    pub(crate) fn under_way(&self) -> Vec<KeyRef> {
+        let parts = self.files(PART).unwrap_or_default();
+        parts.iter().filter_map(|path| open(path).ok()?.1.lock.host_key().cloned()).collect()
+    }
+
+    /// Whether there is room for one more.
+    pub(crate) fn check_room(&self) -> Result<()> {
+        let kept = self.files(ENDING)?.len();
+        if kept < MAX_DUMPS {
+            return Ok(());
+        }
+        let why = format!("the host keeps {kept} dumps already, in {}", self.dir.display());
+        Err(Fault::new(Code::StorageFull, why, "take those that are of use, and delete them there"))
+    }
+
+    /// Those that could not be kept, the newest of them.
+    pub(crate) fn lost(&self) -> Vec<LostDump> {
+        let paths = self.files(LOST).unwrap_or_default();
+        let newest = paths.iter().rev().take(MAX_LOST);
+        let read = |path: &PathBuf| serde_json::from_slice(&files::read_small(path, MAX_NOTE).ok()??).ok();
+        let mut lost: Vec<LostDump> = newest.filter_map(read).collect();
+        lost.sort_by_key(|lost| lost.taken);
+        lost
+    }
+
+    /// Notes that a dump could not be kept: where its memory went nobody else knows. Of many only the newest stay noted.
+    pub(crate) fn note_lost(&self, subject: &DumpSubject, taken: Timestamp, why: &str) -> Result<()> {
+        files::make_private_dir(&self.dir)?;
+        let name = Self::name(subject, taken)?;
+        let path = self.dir.join(format!("{name}.{LOST}"));
+        let note = LostDump { name, taken, subject: subject.clone(), why: why.to_owned() };
+        let json = serde_json::to_vec(&note).map_err(|error| Fault::internal(error.to_string()))?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).doing("create", &path)?;
+        file.write_all(&json).doing("write", &path)?;
+        self.give_to_agent(&file, &path)?;
+        let paths = self.files(LOST)?;
+        paths.iter().rev().skip(MAX_LOST).try_for_each(|path| files::remove(path))
     }
 
     fn files(&self, ending: &str) -> Result<Vec<PathBuf>> {
@@ -64,6 +119,25 @@ impl Dumps {
         paths.into_iter().filter_map(info).collect()
     }
 
+    /// The name of a dump: when, what and which, such as `20261125T040000Z-qemu-17`.
+    pub(crate) fn name(subject: &DumpSubject, taken: Timestamp) -> Result<Name> {
+        let what = match subject {
+            DumpSubject::Process { pid, command, .. } => {
+                let name: String = command.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
+                format!("{name}-{pid}")
+            }
+            DumpSubject::Guest { vm } => format!("guest-{vm}"),
+        };
+        let name = format!("{}-{what}", taken.strftime("%Y%m%dT%H%M%SZ"));
+        name.parse().map_err(|error: ward_types::NameError| Fault::internal(error.to_string()))
+    }
+
+    /// Whether a file tells of that dump: it is whole, or its head is, or it is lost.
+    pub(crate) fn has(&self, name: &Name) -> bool {
+        let file = |ending: &str| self.dir.join(format!("{name}.{ending}"));
+        file(ENDING).exists() || file(LOST).exists() || open(&file(PART)).is_ok()
+    }
+
     /// The path of one.
     pub(crate) fn path(&self, name: &Name) -> PathBuf {
         self.dir.join(format!("{name}.{ENDING}"))
@@ -78,13 +152,15 @@ impl Dumps {
         input: &mut impl Read,
     ) -> Result<DumpInfo> {
         files::make_private_dir(&self.dir)?;
-        let name = name_of(about)?;
+        let name = Self::name(&about.subject, about.taken)?;
         let (path, part) = (self.path(&name), self.dir.join(format!("{name}.{PART}")));
         let kept = (|| {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
             let file = file.as_mut().map_err(|error| Fault::io("create", &part, error))?;
+            file.lock().doing("lock", &part)?;
             let head = write_head(file, &part, lock, about)?;
-            seal(&head, key, (input, Path::new("the dump")), (file, &part))?;
+            let mut output = Spare { file, path: &part, until_look: 0 };
+            seal(&head, key, (input, Path::new("the dump")), (&mut output, &part))?;
             self.finish(file, &part, &path)
         })();
         match kept {
@@ -97,33 +173,88 @@ impl Dumps {
     }
 
     /// The kernel runs its handler as root, and the agent may be another user.
-    fn finish(&self, file: &File, part: &Path, path: &Path) -> Result<()> {
-        let owner = fs::metadata(&self.dir).doing("look at", &self.dir)?;
-        if file.metadata().doing("look at", part)?.uid() != owner.uid() {
-            fchown(file, Some(owner.uid()), Some(owner.gid())).doing("give away", part)?;
+    fn give_to_agent(&self, file: &File, path: &Path) -> Result<()> {
+        let state_dir = self.dir.parent().unwrap_or(&self.dir);
+        let owner = fs::metadata(state_dir).doing("look at", state_dir)?;
+        if file.metadata().doing("look at", path)?.uid() != owner.uid() {
+            fchown(file, Some(owner.uid()), Some(owner.gid())).doing("give away", path)?;
+            // The directory too, if it is new.
+            let dir = File::open(&self.dir).doing("open", &self.dir)?;
+            fchown(&dir, Some(owner.uid()), Some(owner.gid())).doing("give away", &self.dir)?;
         }
+        Ok(())
+    }
+
+    fn finish(&self, file: &File, part: &Path, path: &Path) -> Result<()> {
+        self.give_to_agent(file, part)?;
         file.sync_all().doing("sync", part)?;
         fs::rename(part, path).doing("rename the new", path)?;
         files::sync_parent(path)
     }
 
-    /// Puts all dumps under a new host key whose own one is here; the others stay as they are.
+    /// Puts all dumps under a new host key whose own one is here; the others stay as they are. One that can't be put under it
+    /// keeps no other one from it.
+    ///
+    /// # Errors
+    /// What was wrong with the last that can't.
     pub(crate) fn relock(&self, keys: &SharedKeys, new: &ResolvedKek) -> Result<()> {
+        let mut done = Ok(());
         for dump in self.list().into_iter().filter(|dump| dump.key != *new.reference()) {
-            let Ok(old) = keys.lock().resolve(&dump.key) else { continue };
-            let path = self.path(&dump.name);
-            let part = path.with_extension(PART);
-            let (mut file, head) = open(&path)?;
-            let key = head.lock.open_with_host_key(old.kek())?;
-            let lock = Lock::under_host_key(new.reference().clone(), new.kek(), &key)?;
-            files::remove(&part)?;
-            let mut moved =
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).doing("create", &part)?;
-            moved.write_all(&head.with_lock(&lock)?).doing("write", &part)?;
-            io::copy(&mut file, &mut moved).doing("copy", &path)?;
-            self.finish(&moved, &part, &path)?;
+            let moved = keys.lock().resolve(&dump.key).and_then(|old| self.relock_one(&dump.name, &old, new));
+            if let Err(fault) = moved {
+                done = Err(fault);
+            }
         }
-        Ok(())
+        done
+    }
+
+    fn relock_one(&self, name: &Name, old: &ResolvedKek, new: &ResolvedKek) -> Result<()> {
+        let path = self.path(name);
+        let part = path.with_extension(PART);
+        let (mut file, head) = open(&path)?;
+        let key = head.lock.open_with_host_key(old.kek())?;
+        let lock = Lock::under_host_key(new.reference().clone(), new.kek(), &key)?;
+        files::remove(&part)?;
+        let moved = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).doing("create", &part)?;
+        let copied = (|| {
+            moved.lock().doing("lock", &part)?;
+            let mut output = Spare { file: &moved, path: &part, until_look: 0 };
+            output.write_all(&head.with_lock(&lock)?).doing("write", &part)?;
+            io::copy(&mut file, &mut output).doing("copy", &path)?;
+            self.finish(&moved, &part, &path)
+        })();
+        if copied.is_err() {
+            let _ = files::remove(&part);
+        }
+        copied
+    }
+}
+
+/// A file that is written as long as its file system keeps some room: the host's own state lies there too.
+struct Spare<'a> {
+    file: &'a File,
+    path: &'a Path,
+    /// How many bytes may be written before it is looked at again.
+    until_look: u64,
+}
+
+impl io::Write for Spare<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.until_look == 0 {
+            let storage = fstatvfs(self.file)?;
+            if storage.f_bavail < storage.f_blocks / MIN_FREE {
+                let why = format!("{}: the file system has less than a {MIN_FREE}th free", self.path.display());
+                return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+            }
+            self.until_look = LOOK_EVERY;
+        }
+        let written = self.file.write(bytes)?;
+        self.until_look = self.until_look.saturating_sub(written as u64);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -142,17 +273,4 @@ fn info(path: &Path) -> Result<DumpInfo> {
     let key: KeyRef =
         head.lock.host_key().cloned().ok_or_else(|| super::format::invalid(path, "no host key opens it"))?;
     Ok(DumpInfo { name, about: head.about, key, size: file.metadata().doing("look at", path)?.len() })
-}
-
-/// When, what and which: `20261125T040000Z-qemu-17`.
-fn name_of(about: &DumpAbout) -> Result<Name> {
-    let what = match &about.subject {
-        DumpSubject::Process { pid, command, .. } => {
-            let name: String = command.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
-            format!("{name}-{pid}")
-        }
-        DumpSubject::Guest { vm } => format!("guest-{vm}"),
-    };
-    let name = format!("{}-{what}", about.taken.strftime("%Y%m%dT%H%M%SZ"));
-    name.parse().map_err(|error: ward_types::NameError| Fault::internal(error.to_string()))
 }

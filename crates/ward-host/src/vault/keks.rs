@@ -29,11 +29,15 @@ impl Vault {
         Err(Fault::new(Code::HostUnfit, why, "run its agent with `--tpm`, if the machine has one"))
     }
 
-    /// Keeps these keys in the place of those that were kept.
+    /// Keeps these keys in the place of those that were kept. Where they can't be sealed none is kept: what was dropped must
+    /// not come back.
     pub(crate) fn keep_keks(&mut self, keys: &KeyPush) -> Result<()> {
-        let body = keys.encode().map_err(|error| Fault::internal(error.to_string()))?;
         let path = self.keks();
-        self.seal_file(&path, PURPOSE, &body)
+        let encoded = keys.encode().map_err(|error| Fault::internal(error.to_string()));
+        encoded.and_then(|body| self.seal_file(&path, PURPOSE, &body)).or_else(|fault| {
+            files::remove(&path)?;
+            Err(fault)
+        })
     }
 
     /// Keeps none any more.

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Enrolled, Hello};
 use ward_rpc::api::host::{
-    CreateVm, DiskSource, GiveCertificates, HomeRef, JobOutcome, JobSpec, JobStatus, NewFirmware, Notice, StartJob,
-    WatchJob,
+    CreateVm, DiskSource, GiveCertificates, HomeRef, HostStatus, JobOutcome, JobSpec, JobStatus, NewFirmware, Notice,
+    StartJob, Status, WatchJob,
 };
 use ward_rpc::{
     Authority, Call, CallError, Client, Credentials, EkAuthority, EnrolmentToken, KeyPush, Peer, Role, ServerKind,
@@ -241,6 +241,18 @@ impl Host {
             Ok(reply) => Ok(reply),
             Err(CallError::Refused(problem)) => Err(*problem),
             Err(error) => panic!("{error}: {}", self.log()),
+        }
+    }
+
+    /// Asks how the host is until it is so.
+    pub async fn until(&self, what: &str, so: impl Fn(&HostStatus) -> bool) -> HostStatus {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let status = self.call(Status::default()).await.unwrap();
+            if so(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "timed out: {what}: {:?}", status.crypto);
         }
     }
 

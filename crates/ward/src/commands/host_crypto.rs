@@ -21,6 +21,7 @@ pub(crate) enum Encryption {
         host: String,
     },
     /// Switch it off: the host gets no more keys, and has none once its agent has started anew. It must run no encrypted VM.
+    /// The dumps that it keeps can then be opened only where its host key still is: take them in a support bundle first.
     Disable {
         /// The host's name or ID.
         host: String,
@@ -60,6 +61,8 @@ impl Encryption {
                 ("keys", host.key_count.to_string()),
                 ("key persistence", persistence(host).to_owned()),
                 ("dumps", host.dumps.len().to_string()),
+                ("dumps lost", host.lost_dumps.len().to_string()),
+                ("what crashes", crashes(host).to_owned()),
             ])
         };
         match hosts.as_slice() {
@@ -75,6 +78,14 @@ async fn set(api: &Api, host: &str, on: bool) -> Result<HostView, Problem> {
 
 pub(super) const fn persistence(host: &HostView) -> &'static str {
     if host.key_persistence { "on: keys outlive a restart, sealed to its TPM" } else { "off" }
+}
+
+const fn crashes(host: &HostView) -> &'static str {
+    if host.core_handler {
+        "is dumped encrypted"
+    } else {
+        "is not dumped: on the host, `ward host core-handler --install`"
+    }
 }
 
 /// On or off.

@@ -1,12 +1,13 @@
 //! `ward host dump-receive`, `ward host core-handler`, `ward host dump decrypt`: what is done on the host itself.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use ward_host::{OpenWith, open_dump, receive_dump};
+use ward_host::{OpenWith, core_pattern, open_dump, receive_dump};
 use ward_secret::Zeroizing;
 use ward_types::{Code, DumpSubject, Problem};
 
@@ -122,13 +123,14 @@ pub(crate) struct Receive {
     /// The signal that ended it (`%s`).
     #[arg(long)]
     signal: u32,
-    /// Its name (`%e`).
+    /// Its name (`%e`), in whatever bytes.
     #[arg(long, default_value = "", allow_hyphen_values = true)]
-    command: String,
+    command: OsString,
 }
 
 pub(crate) async fn receive(arguments: Receive, output: Output) -> Result<(), Problem> {
     let Receive { state, pid, signal, command } = arguments;
+    let command = command.to_string_lossy().into_owned();
     let kept = receive_dump(&state, DumpSubject::Process { pid, command, signal }, std::io::stdin()).await?;
     output.show(&kept, || format!("kept as {}", kept.name))
 }
@@ -147,8 +149,7 @@ pub(crate) struct CoreHandler {
 pub(crate) fn core_handler(arguments: &CoreHandler, output: Output) -> Result<(), Problem> {
     let what = "cannot set the handler of core dumps";
     let exe = std::env::current_exe().map_err(|error| Problem::internal(what, error))?;
-    let state = std::path::absolute(&arguments.state).map_err(|error| Problem::internal(what, error))?;
-    let pattern = pattern(&exe, &state);
+    let pattern = core_pattern(&exe, &arguments.state);
     if pattern.len() > MAX_PATTERN || pattern[1..].split(' ').count() != PARTS {
         let why = format!("`{pattern}` is longer than {MAX_PATTERN} bytes, or a path in it has a space");
         let remedy = "put the `ward` binary and the agent's state where their paths are shorter";
@@ -168,18 +169,15 @@ pub(crate) fn core_handler(arguments: &CoreHandler, output: Output) -> Result<()
 /// How many words a pattern has.
 const PARTS: usize = 11;
 
-fn pattern(exe: &Path, state: &Path) -> String {
-    let (exe, state) = (exe.display(), state.display());
-    format!("|{exe} host dump-receive --state {state} --pid %P --signal %s --command %e")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn the_kernel_takes_the_usual_pattern() {
-        let pattern = pattern(Path::new("/usr/bin/ward"), Path::new(STATE));
+        let pattern = core_pattern(Path::new("/usr/bin/ward"), Path::new(STATE));
         assert!(pattern.len() <= MAX_PATTERN, "{pattern}");
         assert_eq!(pattern[1..].split(' ').count(), PARTS);
     }

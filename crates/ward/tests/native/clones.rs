@@ -1,11 +1,10 @@
 //! A clone with the same keys as its VM.
 
 use std::fs;
-use std::process::Command;
 
 use ward_controller::api::types::VmView;
 
-use crate::support::{MIB, System, text};
+use crate::support::{MIB, System};
 
 #[test]
 fn a_clone_has_the_same_kek_and_stands_by_itself() {
@@ -21,19 +20,10 @@ fn a_clone_has_the_same_kek_and_stands_by_itself() {
     assert_eq!((one.len(), other.len()), (1, 1));
     assert_ne!(one, other);
     assert_eq!(other[0].bound_to(), Some(second.id));
-    let opened = |disk: &std::path::Path| {
-        let (plain, keys) = (system.path("plain"), system.path("keys"));
-        let python = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.venv/bin/python");
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/native/open_disk.py");
-        let output = Command::new(python)
-            .args([script, text(&backup), text(&system.password()), text(disk), text(&plain), text(&keys)])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        assert!(fs::read(&plain).unwrap()[..4 * MIB] == content);
-        fs::read_to_string(&keys).unwrap()
-    };
-    assert_eq!(opened(&home.join("disk-0.luks")), opened(&second.home.join("disk-0.luks")));
+    let [(one, plain), (other, copy)] =
+        [&home, &second.home].map(|home| system.opened(&backup, &home.join("disk-0.luks")));
+    assert_eq!(one, other);
+    assert!(plain[..4 * MIB] == content && copy[..4 * MIB] == content);
     // Each goes on without the other.
     system.ward(&["vm", "start", "web-1"]);
     system.ward(&["vm", "start", "web-2"]);

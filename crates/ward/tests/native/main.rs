@@ -6,9 +6,15 @@ mod clones;
 mod clusters;
 #[path = "../../../attest/tests/common/mod.rs"]
 mod common;
+mod daily;
+mod databases;
 mod faults;
 mod hosts;
 mod machine;
+mod operations;
+#[allow(unreachable_pub)]
+#[path = "../../../ward-controller/tests/postgres/cluster.rs"]
+mod postgres;
 mod restore;
 mod root;
 mod story;

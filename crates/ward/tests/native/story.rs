@@ -1,7 +1,6 @@
 //! What a small site does with it, from the first key to the day on which the controller is gone.
 
 use std::fs;
-use std::process::Command;
 
 use ward_controller::api::types::{HostView, NativeState};
 use ward_types::{Code, EventKind, HostMode};
@@ -41,22 +40,13 @@ fn from_the_first_key_to_the_day_without_a_controller() {
     }
 
     // A stranger with the backup and the document opens the disk.
-    let (plain, opened_with) = (system.path("plain"), system.path("keys"));
-    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.venv/bin/python");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/native/open_disk.py");
-    let opened = Command::new(python)
-        .args([script, text(&backup), text(&system.password()), text(&disk), text(&plain), text(&opened_with)])
-        .output()
-        .unwrap();
-    assert!(opened.status.success(), "{}", String::from_utf8_lossy(&opened.stderr));
-    assert!(fs::read(&plain).unwrap()[..4 * MIB] == content, "the disk holds something else");
+    let (opened_with, plain) = system.opened(&backup, &disk);
+    assert!(plain[..4 * MIB] == content, "the disk holds something else");
 
     system.ward(&["vm", "start", "web-1"]);
     // QEMU knows none of the keys. That the search finds what is there shows in the agent, which holds the first one.
-    let mut secrets = fs::read_to_string(&opened_with).unwrap();
-    secrets.push_str(&keys[0].iter().map(|byte| format!("{byte:02x}")).collect::<String>());
-    let secrets: Vec<Vec<u8>> = secrets.lines().map(bytes).collect();
-    assert_eq!(secrets.iter().map(Vec::len).collect::<Vec<_>>(), [32, 64, 32]);
+    let secrets = [bytes(&opened_with.kek), bytes(&opened_with.dek), keys[0].clone()];
+    assert_eq!(secrets.each_ref().map(Vec::len), [32, 64, 32]);
     for secret in &secrets {
         assert!(!in_memory(&system.qemu(0), &secret[..32]));
     }

@@ -396,10 +396,32 @@ impl System {
         content
     }
 
+    /// What a stranger with the backup and the document finds on a disk: its keys, and its content.
+    pub(crate) fn opened(&self, backup: &Path, disk: &Path) -> (Keys, Vec<u8>) {
+        let (plain, keys) = (self.path("plain"), self.path("keys"));
+        let python = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.venv/bin/python");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/native/open_disk.py");
+        let output = Command::new(python)
+            .args([script, text(backup), text(&self.password()), text(disk), text(&plain), text(&keys)])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = fs::read_to_string(keys).unwrap();
+        let [kek, dek] = said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
+        (Keys { kek: kek.to_owned(), dek: dek.to_owned() }, fs::read(plain).unwrap())
+    }
+
     pub(crate) fn has_event(&self, kind: EventKind) -> bool {
         let events: Vec<Event> = self.json(&["event", "ls"]);
         events.iter().any(|event| event.kind == kind)
     }
+}
+
+/// The keys of a disk, in hexadecimal.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Keys {
+    pub(crate) kek: String,
+    pub(crate) dek: String,
 }
 
 /// The KDKs in a backup, by what OpenSSL shows of it.

@@ -20,7 +20,7 @@ pub(super) async fn new_key(run: &mut Run, provider: &ProviderName) -> Step<Opti
         return Err(not_backed_up(run.what(), provider).into());
     }
     let kdk = KdkRef { provider: row.name.clone(), key_id: row.key_id, version: row.current() };
-    let link = placed(run, true, row.tpm_required).await?;
+    let link = placed(run, Some(&[]), row.tpm_required).await?;
     run.say(&format!("has host {} make a key", link.name));
     let call = || MakeKey { kdk: kdk.clone(), vm: run.info.vm };
     let mut made = link.call(call()).await;

@@ -71,7 +71,7 @@ pub(super) async fn start(run: &mut Run) -> Step {
 async fn start_on(run: &Run, link: &Arc<Link>, keys: &[KeyRef]) -> Step<Vec<ward_rpc::api::host::Notice>> {
     let what = run.what();
     let unreachable = |error: CallError| error.into_problem(&what);
-    safe(run, link, !keys.is_empty()).await?;
+    safe(run, link, (!keys.is_empty()).then_some(keys)).await?;
     // A host that has its keys needs no key server.
     let mut lacking = link.lacks(keys).await.map_err(unreachable)?;
     for last_try in [false, true] {

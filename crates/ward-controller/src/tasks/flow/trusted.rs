@@ -19,7 +19,7 @@ pub(super) async fn new_key(run: &mut Run, provider: &ProviderName) -> Step<Opti
     if trusted::get(&mut *run.controller.store.read().await?, provider).await?.is_none() {
         return Ok(None);
     }
-    let link = placed(run, true, true).await?;
+    let link = placed(run, Some(&[]), true).await?;
     run.say(&format!("has host {} ask the trust authority for a key", link.name));
     let call = || MakeTrustedKey { provider: provider.clone() };
     let mut made = link.call_within(call(), PATIENCE).await;

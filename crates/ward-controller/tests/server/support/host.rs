@@ -17,8 +17,8 @@ use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Hello};
 use ward_rpc::api::host::{
     BrokenVm, CancelJob, CheckJob, CryptoStatus, DropKeys, ForgetJob, HomeRef, HomesUnder, HostParts, HostStatus,
-    JobOutcome, JobSpec, JobStatus, KeysMark, NativeStatus, ReadDisk, ReadHome, SetHostKey, StartJob, StartVm, Started,
-    Status, StopVm, VmPower, WatchJob,
+    JobOutcome, JobSpec, JobStatus, KeysMark, Leave, NativeStatus, ReadDisk, ReadHome, SetHostKey, SetKeyPersistence,
+    StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
 };
 use ward_rpc::{
     Answer, CallError, Client, Credentials, EnrolmentToken, KeyPush, PUSH_KEYS_PATH, PUSH_NATIVE_PATH, Peer, PushReply,
@@ -225,6 +225,17 @@ fn router(agent: Agent) -> Router {
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: SetHostKey| async move {
         agent.state.send_modify(|inside| inside.crypto.host_key = call.key);
         Ok(agent.state.borrow().crypto.clone())
+    });
+    let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: SetKeyPersistence| async move {
+        agent.state.send_modify(|inside| inside.crypto.persistent = call.on);
+        Ok(agent.state.borrow().crypto.clone())
+    });
+    let router = ward_rpc::route(router, |agent: Agent, _: Peer, _: Leave| async move {
+        agent.state.send_modify(|inside| {
+            inside.keys.clear();
+            inside.crypto = CryptoStatus::default();
+        });
+        Ok(())
     });
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, call: StartJob| async move { agent.start_job(call) });
     let router = ward_rpc::route(router, |agent: Agent, _: Peer, _: CheckJob| async move {

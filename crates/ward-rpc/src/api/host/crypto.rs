@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use ward_types::{DumpInfo, KeyRef, VmId};
+use ward_types::{DumpInfo, KeyRef, LostDump, Name, VmId};
 
 use crate::call::calls;
 
@@ -23,17 +23,15 @@ pub struct CryptoStatus {
     pub persistent: bool,
     /// Its dumps, by name.
     pub dumps: Vec<DumpInfo>,
-}
-
-impl CryptoStatus {
-    /// The keys that open its dumps, each once.
-    #[must_use]
-    pub fn dump_keys(&self) -> Vec<KeyRef> {
-        let mut keys: Vec<_> = self.dumps.iter().map(|dump| dump.key.clone()).collect();
-        keys.sort();
-        keys.dedup();
-        keys
-    }
+    /// Those that it could not keep: the newest of them.
+    #[serde(default)]
+    pub lost: Vec<LostDump>,
+    /// The keys that open its dumps, those that are being written too. Each once.
+    #[serde(default)]
+    pub dump_keys: Vec<KeyRef>,
+    /// Whether the kernel hands the memory of processes that crash to the host's own handler, which encrypts it.
+    #[serde(default)]
+    pub core_handler: bool,
 }
 
 /// Names the key under which the host encrypts dumps from now on; none means that it makes none any more. What was
@@ -61,13 +59,17 @@ pub struct DumpVm {
 /// Asks for a support bundle: the answer's body is a tar archive (see `docs/dump-format.md`).
 #[derive(Serialize, Deserialize)]
 pub struct SupportBundle {
-    /// The password under which dumps are put in it; none means that it has none.
+    /// The password under which dumps are put in it; without one they stay under the host key.
     pub password: Option<String>,
+    /// The dumps that go into it; none means all.
+    #[serde(default)]
+    pub dumps: Option<Vec<Name>>,
 }
 
 /// Where a support bundle is asked for.
 pub const SUPPORT_BUNDLE_PATH: &str = "/v1/support-bundle";
-/// Where a process of the host's own, on the agent's socket, asks for the key of a new dump. The body of the answer: the
+/// Where a process of the host's own, on the agent's socket, asks for the key of a new dump, whose subject and
+/// time are the request's body (JSON). The body of the answer: the
 /// length of the lock (4 bytes, big-endian), the lock (JSON), the key (32 bytes).
 pub const NEW_DUMP_PATH: &str = "/v1/new-dump";
 /// Where, on the agent's socket, a dump is opened: the request's body is its lock (JSON), the answer's its key (32 bytes).

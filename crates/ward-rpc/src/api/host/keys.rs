@@ -14,6 +14,7 @@ calls! {
     "make-trusted-key" = MakeTrustedKey => KeyRef;
     "homes-under" = HomesUnder => Vec<PathBuf>;
     "drop-keys" = DropKeys => ();
+    "leave" = Leave => ();
 }
 
 /// Makes a key for a VM under a native provider's key, and tells its reference: the only place where it is kept.
@@ -72,3 +73,8 @@ pub struct DropKeys {
     /// Which.
     pub keys: Vec<KeyRef>,
 }
+
+/// Makes the host forget all its keys for good, those that it keeps over a restart too, and take none any more as long as its
+/// agent runs: it leaves its cluster. An error says what it could not be rid of.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Leave {}

@@ -291,6 +291,11 @@ impl System {
         found
     }
 
+    /// The first event of a kind, as soon as there is one.
+    pub(crate) fn event(&self, kind: EventKind) -> Event {
+        eventually(&format!("an event {kind}"), || self.events().into_iter().find(|event| event.kind == kind))
+    }
+
     /// The way to the embedded key server that the controller has too.
     pub(crate) fn access(&self) -> Access {
         let out = self.path("access");
