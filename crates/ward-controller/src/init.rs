@@ -2,7 +2,6 @@
 //! process was killed in between.
 
 use std::ops::Deref;
-use std::path::Path;
 
 use uuid::Uuid;
 use ward_rpc::{Authority, Ca, Credentials, EkAuthority, PkiError, Role};

@@ -338,3 +338,30 @@ impl SigningKey for EkKey {
         Ok(Vec::new())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_no_vtpm_says_of_itself_is_not_certified() {
+        let good = TpmMake {
+            manufacturer: "id:49424D00".into(),
+            model: "swtpm".into(),
+            version: "id:20191023".into(),
+            revision: 164,
+        };
+        check_make(&good).unwrap();
+        for make in [
+            TpmMake { model: "SLB9670".into(), ..good.clone() },
+            TpmMake { manufacturer: "IBM".into(), ..good.clone() },
+            TpmMake { manufacturer: "id:49424D0".into(), ..good.clone() },
+            TpmMake { version: "id:20191023 and more".into(), ..good.clone() },
+            TpmMake { version: "id:2019102G".into(), ..good.clone() },
+        ] {
+            assert!(matches!(check_make(&make), Err(EkError::Make)), "{make:?}");
+        }
+    }
+}

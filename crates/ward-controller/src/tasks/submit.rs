@@ -271,7 +271,7 @@ impl Order<'_> {
     /// Takes a VM's vTPM away.
     pub(crate) async fn remove_tpm(&self, granted: Granted<RemoveTpm>) -> Result<TaskInfo, Problem> {
         let asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), true).await?;
-        plan::remove_tpm(asked.facts())?;
+        plan::with_tpm_off(asked.facts())?;
         self.change_tpm(granted.caller(), asked, TpmChange::Remove, CryptPlan::default(), false).await
     }
 
@@ -282,7 +282,7 @@ impl Order<'_> {
         wish: &CertifyTpm,
     ) -> Result<TaskInfo, Problem> {
         let asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), false).await?;
-        plan::certify_tpm(asked.facts())?;
+        plan::with_tpm_off(asked.facts())?;
         let change = vtpm::certified(&self.controller.vtpm, &asked.row, wish)?;
         self.change_tpm(granted.caller(), asked, change, CryptPlan::default(), false).await
     }

@@ -80,16 +80,13 @@ fn enter(orders: Orders) -> Result<Option<i32>, String> {
     Ok(landlock)
 }
 
-/// The kernel heeds no limit where it hands a core to a program (core(5)), but for that of one byte: of such a process it
-/// makes none at all. A limit of none keeps it from writing files.
 fn forgo(cores: Cores) -> Result<(), String> {
-    let limit = match cores {
-        Cores::AsBefore => return Ok(()),
-        Cores::Handed => 0,
-        Cores::None => 1,
+    let limited = match cores {
+        Cores::AsBefore => Ok(()),
+        Cores::Handed => ward_secret::limit_cores(0),
+        Cores::None => ward_secret::limit_cores(1),
     };
-    let limit = Rlimit { current: Some(limit), maximum: Some(limit) };
-    setrlimit(Resource::Core, limit).map_err(failed("forgo cores"))?;
+    limited.map_err(failed("forgo cores"))?;
     if cores == Cores::None {
         // No kind of memory; debuggers that write cores heed it.
         std::fs::write("/proc/self/coredump_filter", "0").map_err(failed("leave its memory out of cores"))?;

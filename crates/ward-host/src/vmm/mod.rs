@@ -140,10 +140,9 @@ impl Vms {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
-    /// Notes it for the next agent too, to which it is to be the same death.
+    /// Noted for the next agent, to which it is to be the same death, before it is told.
     fn died(&self, run_dir: &RunDir, vm: VmId, part: VmPart) {
         let broken = BrokenVm { vm, part, at: Timestamp::now() };
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner).insert(broken);
         let noted = run_dir.note().map_or(Ok(()), |mut note| {
             note.broken.insert(broken);
             run_dir.save(&note)
@@ -151,6 +150,7 @@ impl Vms {
         if let Err(fault) = noted {
             tracing::error!(%vm, why = fault.why, "cannot note what has died");
         }
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).insert(broken);
     }
 
     /// Whether that one does.

@@ -294,6 +294,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn events_without_end_delay_no_answer_and_are_not_all_kept() {
+        const FLOOD: [&str; 1001] = {
+            let mut lines = [r#"{"event": "RESET", "data": {}}"#; 1001];
+            lines[1000] = r#"{"return": {"status": "running", "running": true}, "id": {id}}"#;
+            lines
+        };
+        let (_dir, qmp, mut events) = qemu(&FLOOD).await;
+        assert!(qmp.query_status().await.unwrap().running);
+        let mut kept = 0;
+        while events.try_recv().is_ok() {
+            kept += 1;
+        }
+        assert_eq!(kept, MAX_EVENTS);
+    }
+
+    #[tokio::test]
     async fn a_refusal_says_why() {
         let (_dir, qmp, _events) =
             qemu(&[r#"{"error": {"class": "GenericError", "desc": "not now"}, "id": {id}}"#]).await;

@@ -316,6 +316,32 @@ mod tests {
     }
 
     #[test]
+    fn that_the_guest_has_set_a_password_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, key) = (dir.path().join("tpm"), TpmKey::generate().unwrap());
+        make_in(&state, &key, &EkAuthority::generate().unwrap());
+        let mut session = Session::open(&isolated(), &state, &key).unwrap();
+        session.init().unwrap();
+        session.startup().unwrap();
+        session.give_password(b"the guest's").unwrap();
+        let fault = endorsement::request(&mut session).unwrap_err();
+        assert!(fault.why.contains("password") && fault.remedy.contains("tpm2_changeauth"), "{}", fault.why);
+    }
+
+    #[test]
+    fn a_state_is_a_directory_of_the_home_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, link, key) = (dir.path().join("tpm"), dir.path().join("link"), TpmKey::generate().unwrap());
+        make_in(&state, &key, &EkAuthority::generate().unwrap());
+        std::os::unix::fs::symlink(&state, &link).unwrap();
+        check_there(&state).unwrap();
+        for fault in [check_there(&link).unwrap_err(), remove(&link).unwrap_err()] {
+            assert!(fault.code == Code::HomeInvalid && fault.why.contains("no directory"), "{}", fault.why);
+        }
+        assert!(state.exists());
+    }
+
+    #[test]
     fn two_new_ones_are_two() {
         let dir = tempfile::tempdir().unwrap();
         let (key, ca) = (TpmKey::generate().unwrap(), EkAuthority::generate().unwrap());
@@ -390,6 +416,13 @@ mod tests {
             Ok(endorsed(&ca, keys))
         });
         assert_eq!(asked.unwrap().rsa, now.rsa);
+        // Keys of another kind than they are said to be, and what no vTPM says.
+        let swapped = EkRequest { rsa: keys.ecc.clone(), ecc: keys.rsa.clone(), ..keys.clone() };
+        let odd =
+            EkRequest { make: ward_types::TpmMake { model: "hardware".into(), ..keys.make.clone() }, ..keys.clone() };
+        for wrong in [swapped, odd] {
+            ca.certify(&wrong, VmId::new(), &"vm".parse().unwrap()).unwrap_err();
+        }
         // Of another key, or of none.
         let wrong = Given { rsa: Some(made.ecc.certificate.clone()), ecc: None };
         let junk = Given { rsa: None, ecc: Some(ward_types::EkCertificate("AAAA".into())) };

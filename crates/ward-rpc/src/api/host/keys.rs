@@ -1,7 +1,5 @@
 //! Keys that a host makes, gets and forgets.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 use ward_types::{KdkRef, KeyRef, ProviderName, TrustStatus, VmId};
 
@@ -12,7 +10,6 @@ calls! {
     "take-trust" = TakeTrust => Vec<TrustStatus>;
     "obtain-keys" = ObtainKeys => ();
     "make-trusted-key" = MakeTrustedKey => KeyRef;
-    "homes-under" = HomesUnder => Vec<PathBuf>;
     "drop-keys" = DropKeys => ();
     "leave" = Leave => ();
 }
@@ -56,15 +53,6 @@ pub struct ObtainKeys {
 pub struct MakeTrustedKey {
     /// The provider.
     pub provider: ProviderName,
-}
-
-/// Asks which VM homes of some datastores need a key: whether they are in the inventory or not.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct HomesUnder {
-    /// The datastores' directories.
-    pub datastores: Vec<PathBuf>,
-    /// The key.
-    pub key: KeyRef,
 }
 
 /// Makes the host forget keys. Those of running VMs stay in their disk processes.
