@@ -288,12 +288,15 @@ impl Isolated {
         let isolator = &*self.isolator;
         let is_vmm = *part == Part::Vmm;
         let kvm = is_vmm.then(|| Path::new(KVM)).filter(|kvm| kvm.exists());
-        let groups = if is_vmm { kvm_group().map_err(|why| Fault::unfit(why, "give the group access"))? } else { None };
-        let user = self.user().map(|user| Ids {
-            user: user.id(),
-            group: if is_vmm { NO_GROUP } else { user.id() },
-            groups: groups.into_iter().collect(),
-        });
+        let user = match self.user() {
+            Some(user) if is_vmm => {
+                let groups = kvm_group()
+                    .map_err(|why| Fault::unfit(why, "give it a group of its own, and restart the agent"))?;
+                Some(Ids { user: user.id(), group: NO_GROUP, groups: groups.into_iter().collect() })
+            }
+            Some(user) => Some(Ids { user: user.id(), group: user.id(), groups: Vec::new() }),
+            None => None,
+        };
         let owned = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
         let files = isolator.files.then(|| Files {
             programs: [owned(&PROGRAMS), installed(program)].concat(),
@@ -335,7 +338,7 @@ fn group_for(mode: u32, group: u32) -> std::result::Result<Option<u32>, String> 
     match (mode & 0o006 == 0o006, mode & 0o060 == 0o060, group) {
         (true, _, _) => Ok(None),
         (false, true, 1..) => Ok(Some(group)),
-        _ => Err(format!("{KVM} is for root only; give it a group of its own")),
+        _ => Err(format!("{KVM} is for root only")),
     }
 }
 
