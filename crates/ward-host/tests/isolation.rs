@@ -304,7 +304,11 @@ fn a_confined_program_makes_no_call_that_it_does_not_need() {
         (["python3", "-c", "import socket; socket.socket(socket.AF_VSOCK)"], true),
         (["unshare", "--user", "true"], true),
     ] {
-        assert!(confined("{}", &program).status.success(), "{program:?}");
+        if !confined("{}", &program).status.success() {
+            assert!(fails, "{program:?}");
+            eprintln!("this machine does not let anybody: {program:?}");
+            continue;
+        }
         for calls in ["few", "few-and-rings"] {
             let output = confined(&format!(r#"{{"calls":"{calls}"}}"#), &program);
             assert_eq!(output.status.success(), !fails, "{program:?}: {}", String::from_utf8_lossy(&output.stderr));
