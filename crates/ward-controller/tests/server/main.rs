@@ -24,3 +24,4 @@ mod requests;
 mod restart;
 mod tasks;
 mod trust;
+mod vtpm;
