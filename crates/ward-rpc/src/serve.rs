@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Json};
+use axum::extract::{ConnectInfo, Extension, Json};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use http::StatusCode;
@@ -33,7 +33,7 @@ pub type Answer<T> = Result<T, Problem>;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves `router` to TLS clients until `shutdown`; then lets open requests end. Handlers find the [`Peer`] among the
-/// request's extensions.
+/// request's extensions, and its address as [`ConnectInfo`].
 pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, router: Router, shutdown: CancellationToken) {
     serve_known(listener, tls, router, shutdown, |certificate| Some(Peer::from_certificate(certificate))).await;
 }
@@ -83,11 +83,13 @@ async fn connection<P: Clone + Send + Sync + 'static>(
     who: impl Fn(Option<&CertificateDer<'_>>) -> Option<P>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
+    let address = ConnectInfo(stream.peer_addr()?);
     let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
     let certificates = stream.get_ref().1.peer_certificates();
     let peer = who(certificates.and_then(<[_]>::first)).ok_or("the peer showed no certificate")?;
     let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(address);
         let router = router.clone();
         async move {
             // A client that waits to be told to send its body is better told no.

@@ -90,6 +90,7 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(roles::permissions, roles::give))
         .routes(routes!(roles::take))
         .routes(routes!(audit::list))
+        .routes(routes!(audit::count))
         .routes(routes!(clusters::list, clusters::add))
         .routes(routes!(clusters::datastores, clusters::add_datastore))
         .routes(routes!(hosts::list, hosts::add))

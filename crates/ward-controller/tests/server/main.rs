@@ -22,5 +22,6 @@ mod push;
 mod replicas;
 mod requests;
 mod restart;
+mod rights;
 mod tasks;
 mod trust;
