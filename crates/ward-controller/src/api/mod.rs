@@ -4,6 +4,7 @@ mod audit;
 pub(crate) mod auth;
 mod clusters;
 mod describe;
+mod dumps;
 pub(crate) mod edge;
 pub(crate) mod events;
 mod host_crypto;

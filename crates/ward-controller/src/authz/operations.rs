@@ -86,6 +86,7 @@ operations! {
         [CryptoRegisterHost];
     BundleHost on HostRow: "host.support-bundle", "make a support bundle of", changes, [CryptoAccess];
     DumpVm on VmRow: "vm.dump", "dump", changes, [VmConsole] if encrypted [CryptoAccess];
+    ReadDumps on Place: "dump.read", "read dumps of VMs that were on", reads, [VmConsole, CryptoAccess];
     ReadProvider on ProviderRow: "provider.read", "show", reads, [CryptoReadKeyServers];
     AddProvider on Root: "provider.add", "add a key provider", changes, [CryptoManageKeyServers];
     SetDefaultProvider on ProviderRow: "provider.default", "make default", changes, [CryptoManageKeyServers];

@@ -54,6 +54,12 @@ pub(crate) async fn get(db: &mut AnyConnection, id: VmId) -> Result<Option<VmLef
     .transpose()
 }
 
+/// Those that were in a cluster.
+pub(crate) async fn of_cluster(db: &mut AnyConnection, cluster: ClusterId) -> Result<Vec<VmId>> {
+    let rows = sqlx::query("SELECT vm_id FROM vm_left WHERE cluster_id = $1").bind(cluster.to_string());
+    rows.fetch_all(db).await?.iter().map(|row| Cells(row).parsed("vm_id")).collect()
+}
+
 /// Makes a VM that is in the inventory again what it was; nothing happens to one that never was.
 pub(crate) async fn come_back(db: &mut AnyConnection, id: VmId) -> Result<()> {
     let Some(left) = get(&mut *db, id).await? else { return Ok(()) };

@@ -1,15 +1,21 @@
 //! Which privileges an operation takes whose parts are several things: each part takes its own.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use ward_rpc::api::host::VolumeLabel;
 use ward_types::Privilege::{
-    self, CryptoAddDisk, CryptoClone, CryptoDecrypt, CryptoEncrypt, CryptoEncryptNew, CryptoManageKeys, CryptoMigrate,
-    CryptoReadKeyServers, CryptoRecrypt, Read, VmClone, VmConfigure, VmCreate, VmImport, VmPower,
+    self, CryptoAccess, CryptoAddDisk, CryptoClone, CryptoDecrypt, CryptoEncrypt, CryptoEncryptNew, CryptoManageKeys,
+    CryptoMigrate, CryptoReadKeyServers, CryptoRecrypt, Read, VmClone, VmConfigure, VmConsole, VmCreate, VmImport,
+    VmPower,
 };
-use ward_types::{Code, Component, CryptoSpec, DiskId, Object, PolicyName, Power, Progress, TaskId, TaskKind, VmId};
+use ward_types::{
+    Code, Component, CryptoSpec, DiskId, DumpAbout, DumpInfo, DumpSubject, Object, PolicyName, Power, Progress, TaskId,
+    TaskKind, VmId,
+};
 
 use super::{House, key};
 use crate::api::auth::Caller;
+use crate::api::dumps::readable;
 use crate::authz::named;
 use crate::plan::{CryptPlan, Origin};
 use crate::store::vm::{self, VmRow};
@@ -210,6 +216,51 @@ async fn who_names_another_host_moves_the_vm() {
     ] {
         let answer = house.post(user, path, body.clone()).await;
         assert!(![401, 403].contains(&answer.status.as_u16()), "{path} {body}: {}", answer.text);
+    }
+}
+
+/// What was in a VM's memory does not become everybody's by taking the VM out of the inventory.
+#[tokio::test]
+async fn a_dump_is_as_its_vm_whether_that_is_there_or_not() {
+    let house = House::new().await;
+    let place = house.add_cluster("default").await;
+    let (there, left) = (
+        house.add_vm("there", place, Power::Off, Some(&key("1"))).await,
+        house.add_vm("left", place, Power::Off, Some(&key("2"))).await,
+    );
+    let all = [VmConsole, CryptoAccess];
+    user_with(&house, "all", &all).await;
+    user_with(&house, "host", &[]).await;
+    user_with(&house, "but-left", &all).await;
+    let admin = house.session_of("admin").await;
+    let shut_out = json!({ "subject": "user/but-left", "object": "vm/left", "role": "read-only" });
+    house.post(&admin, "/permissions", shut_out).await.ok();
+    let on_host = json!({ "subject": "user/host", "object": "host/default-host", "role": "administrator" });
+    house.post(&admin, "/permissions", on_host).await.ok();
+    let mut tx = house.controller.store.write().await.unwrap();
+    let row = vm::get(&mut tx, left).await.unwrap().unwrap();
+    vm_left::leave(&mut tx, &row).await.unwrap();
+    tx.commit().await.unwrap();
+    let dump = |named: &str, subject| DumpInfo {
+        name: super::name(named),
+        about: DumpAbout { host: place.2, taken: Timestamp::now(), subject },
+        key: key("3"),
+        size: 1,
+    };
+    let guest = |vm| DumpSubject::Guest { vm };
+    let process = DumpSubject::Process { command: "qemu".to_owned(), pid: 1, signal: 11 };
+    let dumps = [
+        dump("there", guest(there)),
+        dump("left", guest(left)),
+        dump("unknown", guest(VmId::new())),
+        dump("process", process),
+    ];
+    for (user, reads) in
+        [("all", vec!["there", "left", "unknown", "process"]), ("but-left", vec!["there", "unknown"]), ("host", vec![])]
+    {
+        let caller = Caller::who_began(&house.controller, "cannot", &super::name(user)).await.unwrap();
+        let names = readable(&house.controller, &caller, place.0, &dumps).await.unwrap();
+        assert_eq!(names.iter().map(|name| name.as_str()).collect::<Vec<_>>(), reads, "{user}");
     }
 }
 
