@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kmip::client::{Client, ClientConfig, ClientError};
+use kmip::client::{Client, ClientConfig, ClientError, Replicas};
 use kmip::message::{RequestMessage, ResponseHeader, ResponseItem, ResponseMessage};
 use kmip::names::{Operation, ResultReason};
 use kmip::operation::{
@@ -223,6 +223,50 @@ async fn a_connection_that_has_brought_a_key_does_not_stay_open() {
     second.activate("1").await.unwrap();
     drop(second);
     first.activate("1").await.unwrap();
+}
+
+#[tokio::test]
+async fn nor_if_it_is_used_for_other_things_since() {
+    let server = start(|config| config.with_connections(1)).await;
+    let first = Client::new(server.config());
+    first.decrypt(DecryptRequest::default()).await.unwrap();
+    let second = Client::new(server.config());
+    let using = async {
+        loop {
+            first.activate("1").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        through = second.activate("1") => through.unwrap(),
+        () = using => {}
+    }
+}
+
+#[tokio::test]
+async fn nor_if_it_is_to_one_of_several_servers() {
+    let server = start(|config| config.with_connections(1)).await;
+    let replicas = Replicas::new(vec![server.config()]).unwrap();
+    replicas.decrypt(&DecryptRequest::default()).await.unwrap();
+    Client::new(server.config()).activate("1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_has_brought_no_key_stays_open() {
+    let server = start(|config| config.with_connections(1)).await;
+    let first = Client::new(server.config());
+    first.decrypt(DecryptRequest::default()).await.unwrap();
+    let another = Client::new(server.config());
+    another.activate("1").await.unwrap();
+    drop(another);
+    // The one that had brought a key has ended: this is a new one.
+    first.activate("1").await.unwrap();
+    let patience = Duration::from_millis(1500);
+    let second = Client::new(server.config().with_connect_timeout(patience));
+    match second.activate("1").await {
+        Err(ClientError::Timeout { .. }) => {}
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::Hello;
 use ward_rpc::api::host::{
-    AbandonJob, CancelJob, CheckJob, DropKeys, DumpVm, ForgetJob, GiveCertificates, HomeRef, HomesUnder, HostParts,
+    AbandonJob, CancelJob, CheckJob, DropKeys, DumpVm, FindUses, ForgetJob, GiveCertificates, HomeRef, HostParts,
     HostStatus, KeysMark, Leave, MakeKey, MakeTrustedKey, NEW_DUMP_PATH, NativeStatus, OPEN_DUMP_PATH, ObtainKeys,
     ReadConsole, ReadDisk, ReadHome, SUPPORT_BUNDLE_PATH, SetHostKey, SetKeyPersistence, StartHome, StartJob, StartVm,
     Started, Status, StopVm, TakeTrust, VmPower, WatchJob,
@@ -378,9 +378,9 @@ fn router(agent: Arc<Agent>, shutdown: CancellationToken) -> Router {
             Err(panic) => Err(Problem::internal("cannot be rid of all keys", panic)),
         }
     });
-    router = bind(router, |_, call: HomesUnder| async move {
-        let what = "cannot look for the VM homes that need a key";
-        let looking = tokio::task::spawn_blocking(move || home::under(&call.datastores, &call.key));
+    router = bind(router, |_, call: FindUses| async move {
+        let what = "cannot look for what needs a key";
+        let looking = tokio::task::spawn_blocking(move || home::uses(&call.datastores, &call.key));
         let found = looking.await.map_err(|panic| Problem::internal(what, panic))?;
         found.map_err(|fault| fault.problem(what))
     });

@@ -80,6 +80,14 @@ pub(crate) fn read_small(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
     Ok(Some(content))
 }
 
+/// Reads as much of a regular file's beginning, or says that there is none.
+pub(crate) fn read_start(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
+    let Some(file) = open_regular(path, false)? else { return Ok(None) };
+    let mut content = Vec::new();
+    file.take(most).read_to_end(&mut content).doing("read", path)?;
+    Ok(Some(content))
+}
+
 /// Opens a regular file that is no link, or says that there is none.
 pub(crate) fn open_regular(path: &Path, write: bool) -> Result<Option<File>> {
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;

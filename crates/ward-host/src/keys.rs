@@ -7,7 +7,7 @@ mod ring;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ward_secret::{Kek, Zeroizing};
 use ward_types::{Code, KeyLocator, KeyRef, ProviderName, VmId};
@@ -101,13 +101,13 @@ impl KeyCache {
         self.trusted.insert(reference, (Arc::new(kek), until));
     }
 
-    /// Whether a trusted provider's KEK is there, and good.
-    pub(crate) fn has_trusted(&self, key: &KeyRef) -> bool {
-        self.good(key).is_some()
+    /// Whether a trusted provider's KEK is there, and good for at least that long.
+    pub(crate) fn has_trusted(&self, key: &KeyRef, least: Duration) -> bool {
+        self.good_for(key, least).is_some()
     }
 
-    fn good(&self, key: &KeyRef) -> Option<&Arc<Kek>> {
-        self.trusted.get(key).filter(|(_, until)| Instant::now() < *until).map(|(kek, _)| kek)
+    fn good_for(&self, key: &KeyRef, least: Duration) -> Option<&Arc<Kek>> {
+        self.trusted.get(key).filter(|(_, until)| Instant::now() + least < *until).map(|(kek, _)| kek)
     }
 
     /// Forgets all KEKs of a trusted provider.
@@ -151,7 +151,7 @@ impl KeyCache {
 
     /// The keys that are there.
     pub(crate) fn references(&self) -> Vec<KeyRef> {
-        let trusted = self.trusted.keys().filter(|key| self.has_trusted(key));
+        let trusted = self.trusted.keys().filter(|key| self.has_trusted(key, Duration::ZERO));
         self.keys.keys().chain(trusted).cloned().collect()
     }
 
@@ -160,7 +160,9 @@ impl KeyCache {
     pub(crate) fn resolve(&self, key: &KeyRef) -> Result<ResolvedKek, Fault> {
         let kek = match &key.key {
             KeyLocator::Standard { .. } => self.keys.get(key).map(Arc::clone).ok_or_else(|| missing(&[key]))?,
-            KeyLocator::Trusted { .. } => self.good(key).map(Arc::clone).ok_or_else(|| not_given(key))?,
+            KeyLocator::Trusted { .. } => {
+                self.good_for(key, Duration::ZERO).map(Arc::clone).ok_or_else(|| not_given(key))?
+            }
             KeyLocator::Native(native) => Arc::new(self.ring.unwrap(&key.provider, native)?),
         };
         Ok(ResolvedKek { reference: key.clone(), kek })
@@ -253,10 +255,12 @@ mod tests {
         let (vault, safe) = (trusted("vault"), trusted("safe"));
         let mut cache = KeyCache::default();
         assert_eq!(cache.resolve(&vault).err().unwrap().code, Code::KeyNotOnHost);
-        let later = Instant::now() + std::time::Duration::from_secs(3600);
+        let later = Instant::now() + Duration::from_secs(3600);
         cache.insert_trusted(vault.clone(), kek(1), later);
         cache.insert_trusted(safe.clone(), kek(2), later);
         assert!(cache.resolve(&vault).unwrap().kek().same(&kek(1)));
+        let [minute, hour] = [60, 3600].map(Duration::from_secs);
+        assert!(cache.has_trusted(&vault, minute) && !cache.has_trusted(&vault, hour));
         assert_eq!(cache.references(), [safe.clone(), vault.clone()]);
         cache.drop_trusted(&safe.provider);
         assert!(cache.resolve(&safe).is_err());

@@ -85,6 +85,13 @@ impl Volume {
         Ok(labels.into_iter().next().map(|(_, _, label)| label))
     }
 
+    /// The keys under which a disk is: while one is replaced, both. None where that is nothing of Ward's.
+    pub(crate) fn keys(file: File, path: &Path) -> Result<Vec<KeyRef>> {
+        let device = Device::open(file).map_err(|error| fault::of_header(&error, path))?;
+        let labels = Self { device, path: path.to_owned() }.labels()?;
+        Ok(labels.into_iter().map(|(_, _, label)| label.key).collect())
+    }
+
     /// How long the content is that the file holds.
     pub(crate) fn content_len(&self, key: &KeyRef) -> Result<u64> {
         let segment = self.device.data_segment().map_err(|error| fault::of_luks(&error, &self.path, key))?;

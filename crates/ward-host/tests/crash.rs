@@ -190,7 +190,7 @@ async fn creating_survives_a_kill_at_any_step() {
     let model = raw_image(&image, SIZE);
     let blank = DiskSource::Blank { size: MIB, format: PlainFormat::Qcow2 };
     matrix(host, create("vm", vec![copy(&image), blank]), |host, point| {
-        assert_eq!(fs::read_dir(host.store()).unwrap().count(), 1, "{point}");
+        assert_eq!(host.homes(), 1, "{point}");
         assert_eq!(host.files("vm"), ["disk-0.raw", "disk-1.qcow2", "vm.toml"], "{point}");
         assert!(contents(&host.store().join("vm/disk-0.raw"), "raw") == model, "{point}");
     })
@@ -209,7 +209,7 @@ async fn creating_an_encrypted_vm_survives_a_kill_at_any_step() {
     };
     let spec = JobSpec::CreateEncrypted { vm, home: key(1), disks: vec![Some(key(1)), Some(key(1))] };
     matrix(host, spec, |host, point| {
-        assert_eq!(fs::read_dir(host.store()).unwrap().count(), 1, "{point}");
+        assert_eq!(host.homes(), 1, "{point}");
         assert_eq!(host.files("vm"), ["disk-0.luks", "disk-1.luks", "vm.toml"], "{point}");
         check_disks(host, &["disk-0.luks"], (1, 2), &model, point);
         assert!(cryptsetup_opens(&host.store().join("vm/disk-1.luks"), 1), "{point}");
@@ -231,7 +231,7 @@ async fn cloning_survives_a_kill_at_any_step() {
     ]);
     let clone = CloneVm { from, id: VmId::new(), name: "vm".parse().unwrap(), plan, replace_tpm: false };
     matrix(host, JobSpec::Clone(clone), |host, point| {
-        assert_eq!(fs::read_dir(host.store()).unwrap().count(), 2, "{point}");
+        assert_eq!(host.homes(), 2, "{point}");
         assert_eq!(host.files("vm"), ["disk-0.luks", "disk-1.luks", "vm.toml"], "{point}");
         check_disks(host, &["disk-0.luks", "disk-1.luks"], (2, 1), &model, point);
         check_disks(host, &["../original/disk-0.luks"], (1, 2), &model, point);
@@ -243,7 +243,7 @@ async fn cloning_survives_a_kill_at_any_step() {
 async fn removing_survives_a_kill_at_any_step() {
     let (host, _) = host(false).await;
     matrix(host, JobSpec::Remove, |host, point| {
-        assert_eq!(fs::read_dir(host.store()).unwrap().count(), 0, "{point}");
+        assert_eq!(host.homes(), 0, "{point}");
     })
     .await;
 }

@@ -119,7 +119,7 @@ async fn a_support_bundle_has_dumps_under_its_password_and_no_key() {
     host.call(SetHostKey { key: Some(key(1)) }).await.unwrap();
     let kept = receive_dump(&host.state(), process(), Cursor::new(memory())).await.unwrap();
     let call = SupportBundle { password: Some("correct horse".to_owned()), dumps: None };
-    let bundle = host.client.ask_bytes(SUPPORT_BUNDLE_PATH, &call).await.unwrap();
+    let bundle = host.client.ask_bytes(SUPPORT_BUNDLE_PATH, None, &call).await.unwrap();
     for secret in [SECRET_TEXT, kek(1).expose()] {
         assert!(!bundle.windows(secret.len()).any(|window| window == secret));
     }
@@ -142,7 +142,7 @@ async fn a_support_bundle_has_dumps_under_its_password_and_no_key() {
 
     // What its reader may not read is not in it.
     let call = SupportBundle { password: Some("correct horse".to_owned()), dumps: Some(Vec::new()) };
-    let bundle = host.client.ask_bytes(SUPPORT_BUNDLE_PATH, &call).await.unwrap();
+    let bundle = host.client.ask_bytes(SUPPORT_BUNDLE_PATH, None, &call).await.unwrap();
     fs::write(&tar, &bundle).unwrap();
     let listed = std::process::Command::new("tar").args(["-tf", text(&tar)]).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();

@@ -238,7 +238,7 @@ async fn a_job_waits_for_its_certificates_and_leaves_nothing_where_none_come() {
     }
     let Some(JobOutcome::Failed { problem }) = status.outcome else { panic!("{status:?}") };
     assert!(problem.code == Code::RequestInvalid && problem.why.contains("ECC"), "{problem:?}");
-    assert_eq!((status.asks, fs::read_dir(host.store()).unwrap().count()), (None, 0));
+    assert_eq!((status.asks, host.homes()), (None, 0));
 
     let job = TaskId::new();
     let mut status = host.begin(job, "vm", create_uefi("vm", Some(1))).await.unwrap();
@@ -249,7 +249,7 @@ async fn a_job_waits_for_its_certificates_and_leaves_nothing_where_none_come() {
     while status.outcome.is_none() {
         status = host.call(WatchJob { job, seen: status.revision, wait_ms: 20_000 }).await.unwrap();
     }
-    assert_eq!(fs::read_dir(host.store()).unwrap().count(), 0);
+    assert_eq!(host.homes(), 0);
     assert_eq!(processes_in(&host.store()), Vec::<PathBuf>::new());
     host.terminate();
 }
@@ -307,7 +307,7 @@ async fn refusals_leave_nothing() {
     ] {
         assert_eq!(host.refused("vm", spec).await.code, code);
     }
-    assert_eq!(fs::read_dir(host.store()).unwrap().count(), 0);
+    assert_eq!(host.homes(), 0);
 
     // A VM without UEFI gets no vTPM, and one without a vTPM loses none.
     host.create("vm", vec![]).await;

@@ -274,7 +274,7 @@ async fn a_full_datastore_is_seen_before() {
     let image = host.path("noise");
     fs::write(&image, noise(1, usize::try_from(30 * MIB).unwrap())).unwrap();
     assert_eq!(host.refused("other", create("other", vec![copy(&image)])).await.code, Code::StorageFull);
-    assert_eq!(fs::read_dir(&store).unwrap().count(), 1, "nothing is left of it");
+    assert_eq!(host.homes(), 1, "nothing is left of it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -312,7 +312,7 @@ async fn vms_are_made_from_nothing_and_from_images() {
     assert_eq!(host.refused("vm", create("vm", vec![])).await.code, Code::Exists);
 
     host.done("vm", JobSpec::Remove).await;
-    assert_eq!(fs::read_dir(host.store()).unwrap().count(), 0);
+    assert_eq!(host.homes(), 0);
     host.done("vm", JobSpec::Remove).await;
     // Not just any directory.
     fs::create_dir(host.store().join("photos")).unwrap();
@@ -359,5 +359,5 @@ async fn unsuitable_images_are_refused_by_name() {
     let held = OpenOptions::new().read(true).write(true).open(&raw).unwrap();
     lock::lock(&held, &raw, Access::Exclusive).unwrap();
     assert_eq!(host.refused("vm", create("vm", vec![copy(&raw)])).await.code, Code::ImageLocked);
-    assert_eq!(fs::read_dir(host.store()).unwrap().count(), 0);
+    assert_eq!(host.homes(), 0);
 }

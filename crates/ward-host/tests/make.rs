@@ -75,7 +75,7 @@ async fn an_encrypted_vm_is_never_plain_on_the_storage() {
     let (no_key, too_few) = (spec(vec![Some(9)]), spec(vec![]));
     assert_eq!(host.refused("other", no_key).await.code, Code::KeyNotOnHost);
     assert_eq!(host.refused("other", too_few).await.code, Code::RequestInvalid);
-    assert_eq!(fs::read_dir(host.store()).unwrap().count(), 1);
+    assert_eq!(host.homes(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +150,7 @@ async fn raw_and_shared_devices_are_refused() {
             assert!(problem.remedy.contains("qemu-img convert"), "{problem:?}");
         }
     }
-    assert_eq!(fs::read_dir(host.store()).unwrap().count(), 0);
+    assert_eq!(host.homes(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,5 +171,5 @@ async fn refusals_of_cloning_leave_nothing() {
     host.call(DropKeys { keys: vec![key(1)] }).await.unwrap();
     let spec = clone(&host, "clone", vec![]);
     assert_eq!(host.refused("clone", spec).await.code, Code::KeyNotOnHost);
-    assert_eq!(fs::read_dir(host.store()).unwrap().count(), 1);
+    assert_eq!(host.homes(), 1);
 }

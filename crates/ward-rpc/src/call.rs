@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use ward_secret::Zeroizing;
 use ward_types::{Code, Problem};
 
 use crate::api::host::NativeStatus;
@@ -95,20 +94,30 @@ impl Client {
     /// # Errors
     /// Where the TLS configuration can't be used.
     pub fn new(tls: Arc<rustls::ClientConfig>, server_name: &str, address: SocketAddr) -> Result<Self, reqwest::Error> {
+        Self::at_one_of(tls, server_name, address.port(), &[address])
+    }
+
+    /// A client of a peer that has several addresses, which are tried in turn.
+    ///
+    /// # Errors
+    /// Where the TLS configuration can't be used.
+    pub fn at_one_of(
+        tls: Arc<rustls::ClientConfig>,
+        server_name: &str,
+        port: u16,
+        addresses: &[SocketAddr],
+    ) -> Result<Self, reqwest::Error> {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(rustls::ClientConfig::clone(&tls))
             .https_only(true)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            .resolve(server_name, address)
+            .resolve_to_addrs(server_name, addresses)
             .connect_timeout(Self::CONNECT_TIMEOUT)
             .pool_idle_timeout(Duration::from_secs(30))
             .build()?;
-        Ok(Self {
-            http,
-            base: format!("https://{server_name}:{}", address.port()),
-            peer: format!("{server_name} at {address}"),
-        })
+        let at = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+        Ok(Self { http, base: format!("https://{server_name}:{port}"), peer: format!("{server_name} at {at}") })
     }
 
     /// A client of the agent that answers on a socket of this machine. Who may open that says the socket's mode.
@@ -160,13 +169,21 @@ impl Client {
         self.push(PUSH_NATIVE_PATH, push.encode()).await
     }
 
-    /// Asks for what is answered in bytes. They are wiped with their last owner where the answer holds keys, by who made
-    /// the heap so.
+    /// Asks for what is answered in bytes, of a peer that knows the caller by a token where one is given. They are wiped
+    /// with their last owner where the answer holds keys, by who made the heap so.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn ask_bytes<B: Serialize>(&self, path: &str, body: &B) -> Result<Bytes, CallError> {
-        let request = self.http.post(format!("{}{path}", self.base)).timeout(Self::CALL_TIMEOUT).json(body);
+    pub async fn ask_bytes<B: Serialize + Sync>(
+        &self,
+        path: &str,
+        token: Option<&str>,
+        body: &B,
+    ) -> Result<Bytes, CallError> {
+        let mut request = self.http.post(format!("{}{path}", self.base)).timeout(Self::CALL_TIMEOUT).json(body);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
         self.answered(request).await?.bytes().await.map_err(|error| self.unreachable(&error))
     }
 
@@ -176,22 +193,6 @@ impl Client {
     /// [`CallError`].
     pub async fn ask_stream<B: Serialize>(&self, path: &str, body: &B) -> Result<StreamAnswer, CallError> {
         self.answered(self.http.post(format!("{}{path}", self.base)).json(body)).await
-    }
-
-    /// Makes a call that is answered with a key: as bytes, to a peer that knows the caller by a token.
-    ///
-    /// # Errors
-    /// [`CallError`].
-    pub async fn fetch_key(
-        &self,
-        path: &str,
-        token: &str,
-        call: &(impl Serialize + Sync),
-    ) -> Result<Zeroizing<Vec<u8>>, CallError> {
-        let request = self.http.post(format!("{}{path}", self.base)).timeout(Self::CALL_TIMEOUT).json(call);
-        let response = self.answered(request.bearer_auth(token)).await?;
-        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
-        Ok(Zeroizing::new(body.into()))
     }
 
     async fn push<R: DeserializeOwned>(&self, path: &str, body: Result<Bytes, PushError>) -> Result<R, CallError> {

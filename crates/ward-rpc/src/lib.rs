@@ -26,5 +26,5 @@ pub use enrol::{EnrolmentToken, TokenError};
 pub use keys::{KeyPush, PUSH_KEYS_PATH, PushError, PushReply};
 pub use native::{NativeEntry, NativePush, PUSH_NATIVE_PATH};
 pub use pki::{Authority, Credentials, Peer, PkiError, Request, Role};
-pub use serve::{Answer, answer, problem_response, route, serve, serve_known};
+pub use serve::{Answer, Limits, answer, problem_response, route, serve, serve_known};
 pub use tls::{ServerKind, client_config, server_config};

@@ -1,4 +1,4 @@
-//! Request bodies that are heard to their end, whoever leaves off before.
+//! Request bodies that are heard to their end, whoever leaves off before, and whose end comes in time.
 //!
 //! A client may send a body some time after the head. Where the head alone is refused, the connection would be closed
 //! under a client that is still sending, and it would not hear why.
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 /// How much of what nobody wants is heard, and for how long.
 const MOST: usize = 256 << 10;
@@ -19,14 +19,27 @@ const WITHIN: Duration = Duration::from_secs(2);
 
 /// A request's body, in the hands of its handler and of whoever hears the rest.
 #[derive(Clone)]
-pub(crate) struct Shared(Arc<Mutex<Incoming>>);
+pub(crate) struct Shared(Arc<Mutex<Timed>>);
+
+struct Timed {
+    body: Incoming,
+    /// How long it may take, from when it is first waited for.
+    within: Duration,
+    /// Only of a body that was waited for.
+    late: Option<Pin<Box<Sleep>>>,
+}
+
+/// A body came to no end in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the request's body did not come in time")]
+struct Late;
 
 impl Shared {
-    pub(crate) fn new(body: Incoming) -> Self {
-        Self(Arc::new(Mutex::new(body)))
+    pub(crate) fn new(body: Incoming, within: Duration) -> Self {
+        Self(Arc::new(Mutex::new(Timed { body, within, late: None })))
     }
 
-    fn body(&self) -> MutexGuard<'_, Incoming> {
+    fn timed(&self) -> MutexGuard<'_, Timed> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -47,20 +60,26 @@ impl Shared {
 
 impl Body for Shared {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut *self.body()).poll_frame(context)
+        let timed = &mut *self.timed();
+        if let Poll::Ready(frame) = Pin::new(&mut timed.body).poll_frame(context) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let within = timed.within;
+        let late = timed.late.get_or_insert_with(|| Box::pin(sleep(within)));
+        late.as_mut().poll(context).map(|()| Some(Err(Late.into())))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body().is_end_stream()
+        self.timed().body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body().size_hint()
+        self.timed().body.size_hint()
     }
 }

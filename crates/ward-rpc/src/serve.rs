@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -32,10 +33,29 @@ pub type Answer<T> = Result<T, Problem>;
 /// How long a peer may take for its TLS handshake, and for the head of a request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What peers may take of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections that are open at once. Others wait.
+    pub connections: usize,
+    /// How long a request's body may take.
+    pub body: Duration,
+    /// How long open requests may take to end once the server shuts down.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        // A large cluster whose hosts come up together, and some more.
+        Self { connections: 2048, body: Duration::from_secs(30), grace: Duration::from_secs(30) }
+    }
+}
+
 /// Serves `router` to TLS clients until `shutdown`; then lets open requests end. Handlers find the [`Peer`] among the
 /// request's extensions, and its address as [`ConnectInfo`].
 pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, router: Router, shutdown: CancellationToken) {
-    serve_known(listener, tls, router, shutdown, |certificate| Some(Peer::from_certificate(certificate))).await;
+    let who = |certificate: Option<&CertificateDer<'_>>| Some(Peer::from_certificate(certificate));
+    serve_known(listener, tls, router, shutdown, Limits::default(), who).await;
 }
 
 /// As [`serve`], for peers that are known otherwise: `who` says who one is by the certificate that TLS has let pass, and
@@ -45,34 +65,45 @@ pub async fn serve_known<P>(
     tls: Arc<rustls::ServerConfig>,
     router: Router,
     shutdown: CancellationToken,
+    limits: Limits,
     who: impl Fn(Option<&CertificateDer<'_>>) -> Option<P> + Clone + Send + 'static,
 ) where
     P: Clone + Send + Sync + 'static,
 {
     let acceptor = TlsAcceptor::from(tls);
+    let slots = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
     loop {
-        let stream = tokio::select! {
+        // Without a free slot none is accepted: the system's backlog holds the peer.
+        let accepted = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of descriptors, or the peer is gone already: wait, don't spin.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
+            accepted = accepted => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, or the peer is gone already: wait, don't spin.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
         };
         let (acceptor, router, shutdown, who) = (acceptor.clone(), router.clone(), shutdown.clone(), who.clone());
         connections.spawn(async move {
-            if let Err(error) = connection(stream, acceptor, router, shutdown, who).await {
+            let _slot = slot;
+            if let Err(error) = connection(stream, acceptor, router, shutdown, limits, who).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
     }
     connections.close();
-    connections.wait().await;
+    if timeout(limits.grace, connections.wait()).await.is_err() {
+        tracing::warn!("requests were still running when the time for shutting down was over");
+    }
 }
 
 async fn connection<P: Clone + Send + Sync + 'static>(
@@ -80,6 +111,7 @@ async fn connection<P: Clone + Send + Sync + 'static>(
     acceptor: TlsAcceptor,
     router: Router,
     shutdown: CancellationToken,
+    limits: Limits,
     who: impl Fn(Option<&CertificateDer<'_>>) -> Option<P>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
@@ -95,7 +127,7 @@ async fn connection<P: Clone + Send + Sync + 'static>(
             // A client that waits to be told to send its body is better told no.
             let waits = request.headers().contains_key(EXPECT);
             let (head, body) = request.into_parts();
-            let body = Shared::new(body);
+            let body = Shared::new(body, limits.body);
             let rest = body.clone();
             let request = http::Request::from_parts(head, Body::new(body));
             let response = router.oneshot(request).await.into_response();

@@ -205,6 +205,16 @@ impl UnwrapKek {
     pub const PATH: &'static str = "/v1/unwrap-kek";
 }
 
+/// To the key provider service, with a token: whether keys would be given for it. What answers it is nothing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShowToken {}
+
+impl ShowToken {
+    /// The path under which it is posted.
+    pub const PATH: &'static str = "/v1/show-token";
+}
+
 /// The media type of a KEK.
 pub const KEK_MEDIA_TYPE: &str = "application/octet-stream";
 

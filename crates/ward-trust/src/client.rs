@@ -8,14 +8,17 @@ use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::Serialize;
+use tokio::net::lookup_host;
 use ward_rpc::{Call, CallError};
 use ward_secret::{KEK_LEN, Kek};
 use ward_types::{Code, Problem, ProviderName};
 use zeroize::Zeroizing;
 
 use crate::Error;
-use crate::api::{MakeKek, UnwrapKek};
+use crate::api::{MakeKek, ShowToken, UnwrapKek};
 use crate::key_provider::WrappedKek;
+use crate::services::ServiceAddress;
 
 /// A TLS certificate that a host made for itself, and its key. To be made anew at each start: it need not be kept.
 pub struct Identity {
@@ -55,6 +58,34 @@ impl Client {
     /// # Errors
     /// If a certificate can't be used.
     pub fn new(identity: &Identity, server: &str, server_name: &str, address: SocketAddr) -> Result<Self, Error> {
+        Self::at_one_of(identity, server, server_name, address.port(), &[address])
+    }
+
+    /// A client of an instance, at whichever of its addresses it answers.
+    ///
+    /// # Errors
+    /// [`Code::TrustUnreachable`] where its name has no address; an internal one if a certificate can't be used.
+    pub async fn of(identity: &Identity, service: &ServiceAddress) -> Result<Self, Problem> {
+        let what = format!("the trust authority's service at {} can't be asked", service.address);
+        let unreachable = |why: String| {
+            let remedy = "check that the service runs, and this machine's name service";
+            Problem::new(Code::TrustUnreachable, &what, why, remedy)
+        };
+        let addresses: Vec<_> =
+            lookup_host(&service.address).await.map_err(|error| unreachable(error.to_string()))?.collect();
+        let port = addresses.first().ok_or_else(|| unreachable("its name has no address".to_owned()))?.port();
+        let name = service.address.rsplit_once(':').map_or(service.address.as_str(), |(host, _)| host);
+        Self::at_one_of(identity, &service.certificate, name, port, &addresses)
+            .map_err(|error| Problem::internal(&what, error))
+    }
+
+    fn at_one_of(
+        identity: &Identity,
+        server: &str,
+        server_name: &str,
+        port: u16,
+        addresses: &[SocketAddr],
+    ) -> Result<Self, Error> {
         let unusable = |error: &dyn ToString| Error::Certificate(error.to_string());
         let mut roots = RootCertStore::empty();
         let server = CertificateDer::from_pem_slice(server.as_bytes()).map_err(|error| unusable(&error))?;
@@ -68,8 +99,14 @@ impl Client {
                 .with_client_auth_cert(vec![identity.certificate.clone()], key)
                 .map_err(|error| unusable(&error))?;
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let client = ward_rpc::Client::new(Arc::new(tls), server_name, address);
+        let client = ward_rpc::Client::at_one_of(Arc::new(tls), server_name, port, addresses);
         Ok(Self(client.map_err(|error| unusable(&error))?))
+    }
+
+    /// The connection itself, for what has no method here.
+    #[must_use]
+    pub fn line(&self) -> &ward_rpc::Client {
+        &self.0
     }
 
     /// Makes a call.
@@ -86,7 +123,7 @@ impl Client {
     /// The service's refusal, or that it does not answer.
     pub async fn make_kek(&self, token: &str, provider: &ProviderName) -> Result<(Kek, WrappedKek), Problem> {
         let call = MakeKek { provider: provider.clone() };
-        let body = self.0.fetch_key(MakeKek::PATH, token, &call).await.map_err(problem)?;
+        let body = self.fetch(MakeKek::PATH, token, &call).await?;
         let (mut key, wrapped) = split(body);
         let wrapped = std::str::from_utf8(&wrapped).ok().and_then(|text| text.parse().ok());
         match (Kek::take(&mut key), wrapped) {
@@ -109,8 +146,26 @@ impl Client {
     /// # Errors
     /// The service's refusal, or that it does not answer.
     pub async fn unwrap_kek_of(&self, token: &str, call: &UnwrapKek) -> Result<Kek, Problem> {
-        let mut body = self.0.fetch_key(UnwrapKek::PATH, token, call).await.map_err(problem)?;
+        let mut body = self.fetch(UnwrapKek::PATH, token, call).await?;
         Kek::take(&mut body).map_err(|error| Problem::internal(NO_KEY, error))
+    }
+
+    /// Shows a token, and asks for nothing: whether keys would be given for it.
+    ///
+    /// # Errors
+    /// The service's refusal, or that it does not answer.
+    pub async fn show_token(&self, token: &str) -> Result<(), Problem> {
+        self.fetch(ShowToken::PATH, token, &ShowToken {}).await.map(drop)
+    }
+
+    async fn fetch(
+        &self,
+        path: &str,
+        token: &str,
+        call: &(impl Serialize + Sync),
+    ) -> Result<Zeroizing<Vec<u8>>, Problem> {
+        let body = self.0.ask_bytes(path, Some(token), call).await.map_err(problem)?;
+        Ok(Zeroizing::new(body.into()))
     }
 }
 

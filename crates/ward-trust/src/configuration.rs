@@ -1,6 +1,7 @@
 //! The signed configuration, which several instances of the services share: each has its own copy, and goes by what the
 //! trust administrators have signed. Secrets are not in it: root keys, token keys and credentials are each instance's own.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use attest::ek::TpmCas;
@@ -12,13 +13,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{Sqlite, Transaction};
 use ward_types::ProviderName;
 
 use crate::Error;
 use crate::api::Applied;
 use crate::attestation::{self, PolicySettings, Settings};
-use crate::home::{Home, Kind, put};
+use crate::home::{Change, Home, Kind, next_serial, put};
 use crate::key_provider::{self, Provider, TrustSettings};
 use crate::signed::{AdminKey, Content, Signed};
 
@@ -37,8 +37,8 @@ pub struct Configuration {
     eks: Vec<(Name, Label)>,
     policies: Vec<(Label, PolicySettings)>,
     base_images: Vec<BaseImage>,
-    /// The hosts that were let in: the Names of their endorsement keys.
-    admitted: Vec<Name>,
+    /// The hosts that were let in, and those that were removed: Names of endorsement keys.
+    decisions: Vec<(Name, bool)>,
     trust: TrustSettings,
     issuers: Vec<(Label, TokenPublicKey)>,
     providers: Vec<(ProviderName, Provider)>,
@@ -59,11 +59,28 @@ impl Configuration {
             let added = if *root { cas.add_root(&der) } else { cas.add_intermediate(&der) };
             added.map_err(|error| Error::invalid("a TPM CA", error))?;
         }
-        Ok(())
+        once("TPM CA", self.tpm_cas.iter().map(|(der, _)| der))?;
+        once("EK", self.eks.iter().map(|(name, _)| name.to_string()))?;
+        once("host", self.eks.iter().map(|(_, label)| label))?;
+        once("policy", self.policies.iter().map(|(name, _)| name))?;
+        once("base image", self.base_images.iter().map(|image| image.id().to_string()))?;
+        once("host's EK", self.decisions.iter().map(|(name, _)| name.to_string()))?;
+        once("token key", self.issuers.iter().map(|(_, key)| key.id()))?;
+        once("provider", self.providers.iter().map(|(name, _)| name))
     }
 
     fn applied(&self, signed: &Signed) -> Applied {
         Applied { digest: signed.digest(), serial: self.serial }
+    }
+}
+
+/// That nothing is named twice.
+fn once<T: Ord + Display>(what: &str, names: impl Iterator<Item = T>) -> Result<(), Error> {
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        None => Ok(()),
+        Some(pair) => Err(Error::invalid("the configuration", format!("it names {what} {} twice", pair[0]))),
     }
 }
 
@@ -75,7 +92,9 @@ const SIGNER: &str = "signer";
 /// If the directory can't be used.
 pub async fn set_signer(dir: &Path, key: &TokenPublicKey) -> Result<(), Error> {
     let home = open(dir).await?;
-    home.set_meta(SIGNER, key.as_bytes()).await
+    let mut change = home.change().await?;
+    put(&mut change, SIGNER, key.as_bytes()).await?;
+    change.commit_unshared().await
 }
 
 async fn open(dir: &Path) -> Result<Home, Error> {
@@ -93,59 +112,70 @@ async fn open(dir: &Path) -> Result<Home, Error> {
 pub async fn export(attestation: &Path, keys: &Path, key: &AdminKey) -> Result<Signed, Error> {
     let (services, vault) =
         (Home::open(attestation, &attestation::KIND).await?, Home::open(keys, &key_provider::KIND).await?);
+    // Nothing is changed until what is signed is what is gone by.
+    let (changing, changing_keys) = (services.change().await?, vault.change().await?);
+    let last =
+        [services.signed().await?, vault.signed().await?].into_iter().flatten().map(|signed| signed.serial).max();
     let tpm_cas: Vec<(Vec<u8>, bool)> =
         sqlx::query_as("SELECT der, root FROM tpm_ca ORDER BY number").fetch_all(&services.pool).await?;
     let eks: Vec<(String, String)> =
         sqlx::query_as("SELECT name, label FROM pinned_ek ORDER BY label").fetch_all(&services.pool).await?;
-    let admitted: Vec<String> =
-        sqlx::query_scalar("SELECT ek FROM admitted ORDER BY ek").fetch_all(&services.pool).await?;
+    let decisions: Vec<(String, bool)> =
+        sqlx::query_as("SELECT ek, admitted FROM decision ORDER BY ek").fetch_all(&services.pool).await?;
     let ek = |name: &String| name.parse::<Name>().map_err(|error| Error::corrupt(format!("EK {name}"), error));
     let host = |label: &String| label.parse::<Label>().map_err(|error| Error::corrupt(format!("host {label}"), error));
     let configuration = Configuration {
         version: 1,
-        serial: jiff::Timestamp::now().as_millisecond(),
+        serial: next_serial(last),
         settings: attestation::load_settings(&services).await?,
         tpm_cas: tpm_cas.into_iter().map(|(der, root)| (STANDARD.encode(der), root)).collect(),
         eks: eks.iter().map(|(name, label)| Ok((ek(name)?, host(label)?))).collect::<Result<_, Error>>()?,
         policies: attestation::load_policy_settings(&services).await?,
         base_images: attestation::load_images(&services).await?,
-        admitted: admitted.iter().map(ek).collect::<Result<_, Error>>()?,
+        decisions: decisions.iter().map(|(name, admitted)| Ok((ek(name)?, *admitted))).collect::<Result<_, Error>>()?,
         trust: key_provider::load_settings(&vault).await?,
         issuers: key_provider::load_issuers(&vault).await?,
         providers: key_provider::load_providers(&vault).await?.into_iter().collect(),
     };
     let signed = key.sign(&configuration)?;
-    for home in [&services, &vault] {
-        let mut tx = home.pool.begin().await?;
-        Home::note_configuration(&mut tx, &configuration.applied(&signed)).await?;
-        tx.commit().await?;
+    for change in [changing, changing_keys] {
+        change.commit_signed(&configuration.applied(&signed)).await?;
     }
     Ok(signed)
 }
 
-/// Has the services with these directories go by a signed configuration, in the place of what they went by. A directory that
-/// is not there is left out: the services may run on different machines. `signer` is taken where none is known yet.
+/// Has the services with these directories go by a signed configuration, in the place of what they went by. A directory
+/// that is not there is left out: the services may run on different machines. `signer` is taken where none is known yet.
+///
+/// All is written before any of it counts. Where the machine stops just between one service and the other, the first goes
+/// by it alone, which shows, and doing it again mends it.
 ///
 /// # Errors
-/// If it is not signed by the administrators, is older than what is gone by, or a directory can't be used.
+/// If there is neither, or it is not signed by the administrators, is older than what is gone by, or can't be gone by.
 pub async fn import(
     attestation: &Path,
     keys: &Path,
     signed: &Signed,
     signer: Option<TokenPublicKey>,
 ) -> Result<(), Error> {
-    // Both are checked before either is changed.
     let services = Checked::of(attestation, &attestation::KIND, signed, signer.as_ref()).await?;
     let vault = Checked::of(keys, &key_provider::KIND, signed, signer.as_ref()).await?;
+    let mut written = Vec::new();
     if let Some(it) = services {
-        let mut tx = it.home.pool.begin().await?;
-        put_attestation(&mut tx, &it.configuration).await?;
-        it.commit(tx, signed).await?;
+        let mut change = it.change().await?;
+        put_attestation(&mut change, &it.configuration).await?;
+        written.push((change, it.configuration.applied(signed)));
     }
     if let Some(it) = vault {
-        let mut tx = it.home.pool.begin().await?;
-        put_keys(&mut tx, &it.configuration).await?;
-        it.commit(tx, signed).await?;
+        let mut change = it.change().await?;
+        put_keys(&mut change, &it.configuration).await?;
+        written.push((change, it.configuration.applied(signed)));
+    }
+    if written.is_empty() {
+        return Err(Error::NotInitialized { path: attestation.parent().unwrap_or(attestation).to_owned() });
+    }
+    for (change, applied) in written {
+        change.commit_signed(&applied).await?;
     }
     Ok(())
 }
@@ -173,11 +203,10 @@ impl Checked {
         Ok(Some(Self { home, signer, configuration }))
     }
 
-    async fn commit(&self, mut tx: Transaction<'_, Sqlite>, signed: &Signed) -> Result<(), Error> {
-        put(&mut tx, SIGNER, self.signer.as_bytes()).await?;
-        Home::note_configuration(&mut tx, &self.configuration.applied(signed)).await?;
-        tx.commit().await?;
-        self.home.read_anew().await
+    async fn change(&self) -> Result<Change, Error> {
+        let mut change = self.home.change().await?;
+        put(&mut change, SIGNER, self.signer.as_bytes()).await?;
+        Ok(change)
     }
 }
 
@@ -201,8 +230,15 @@ async fn check(
     if configuration.version != 1 {
         return Err(refused(format!("it is of version {}, which is not known here", configuration.version)));
     }
-    if home.configuration_serial().await?.is_some_and(|serial| configuration.serial < serial) {
-        return Err(refused("it is older than the one that the service goes by".to_owned()));
+    let applied = configuration.applied(signed);
+    match home.signed().await? {
+        Some(known) if applied.serial < known.serial => {
+            return Err(refused("it is older than the one that the service goes by".to_owned()));
+        }
+        Some(known) if applied.serial == known.serial && applied.digest != known.digest => {
+            return Err(refused("it has the serial of the one that the service goes by, and is another".to_owned()));
+        }
+        _ => {}
     }
     configuration.check()?;
     Ok((signer, configuration))
@@ -213,8 +249,8 @@ fn json(what: &'static str, value: &impl Serialize) -> Result<String, Error> {
 }
 
 async fn put_attestation(db: &mut SqliteConnection, configuration: &Configuration) -> Result<(), Error> {
-    put(db, "settings", json("the settings", &configuration.settings)?.as_bytes()).await?;
-    for table in ["tpm_ca", "pinned_ek", "policy", "base_image", "admitted"] {
+    attestation::put_settings(db, &configuration.settings).await?;
+    for table in ["tpm_ca", "pinned_ek", "policy", "base_image", "decision"] {
         sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM {table}"))).execute(&mut *db).await?;
     }
     for (der, root) in &configuration.tpm_cas {
@@ -224,8 +260,7 @@ async fn put_attestation(db: &mut SqliteConnection, configuration: &Configuratio
         query.bind(sha256).bind(root).bind(der).execute(&mut *db).await?;
     }
     for (name, label) in &configuration.eks {
-        let query = sqlx::query("INSERT INTO pinned_ek (name, label) VALUES (?, ?)");
-        query.bind(name.to_string()).bind(label.as_str()).execute(&mut *db).await?;
+        attestation::pin(db, name, label).await?;
     }
     for (name, settings) in &configuration.policies {
         let query = sqlx::query("INSERT INTO policy (name, value) VALUES (?, ?)");
@@ -236,14 +271,15 @@ async fn put_attestation(db: &mut SqliteConnection, configuration: &Configuratio
         let (name, version) = (image.id().name.as_str(), image.id().version.as_str());
         query.bind(name).bind(version).bind(json("a base image", image)?).execute(&mut *db).await?;
     }
-    for ek in &configuration.admitted {
-        sqlx::query("INSERT INTO admitted (ek) VALUES (?)").bind(ek.to_string()).execute(&mut *db).await?;
+    for (ek, admitted) in &configuration.decisions {
+        let query = sqlx::query("INSERT INTO decision (ek, admitted) VALUES (?, ?)");
+        query.bind(ek.to_string()).bind(admitted).execute(&mut *db).await?;
     }
     Ok(())
 }
 
 async fn put_keys(db: &mut SqliteConnection, configuration: &Configuration) -> Result<(), Error> {
-    put(db, "settings", json("the settings", &configuration.trust)?.as_bytes()).await?;
+    key_provider::put_settings(db, &configuration.trust).await?;
     sqlx::query("DELETE FROM issuer").execute(&mut *db).await?;
     for (name, key) in &configuration.issuers {
         let public = serde_json::to_value(key).map_err(|error| Error::invalid("a token key", error))?;

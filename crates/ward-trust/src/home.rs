@@ -1,17 +1,18 @@
 //! The state directory of a service: root key, TLS certificate, database.
 
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
+use sqlx::{ConnectOptions, Sqlite, Transaction};
 use tokio::sync::Mutex;
 use ward_rpc::Answer;
 use ward_secret::{SealKey, Sealed, SecretError};
@@ -20,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::Error;
 use crate::api::{Applied, HowItIs};
+use crate::audit::Strangers;
 use crate::serve::internal;
 
 /// Names by which a service is always reached from its own machine.
@@ -31,6 +33,8 @@ const ROOT_KEY: &str = "root.key";
 const GENERATION: &str = "generation";
 const CONFIGURATION: &str = "configuration";
 const CONFIGURATION_SERIAL: &str = "configuration_serial";
+/// Empty as long as what the service goes by is what was signed.
+const CHANGED: &str = "changed";
 
 /// What is sealed to tell whether a root key belongs to a database.
 const CHECK: &[u8] = b"this is the root key";
@@ -40,6 +44,7 @@ pub(crate) struct Home {
     dir: PathBuf,
     root: SealKey,
     pub(crate) pool: SqlitePool,
+    pub(crate) strangers: std::sync::Mutex<Strangers>,
 }
 
 /// How the services differ.
@@ -97,7 +102,8 @@ impl Home {
             .disable_statement_logging();
         let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
         kind.migrator.run(&pool).await?;
-        let home = Self { dir: dir.to_owned(), root, pool };
+        let strangers = std::sync::Mutex::new(Strangers::new(Instant::now()));
+        let home = Self { dir: dir.to_owned(), root, pool, strangers };
         home.check_root_key().await?;
         Ok(home)
     }
@@ -149,20 +155,22 @@ impl Home {
         Ok(query.fetch_optional(&self.pool).await?)
     }
 
-    pub(crate) async fn set_meta(&self, name: &str, value: &[u8]) -> Result<(), Error> {
-        put(&mut *self.pool.acquire().await?, name, value).await
-    }
-
     /// Counts the changes of what the service goes by.
     async fn generation(&self) -> Result<Vec<u8>, Error> {
         Ok(self.meta(GENERATION).await?.unwrap_or_default())
     }
 
-    /// The signed configuration that the service goes by; none where it has taken none in, or was changed since.
-    pub(crate) async fn configuration(&self) -> Result<Option<Applied>, Error> {
-        let (digest, serial) = (self.meta(CONFIGURATION).await?, self.configuration_serial().await?);
-        let digest = digest.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).filter(|text| !text.is_empty());
+    /// The last signed configuration that was made or taken in here; no older one takes its place.
+    pub(crate) async fn signed(&self) -> Result<Option<Applied>, Error> {
+        let (digest, serial) = (self.meta(CONFIGURATION).await?, self.number(CONFIGURATION_SERIAL).await?);
+        let digest = digest.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         Ok(digest.zip(serial).map(|(digest, serial)| Applied { digest, serial }))
+    }
+
+    /// The signed configuration that the service goes by; none where it has none, or was changed since.
+    async fn configuration(&self) -> Result<Option<Applied>, Error> {
+        let changed = self.meta(CHANGED).await?.is_none_or(|changed| !changed.is_empty());
+        Ok(self.signed().await?.filter(|_| !changed))
     }
 
     /// Says that the service is there, and by which configuration it goes. No secret.
@@ -172,37 +180,69 @@ impl Home {
         Ok(HowItIs { version: env!("CARGO_PKG_VERSION").to_owned(), configuration })
     }
 
-    /// The serial of the last signed configuration: no older one takes its place.
-    pub(crate) async fn configuration_serial(&self) -> Result<Option<i64>, Error> {
-        let bytes = self.meta(CONFIGURATION_SERIAL).await?;
+    /// A number in the table `meta`.
+    pub(crate) async fn number(&self, name: &str) -> Result<Option<i64>, Error> {
+        let bytes = self.meta(name).await?;
         Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map(i64::from_be_bytes))
     }
 
-    /// Notes which signed configuration the service goes by now.
-    pub(crate) async fn note_configuration(db: &mut SqliteConnection, applied: &Applied) -> Result<(), Error> {
-        put(db, CONFIGURATION_SERIAL, &applied.serial.to_be_bytes()).await?;
-        put(db, CONFIGURATION, applied.digest.as_bytes()).await
+    /// Begins a change. Others wait for it to end, and nothing of it is done before it is committed.
+    pub(crate) async fn change(&self) -> Result<Change, Error> {
+        Ok(Change(self.pool.begin_with("BEGIN IMMEDIATE").await?))
+    }
+}
+
+/// A change of what a service keeps: with the mark by which a running service notices it, whole or not at all.
+pub(crate) struct Change(Transaction<'static, Sqlite>);
+
+impl Change {
+    /// Of something that is in a signed configuration: the service goes by none then, until it is signed.
+    pub(crate) async fn commit(mut self) -> Result<(), Error> {
+        put(&mut self, CHANGED, b"changed").await?;
+        self.commit_unshared().await
     }
 
-    /// To be called after a change here of what is in a signed configuration: the service goes by none now, until it is
-    /// signed. A running service reads it anew.
-    pub(crate) async fn changed(&self) -> Result<(), Error> {
-        self.set_meta(CONFIGURATION, b"").await?;
-        self.read_anew().await
+    /// Of something that is in no signed configuration.
+    pub(crate) async fn commit_unshared(mut self) -> Result<(), Error> {
+        put(&mut self, GENERATION, uuid::Uuid::now_v7().as_bytes()).await?;
+        Ok(self.0.commit().await?)
     }
 
-    /// A running service reads anew what it goes by.
-    pub(crate) async fn read_anew(&self) -> Result<(), Error> {
-        self.set_meta(GENERATION, uuid::Uuid::now_v7().as_bytes()).await
+    /// The service goes by that signed configuration now.
+    pub(crate) async fn commit_signed(mut self, applied: &Applied) -> Result<(), Error> {
+        put(&mut self, CONFIGURATION_SERIAL, &applied.serial.to_be_bytes()).await?;
+        put(&mut self, CONFIGURATION, applied.digest.as_bytes()).await?;
+        put(&mut self, CHANGED, b"").await?;
+        self.commit_unshared().await
     }
 
-    /// After a removal of so many rows: an error if there were none.
-    pub(crate) async fn removed(&self, rows: u64, what: &'static str, name: &str) -> Result<(), Error> {
+    /// Of something by its name: an error, and no change, if there were no rows of that.
+    pub(crate) async fn commit_found(self, rows: u64, what: &'static str, name: &str) -> Result<(), Error> {
         if rows == 0 {
             return Err(Error::NotFound { what, name: name.to_owned() });
         }
-        self.changed().await
+        self.commit().await
     }
+}
+
+impl Deref for Change {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for Change {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.0
+    }
+}
+
+/// The serial of what is signed next: the time, and more than the last one's whatever the clock says.
+pub(crate) fn next_serial(last: Option<i64>) -> i64 {
+    let now = jiff::Timestamp::now().as_millisecond();
+    last.map_or(now, |last| now.max(last.saturating_add(1)))
 }
 
 /// Sets a value in the table `meta`.

@@ -19,7 +19,7 @@ use ward_types::Problem;
 
 use crate::Error;
 use crate::api::{Ask, Attest, Token};
-use crate::attestation::KIND;
+use crate::attestation::{KIND, pin};
 use crate::client::{Client, Identity};
 use crate::home::Home;
 
@@ -171,11 +171,10 @@ fn put(out: &mut Vec<u8>, bytes: &[u8]) {
 /// If the directory can't be used.
 pub async fn enrol(dir: &Path, hosts: &[std::sync::Arc<SimulatedHost>]) -> Result<(), Error> {
     let home = Home::open(dir, &KIND).await?;
-    let mut tx = home.pool.begin().await?;
+    let mut change = home.change().await?;
     for host in hosts {
         let json = serde_json::to_string(&host.record()).map_err(|error| Error::invalid("an AK", error))?;
-        let query = sqlx::query("INSERT INTO pinned_ek (name, label) VALUES (?, ?)");
-        query.bind(host.ek.name().to_string()).bind(host.label.as_str()).execute(&mut *tx).await?;
+        pin(&mut change, &host.ek.name(), &host.label).await?;
         let query = "INSERT INTO host (ek, label, ak, ek_public, ak_record, admitted, enrolled_ms) \
                      VALUES (?, ?, ?, ?, ?, TRUE, ?)";
         sqlx::query(query)
@@ -185,9 +184,8 @@ pub async fn enrol(dir: &Path, hosts: &[std::sync::Arc<SimulatedHost>]) -> Resul
             .bind(host.ek.to_tpm2b())
             .bind(json)
             .bind(Timestamp::now().as_millisecond())
-            .execute(&mut *tx)
+            .execute(&mut *change)
             .await?;
     }
-    tx.commit().await?;
-    home.changed().await
+    change.commit().await
 }

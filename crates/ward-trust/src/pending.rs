@@ -7,12 +7,11 @@ use attest::binding::CertThumbprint;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-/// Questions that are open at one time, at most.
-const CAPACITY: usize = 10_000;
-
 /// Open questions. A peer has one at a time: asking again forgets the one before.
 pub(crate) struct Pending<T> {
     lifetime: Duration,
+    /// Questions that are open at one time, at most.
+    capacity: usize,
     open: HashMap<CertThumbprint, Question<T>>,
 }
 
@@ -23,16 +22,16 @@ struct Question<T> {
 }
 
 impl<T> Pending<T> {
-    pub(crate) fn new(lifetime: Duration) -> Self {
-        Self { lifetime, open: HashMap::new() }
+    pub(crate) fn new(lifetime: Duration, capacity: usize) -> Self {
+        Self { lifetime, capacity, open: HashMap::new() }
     }
 
     /// Asks a peer; `None` if too many questions are open.
     pub(crate) fn ask(&mut self, peer: CertThumbprint, content: T, now: Timestamp) -> Option<Uuid> {
-        if self.open.len() >= CAPACITY && !self.open.contains_key(&peer) {
+        if self.open.len() >= self.capacity && !self.open.contains_key(&peer) {
             let lifetime = self.lifetime;
             self.open.retain(|_, question| is_fresh(question.asked, lifetime, now));
-            if self.open.len() >= CAPACITY {
+            if self.open.len() >= self.capacity {
                 return None;
             }
         }
@@ -63,13 +62,15 @@ mod tests {
 
     use super::*;
 
+    const CAPACITY: usize = 100;
+
     fn peer(number: usize) -> CertThumbprint {
         CertThumbprint::of(&number.to_le_bytes())
     }
 
     #[test]
     fn a_question_is_answered_once_by_whom_it_was_asked_of_and_in_time() {
-        let mut pending = Pending::new(Duration::from_secs(60));
+        let mut pending = Pending::new(Duration::from_secs(60), CAPACITY);
         let now = Timestamp::UNIX_EPOCH + 1.hour();
         let id = pending.ask(peer(1), "question", now).unwrap();
         assert_eq!(pending.take(peer(2), id, now), None);
@@ -91,7 +92,7 @@ mod tests {
 
     #[test]
     fn too_many_questions_are_not_asked() {
-        let mut pending = Pending::new(Duration::from_secs(60));
+        let mut pending = Pending::new(Duration::from_secs(60), CAPACITY);
         let now = Timestamp::UNIX_EPOCH + 1.hour();
         for number in 0..CAPACITY {
             pending.ask(peer(number), (), now).unwrap();

@@ -14,7 +14,7 @@ use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use ward_rpc::serve_known;
+use ward_rpc::{Limits, serve_known};
 use ward_types::Problem;
 
 use crate::Error;
@@ -48,7 +48,7 @@ impl Server {
 
     /// Serves until `shutdown`, then lets open requests end.
     pub async fn serve(self, shutdown: CancellationToken) {
-        serve_known(self.listener, self.tls, self.router, shutdown, |certificate| {
+        serve_known(self.listener, self.tls, self.router, shutdown, Limits::default(), |certificate| {
             certificate.map(|certificate| Peer(CertThumbprint::of(certificate)))
         })
         .await;

@@ -146,6 +146,8 @@ codes! {
     EnrolmentRefused = "host.enrolment-refused", 403, 3;
     /// The host is not what the attestation policy asks for.
     AttestationFailed = "attestation.failed", 403, 7;
+    /// The attestation service knows no host with that attestation key.
+    HostNotEnrolled = "attestation.host-not-enrolled", 403, 7;
     /// No administrator of the trust authority has let the host in.
     HostNotAdmitted = "attestation.host-not-admitted", 403, 7;
     /// The host shows no attestation token that is good for this session.

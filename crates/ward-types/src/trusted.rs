@@ -1,6 +1,7 @@
 //! The names of trusted providers' keys, and how hosts stand with the trust authority; never the keys.
 
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -64,15 +65,31 @@ pub struct TrustStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires: Option<Timestamp>,
+    /// When the last verdict on it was made, good or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub looked: Option<Timestamp>,
     /// How it failed the last time, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Problem>,
-    /// Why it reaches no key provider service, if it doesn't.
+    /// Why no key provider service gives it keys, if none does: it reaches none, or its token is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreached: Option<Problem>,
 }
 
 impl TrustStatus {
+    /// How long after a refusal a host tries again by itself.
+    pub const AGAIN: Duration = Duration::from_secs(15);
+
+    /// Until when the last verdict holds: a good one as long as the host's token, a refusal until the host tries again.
+    #[must_use]
+    pub fn holds_until(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.expires.filter(|expires| now < *expires) {
+            Some(expires) => Some(expires),
+            None => self.looked?.checked_add(Self::AGAIN).ok(),
+        }
+    }
+
     /// Why the host can't have keys of the provider at this moment, if it can't.
     #[must_use]
     pub fn lack(&self, now: Timestamp) -> Option<Problem> {
@@ -80,7 +97,7 @@ impl TrustStatus {
             return self.unreached.clone();
         }
         let provider = &self.provider;
-        Some(self.trouble.clone().unwrap_or_else(|| {
+        Some(self.trouble.clone().or_else(|| self.unreached.clone()).unwrap_or_else(|| {
             Problem::new(
                 Code::AttestationFailed,
                 format!("a host gets no key of provider `{provider}`"),

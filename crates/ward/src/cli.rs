@@ -93,7 +93,6 @@ pub(crate) enum Command {
     /// Start a key server, a controller and hosts on this machine.
     Up(up::Up),
     /// The trust authority: keys for hosts that booted what they should, and for no others.
-    #[command(subcommand)]
     Trust(trust::Trust),
     /// Run a controller.
     Controller(Box<controller::Controller>),

@@ -54,22 +54,17 @@ pub(crate) fn control() -> Result<(), Failure> {
     let key = Kek::generate()?;
     let mut patterns = Patterns::default();
     patterns.add("control", key.expose());
-    let place = std::env::temp_dir().join(format!("key-search-{}", std::process::id()));
-    fs::create_dir(&place)?;
-    let found = (|| -> Result<usize, Failure> {
-        let forms: [Vec<u8>; 3] = [key.expose().to_vec(), hex_of(&key), base64_of(&key)];
-        for (number, form) in forms.iter().enumerate() {
-            // Across the border of a read buffer, as keys in large files may lie.
-            let mut content = vec![b'.'; 64 * 1024 - 7];
-            content.extend_from_slice(form);
-            fs::write(place.join(number.to_string()), content)?;
-        }
-        let mut total = Total::default();
-        directory(&place, &patterns.searcher()?, &mut total)?;
-        Ok(total.findings.len())
-    })();
-    fs::remove_dir_all(&place)?;
-    match found? {
+    let place = tempfile::tempdir()?;
+    let forms: [Vec<u8>; 3] = [key.expose().to_vec(), hex_of(&key), base64_of(&key)];
+    for (number, form) in forms.iter().enumerate() {
+        // Across the border of a read buffer, as keys in large files may lie.
+        let mut content = vec![b'.'; 64 * 1024 - 7];
+        content.extend_from_slice(form);
+        fs::write(place.path().join(number.to_string()), content)?;
+    }
+    let mut total = Total::default();
+    directory(place.path(), &patterns.searcher()?, &mut total)?;
+    match total.findings.len() {
         3 => Ok(()),
         other => Err(format!("the search itself does not work: it found {other} of 3 keys that it hid").into()),
     }

@@ -248,14 +248,13 @@ pub fn appraise(ak: &ResidentAk, asked: &Asked, evidence: &Evidence, policy: &Po
     failures.extend(check_ek(ak, policy, now).err());
     let mut report = Report::new(now);
     report.note_ak(ak);
-    let (quote, log) = match prove(ak, asked, evidence, policy) {
+    let (quote, log) = match prove(ak, asked, evidence, policy, &mut report) {
         Ok(proven) => proven,
         Err(failure) => {
             failures.push(failure);
             return Verdict::fail(failures, report);
         }
     };
-    report.note_quote(&quote, &log);
 
     match SecureBoot::of(&log) {
         Ok(state) => {
@@ -330,9 +329,12 @@ fn prove(
     asked: &Asked,
     evidence: &Evidence,
     policy: &Policy,
+    report: &mut Report,
 ) -> Result<(VerifiedQuote, VerifiedLog), Failure> {
     let request = policy.request(asked.nonce.clone(), asked.certificate)?;
     let quote = request.verify(ak, &evidence.quote)?;
+    report.note_quote(&quote);
     let log = EventLog::from_bytes(&evidence.event_log)?.verify(&quote)?;
+    report.note_log(&quote, &log);
     Ok((quote, log))
 }

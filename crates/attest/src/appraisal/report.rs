@@ -278,11 +278,20 @@ impl Report {
         }
     }
 
-    pub(super) fn note_quote(&mut self, quote: &VerifiedQuote, log: &VerifiedLog) {
+    /// Whether the TPM answered the nonce: what else is in the report is of that machine then.
+    pub fn is_quoted(&self) -> bool {
+        self.verified.iter().any(|fact| matches!(fact, Fact::Quoted { .. }))
+    }
+
+    pub(super) fn note_quote(&mut self, quote: &VerifiedQuote) {
         let pcrs = quote.pcrs().mask();
         let reset_count = quote.clock_info().reset_count;
         self.verified.push(Fact::Quoted { bank: quote.pcrs().bank(), pcrs, reset_count });
         self.verified.extend(quote.bound_to().map(|certificate| Fact::BoundTo { certificate }));
+    }
+
+    pub(super) fn note_log(&mut self, quote: &VerifiedQuote, log: &VerifiedLog) {
+        let pcrs = quote.pcrs().mask();
         self.verified.push(Fact::LogReplays { events: log.events().len() });
         let all = PcrMask::of(0..=crate::tpm::MAX_PCR);
         self.not_verified.push(Gap::NotQuoted { pcrs: all.without(pcrs), events: log.left_out() });

@@ -68,18 +68,31 @@ pub fn without_nv_padding(nv: &[u8]) -> &[u8] {
 }
 
 pub(super) fn verify(cas: &TpmCas, der: &[u8], ek: &Public, now: Timestamp) -> Result<EkCertificate, EkError> {
-    verify_path(cas, der, &parse(der)?, now)?;
-    describe_of(der, ek)
+    let certificate = parse(der)?;
+    verify_path(cas, der, &certificate, now)?;
+    let says = says(der, &certificate, ek)?;
+    // TCG EK Credential Profile 3.2.9 and 3.2.10: they must be there.
+    let names = [("tPMManufacturer", &says.manufacturer), ("tPMModel", &says.model), ("tPMVersion", &says.version)];
+    if let Some((missing, _)) = names.iter().find(|(_, value)| value.is_none()) {
+        return Err(bad("subjectAltName", format!("lacks {missing}")));
+    }
+    match &says.specification {
+        None => Err(bad("subjectDirectoryAttributes", "lacks tPMSpecification: nothing says that it is a TPM 2.0")),
+        Some(_) => Ok(says),
+    }
 }
 
 /// What it says, where it is the EK's.
 pub(super) fn describe_of(der: &[u8], ek: &Public) -> Result<EkCertificate, EkError> {
-    let certificate = parse(der)?;
-    check_usage(&certificate, ek)?;
-    if !is_of_key(&certificate, ek) {
+    says(der, &parse(der)?, ek)
+}
+
+fn says(der: &[u8], certificate: &X509Certificate<'_>, ek: &Public) -> Result<EkCertificate, EkError> {
+    check_usage(certificate, ek)?;
+    if !is_of_key(certificate, ek) {
         return Err(EkError::OtherKey { subject: display_name(certificate.subject()), ek: ek.name() });
     }
-    let says = describe(der, &certificate)?;
+    let says = describe(der, certificate)?;
     match &says.specification {
         Some(specification) if specification.family != "2.0" => {
             Err(bad("tPMSpecification", format!("family {:?} is not TPM 2.0", specification.family)))

@@ -135,7 +135,8 @@ impl TrustedEk {
 }
 
 /// Checks an EK by its certificate: that the certificate leads to one of `cas` at the time `now`, is of an EK
-/// (extended key usage 2.23.133.8.1, on the certificate itself), is of a TPM 2.0, and holds this very key.
+/// (extended key usage 2.23.133.8.1, on the certificate itself), says of which TPM (maker, model, version) and that it is a
+/// TPM 2.0, and holds this very key.
 ///
 /// `certificate` is DER; a copy out of the TPM's NV memory may be padded, see [`without_nv_padding`]. TCG EK Credential
 /// Profile for TPM family 2.0, section 3.

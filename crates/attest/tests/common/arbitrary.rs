@@ -5,7 +5,14 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use proptest::test_runner::{TestCaseError, TestRunner};
 use serde_json::Value;
+
+/// So many cases, where what they are about lives as long as all of them.
+pub(crate) fn cases<S: Strategy>(count: u32, strategy: &S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(count) };
+    TestRunner::new(config).run(strategy, test).unwrap();
+}
 
 /// Real bytes with some of them changed, and some cut off or added: gets further into a parser than noise does.
 pub(crate) fn like(real: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {

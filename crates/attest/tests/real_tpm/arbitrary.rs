@@ -8,19 +8,12 @@ use attest::quote::PcrValues;
 use attest::tpm::{Attributes, Public};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::{TestCaseError, TestRunner};
 
 use crate::appraisal::{Host, policy};
 use crate::common::Log;
-use crate::likely::like;
+use crate::likely::{cases, like};
 use crate::token::Scene;
 use crate::tpm::{Ca, Tpm, now};
-
-/// The TPM lives as long as the cases that are about it.
-fn cases<S: Strategy>(count: u32, strategy: &S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(count) };
-    TestRunner::new(config).run(strategy, test).unwrap();
-}
 
 #[test]
 fn certificates_that_are_like_a_real_one() {

@@ -140,6 +140,7 @@ impl Maker {
         params.distinguished_name = named("EK");
         params.key_usages = vec![KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1])];
+        params.custom_extensions = vec![makers_names(&[1, 2, 3]), specification("2.0")];
         change(&mut params);
         params.signed_by(&key, &self.issuer).unwrap().der().to_vec()
     }
@@ -151,9 +152,22 @@ fn named(name: &str) -> DistinguishedName {
     distinguished
 }
 
+fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    [&[tag, u8::try_from(content.len()).unwrap()], content].concat()
+}
+
+/// subjectAltName with a directoryName of these attributes: 1 is tPMManufacturer, 2 tPMModel, 3 tPMVersion.
+fn makers_names(which: &[u8]) -> CustomExtension {
+    let attribute = |number: &u8| {
+        let oid = [0x06, 0x05, 0x67, 0x81, 0x05, 0x02, *number];
+        tlv(0x31, &tlv(0x30, &[&oid[..], &tlv(0x0c, b"id:1")].concat()))
+    };
+    let names = tlv(0x30, &which.iter().flat_map(attribute).collect::<Vec<_>>());
+    CustomExtension::from_oid_content(&[2, 5, 29, 17], tlv(0x30, &tlv(0xa4, &names)))
+}
+
 /// subjectDirectoryAttributes with the tPMSpecification of a family.
 fn specification(family: &str) -> CustomExtension {
-    let tlv = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap()], content].concat();
     let oid = [0x06, 0x05, 0x67, 0x81, 0x05, 0x02, 0x10];
     let value = tlv(0x30, &[tlv(0x0c, family.as_bytes()), vec![2, 1, 0], vec![2, 1, 116]].concat());
     let attribute = tlv(0x30, &[&oid[..], &tlv(0x31, &value)].concat());
@@ -170,10 +184,15 @@ fn only_the_certificate_of_an_ek_will_do() {
     let verify = |certificate: &[u8]| verify_certificate(&cas, certificate, ek.clone(), now());
 
     verify(&maker.certify(&real, |_| {})).unwrap();
-    verify(&maker.certify(&real, |params| params.custom_extensions.push(specification("2.0")))).unwrap();
 
     type Change = fn(&mut CertificateParams);
-    let cases: [(&str, Change, &str); 7] = [
+    let cases: [(&str, Change, &str); 13] = [
+        ("of no specification", |params| drop(params.custom_extensions.remove(1)), "lacks tPMSpecification"),
+        ("of nobody", |params| drop(params.custom_extensions.remove(0)), "lacks tPMManufacturer"),
+        ("of no maker", |params| params.custom_extensions[0] = makers_names(&[2, 3]), "lacks tPMManufacturer"),
+        ("of no model", |params| params.custom_extensions[0] = makers_names(&[1, 3]), "lacks tPMModel"),
+        ("of no version", |params| params.custom_extensions[0] = makers_names(&[1, 2]), "lacks tPMVersion"),
+        ("of nothing at all", |params| params.custom_extensions.clear(), "subjectAltName"),
         ("no usage", |params| params.extended_key_usages.clear(), "lacks 2.23.133.8.1"),
         (
             "a TLS server's",
@@ -184,7 +203,7 @@ fn only_the_certificate_of_an_ek_will_do() {
         ("a CA's", |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained), "does not lead"),
         ("expired", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1), "is not valid at"),
         ("not yet valid", |params| params.not_before = rcgen::date_time_ymd(2900, 1, 1), "is not valid at"),
-        ("of a TPM 1.2", |params| params.custom_extensions.push(specification("1.2")), "is not TPM 2.0"),
+        ("of a TPM 1.2", |params| params.custom_extensions[1] = specification("1.2"), "is not TPM 2.0"),
     ];
     for (what, change, says) in cases {
         let error = verify(&maker.certify(&real, change)).unwrap_err().to_string();

@@ -146,6 +146,8 @@ impl Tpm {
 
     /// The machine is switched off and on again, and measures what it boots.
     pub(crate) fn reboot(&self, log: &Log) {
+        // As an operating system does. Where it does not, several times, the TPM takes it for an attack and locks up.
+        self.try_run("tpm2_shutdown", &["-c"]).unwrap();
         let control = format!("127.0.0.1:{}", self.swtpm.port + 1);
         run(Command::new("swtpm_ioctl").args(["--tcp", &control, "-i"])).unwrap();
         self.run("tpm2_startup", &["-c"]);

@@ -26,8 +26,8 @@ pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
     pub(super) version: ProtocolVersion,
     pub(super) last_used: Instant,
-    /// Whether somebody sees to it that it ends soon.
-    pub(super) ends_soon: bool,
+    /// When it last brought a key.
+    pub(super) key_at: Option<Instant>,
     /// When the first of the server's certificates expires.
     trusted_until: Option<SystemTime>,
 }
@@ -52,7 +52,7 @@ impl Connection {
         let trusted_until = session.peer_certificates().and_then(expiry);
         // Discover Versions came with 1.1, so that is how to ask.
         let version = ProtocolVersion::V1_1;
-        let mut connection = Self { stream, version, last_used: Instant::now(), ends_soon: false, trusted_until };
+        let mut connection = Self { stream, version, last_used: Instant::now(), key_at: None, trusted_until };
         connection.version = connection.negotiate(config, deadline).await?;
         Ok(connection)
     }

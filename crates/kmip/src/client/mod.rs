@@ -16,7 +16,7 @@ mod trust;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 pub use config::{ClientConfig, ConfigError, DEFAULT_PORT};
 pub use error::{ClientError, Phase};
@@ -45,7 +45,15 @@ pub struct Client {
 
 struct Shared {
     config: ClientConfig,
-    connection: Mutex<Option<Connection>>,
+    slot: Mutex<Slot>,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// The connection, unless somebody uses it.
+    connection: Option<Connection>,
+    /// Whether somebody waits to end it, as it has brought a key: one at a time, whichever connection it is by then.
+    ending: bool,
 }
 
 /// A key just made.
@@ -121,22 +129,24 @@ fn brings_a_key(operation: Operation) -> bool {
     matches!(operation, Operation::GET | Operation::DECRYPT)
 }
 
-/// How long a connection that has brought a key may be idle: until it ends, the buffers of TLS hold what it brought last.
-const IDLE_WITH_A_KEY: Duration = Duration::from_secs(1);
+/// How long a connection may stay after it has brought a key: until it ends, the buffers of TLS hold what it brought.
+const STAY_WITH_A_KEY: Duration = Duration::from_secs(1);
 
-/// Ends the connection that there is once it has been idle for long enough.
-async fn end_when_idle(shared: Weak<Shared>) {
+/// Ends the connection that there is once it has brought no key for long enough; one that has brought none stays.
+async fn end_with_its_key(shared: Weak<Shared>) {
     loop {
-        tokio::time::sleep(IDLE_WITH_A_KEY).await;
+        tokio::time::sleep(STAY_WITH_A_KEY).await;
         let Some(shared) = shared.upgrade() else { return };
-        let mut slot = shared.connection.lock().await;
-        if slot.as_ref().is_none_or(|connection| !connection.ends_soon) {
-            return;
+        let mut slot = shared.slot.lock().await;
+        let key_at = slot.connection.as_ref().and_then(|connection| connection.key_at);
+        if key_at.is_some_and(|at| at.elapsed() < STAY_WITH_A_KEY) {
+            continue;
         }
-        if slot.as_ref().is_some_and(|connection| connection.last_used.elapsed() >= IDLE_WITH_A_KEY) {
-            *slot = None;
-            return;
+        if key_at.is_some() {
+            slot.connection = None;
         }
+        slot.ending = false;
+        return;
     }
 }
 
@@ -144,7 +154,7 @@ impl Client {
     /// A client that will connect when first asked.
     #[must_use]
     pub fn new(config: ClientConfig) -> Self {
-        Self { shared: Arc::new(Shared { config, connection: Mutex::new(None) }), deadline: None }
+        Self { shared: Arc::new(Shared { config, slot: Mutex::default() }), deadline: None }
     }
 
     /// The same client, over the same connection, for requests that have to be answered by `deadline`. The time-outs of
@@ -169,9 +179,9 @@ impl Client {
     /// If no connection or no common version is to be had.
     pub async fn version(&self) -> Result<ProtocolVersion, ClientError> {
         let mut slot = self.slot(Operation::DISCOVER_VERSIONS).await?;
-        let connection = self.usable(slot.take()).await?;
+        let connection = self.usable(slot.connection.take()).await?;
         let version = connection.version;
-        *slot = Some(connection);
+        slot.connection = Some(connection);
         Ok(version)
     }
 
@@ -250,7 +260,7 @@ impl Client {
         let mut slot = self.slot(operation).await?;
         // Taken out while in use: if our caller gives up waiting, an answer that nobody read is left on the connection,
         // and it must not be used again.
-        let mut connection = self.usable(slot.take()).await?;
+        let mut connection = self.usable(slot.connection.take()).await?;
         let mut again = only_reads(operation);
         let brings_a_key = payloads.iter().any(|payload| brings_a_key(payload.operation()));
         let several = payloads.len() > 1;
@@ -275,11 +285,13 @@ impl Client {
                 message.encode().map_err(|source| ClientError::Encode { address: self.config().address(), source })?;
             match connection.exchange(self.config(), &bytes, operation, self.deadline).await {
                 Ok(response) => {
-                    if brings_a_key && !connection.ends_soon {
-                        connection.ends_soon = true;
-                        tokio::spawn(end_when_idle(Arc::downgrade(&self.shared)));
+                    if brings_a_key {
+                        connection.key_at = Some(Instant::now());
+                        if !std::mem::replace(&mut slot.ending, true) {
+                            tokio::spawn(end_with_its_key(Arc::downgrade(&self.shared)));
+                        }
                     }
-                    *slot = Some(connection);
+                    slot.connection = Some(connection);
                     return Ok(response);
                 }
                 Err(ClientError::Interrupted { .. }) if again => {
@@ -292,8 +304,8 @@ impl Client {
     }
 
     /// The place of the connection, once nobody else uses it.
-    async fn slot(&self, operation: Operation) -> Result<tokio::sync::MutexGuard<'_, Option<Connection>>, ClientError> {
-        let turn = self.shared.connection.lock();
+    async fn slot(&self, operation: Operation) -> Result<MutexGuard<'_, Slot>, ClientError> {
+        let turn = self.shared.slot.lock();
         match self.deadline {
             None => Ok(turn.await),
             Some(deadline) => {

@@ -151,6 +151,7 @@ macro_rules! done_to_one_object {
             pub(crate) fn object(&self) -> Option<&str> {
                 match self {
                     $(Self::$variant(request) => request.unique_identifier.as_deref(),)*
+                    Self::Check(request) => request.unique_identifier.as_deref(),
                     _ => None,
                 }
             }
@@ -161,6 +162,7 @@ macro_rules! done_to_one_object {
             pub(crate) fn object(&self) -> Option<&str> {
                 match self {
                     $(Self::$variant(response) => Some(&response.unique_identifier),)*
+                    Self::Check(response) => response.unique_identifier.as_deref(),
                     _ => None,
                 }
             }
@@ -170,6 +172,7 @@ macro_rules! done_to_one_object {
 
 done_to_one_object! {
     Activate AddAttribute Decrypt DeleteAttribute Destroy Encrypt Get GetAttributeList GetAttributes ModifyAttribute Revoke
+    SetAttribute
 }
 
 /// A request or an answer whose payload is an object's identifier and nothing else.

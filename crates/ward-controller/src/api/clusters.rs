@@ -138,3 +138,26 @@ mod tests {
         }
     }
 }
+
+/// Forgets a datastore on which no VM of the inventory is. What is on it stays as it is.
+#[utoipa::path(delete, path = "/datastores/{datastore}", tag = "datastore",
+    params(("datastore" = String, Path, description = "name or ID")),
+    responses((status = 200), (status = "4XX", body = Problem)))]
+pub(super) async fn remove_datastore(
+    State(controller): State<Shared>,
+    granted: Granted<operations::RemoveDatastore>,
+) -> ApiResult<Json<()>> {
+    let mut tx = controller.store.write().await?;
+    match cluster::remove_datastore(&mut tx, granted.on().id).await {
+        Err(error) if error.is_needed() => {
+            let what = format!("cannot remove datastore `{}`", granted.on().name);
+            let remedy = "move or delete them, or take them out of the inventory; `ward vm ls` lists them";
+            Err(Problem::new(Code::InUse, what, "VMs of the inventory are on it", remedy).into())
+        }
+        removed => {
+            removed?;
+            tx.commit().await?;
+            Ok(Json(()))
+        }
+    }
+}

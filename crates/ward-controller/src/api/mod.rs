@@ -94,6 +94,7 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(audit::count))
         .routes(routes!(clusters::list, clusters::add))
         .routes(routes!(clusters::datastores, clusters::add_datastore))
+        .routes(routes!(clusters::remove_datastore))
         .routes(routes!(hosts::list, hosts::add))
         .routes(routes!(hosts::show, hosts::remove))
         .routes(routes!(host_crypto::set_encryption))

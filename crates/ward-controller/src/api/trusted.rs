@@ -24,10 +24,10 @@ use crate::trusted::{self, ServiceKind, ServiceState};
 
 /// How a trusted provider stands: whether instances of both services answer.
 pub(super) fn light(controller: &Controller, name: &ProviderName) -> Light {
-    let states = controller.trusted.all();
+    let (states, now) = (controller.trusted.all(), Timestamp::now());
     let of = |kind| {
         let states: Vec<_> = states.iter().filter(|state| state.provider == *name && state.kind == kind).collect();
-        match states.iter().filter(|state| state.trouble.is_none()).count() {
+        match states.iter().filter(|state| state.lack(now).is_none()).count() {
             _ if states.is_empty() => Light::Unknown,
             0 => Light::Red,
             up if up < states.len() => Light::Yellow,
@@ -154,20 +154,25 @@ fn of_host(rows: &[TrustedRow], link: &Link) -> Vec<TrustedHostView> {
             (Reach::Up, true, Some(_)) => TrustState::NotAttested,
             (Reach::Up, true, None) => TrustState::Healthy,
         };
-        let attested = trust.and_then(|trust| trust.attested);
+        let looked = trust.and_then(|trust| trust.looked);
         TrustedHostView {
             host: link.name.clone(),
             provider,
             state,
             desired,
             applied,
-            attested,
-            expires: trust.and_then(|trust| trust.expires),
-            age_seconds: attested.map(|at| now.duration_since(at).unsigned_abs().as_secs()),
+            attested: trust.and_then(|trust| trust.attested),
+            expires: trust.and_then(|trust| trust.holds_until(now)),
+            age_seconds: looked.map(|at| age(at, now)),
             trouble: lack,
         }
     };
     names.into_iter().map(view).collect()
+}
+
+/// In seconds; clocks may differ.
+fn age(at: Timestamp, now: Timestamp) -> u64 {
+    u64::try_from(now.duration_since(at).as_secs()).unwrap_or(0)
 }
 
 /// Lists the instances of the trust authorities' services, and whether they answer.
@@ -192,6 +197,8 @@ fn of_service(state: &ServiceState, all: &[ServiceState]) -> TrustServiceView {
     let known = all.iter().filter(|other| other.provider == state.provider).filter_map(applied);
     let desired = known.max_by_key(|configuration| configuration.serial).map(|configuration| configuration.digest);
     let applied = applied(state).map(|configuration| configuration.digest);
+    let now = Timestamp::now();
+    let lack = state.lack(now);
     TrustServiceView {
         provider: state.provider.clone(),
         service: match state.kind {
@@ -200,16 +207,19 @@ fn of_service(state: &ServiceState, all: &[ServiceState]) -> TrustServiceView {
         }
         .to_owned(),
         address: state.address.clone(),
-        state: match (&state.trouble, applied == desired) {
+        state: match (&lack, &desired) {
             (Some(_), _) => TrustState::Away,
-            (None, false) => TrustState::Differs,
-            (None, true) => TrustState::Healthy,
+            (None, None) => TrustState::NotSigned,
+            (None, _) if applied != desired => TrustState::Differs,
+            (None, Some(_)) => TrustState::Healthy,
         },
         version: state.health.as_ref().map(|health| health.version.clone()),
         desired,
         applied,
         answered: state.answered,
-        trouble: state.trouble.clone(),
+        age_seconds: age(state.looked, now),
+        expires: state.expires(),
+        trouble: lack,
     }
 }
 

@@ -75,6 +75,7 @@ macro_rules! operations {
 operations! {
     AddCluster on Root: "cluster.add", "add a cluster", changes, [ClusterAdd];
     AddDatastore on ClusterRow: "datastore.add", "add a datastore to", changes, [DatastoreAdd];
+    RemoveDatastore on DatastoreRow: "datastore.remove", "remove", changes, [DatastoreAdd];
     ReadHost on HostRow: "host.read", "show", reads, [Read];
     RemoveHost on HostRow: "host.remove", "remove", changes, [HostAdd, CryptoRegisterHost];
     AddHost on ClusterRow: "host.add", "make an enrolment token for", changes, [HostAdd, CryptoRegisterHost];

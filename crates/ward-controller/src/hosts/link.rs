@@ -84,6 +84,12 @@ impl Told {
         }
     }
 
+    /// Whether the host is to be given the key before it is used. A trusted provider's always is, since it lasts no longer than
+    /// the attestation.
+    pub(crate) fn is_to_be_given(&self, key: &KeyRef) -> bool {
+        !self.has(key) || matches!(key.key, KeyLocator::Trusted { .. })
+    }
+
     /// Why the host can't get keys of a trusted provider at this moment, if it can't.
     pub(crate) fn lack_of_trust(&self, provider: &ProviderName) -> Option<Problem> {
         let not_told = || {
@@ -355,15 +361,13 @@ impl Link {
         Some(Told { status: Arc::clone(status), held: Arc::clone(&state.held.as_ref()?.1) })
     }
 
-    /// Of `keys`, those that the host is to be given before they are used, as it says itself now. A trusted provider's is
-    /// always one, since it lasts no longer than the attestation.
+    /// Of `keys`, those that the host is to be given before they are used, as it says itself now.
     pub(crate) async fn lacks(&self, keys: &[KeyRef]) -> Result<Vec<KeyRef>, CallError> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
         let told = self.ask(Client::CALL_TIMEOUT).await?;
-        let given = |key: &&KeyRef| !told.has(key) || matches!(key.key, KeyLocator::Trusted { .. });
-        Ok(keys.iter().filter(given).cloned().collect())
+        Ok(keys.iter().filter(|key| told.is_to_be_given(key)).cloned().collect())
     }
 
     pub(crate) async fn call<C: Call>(&self, call: C) -> Result<C::Reply, CallError> {

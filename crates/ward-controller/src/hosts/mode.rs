@@ -110,7 +110,7 @@ pub(crate) async fn make_cluster_safe(
         link.snapshot().reach == Reach::Up
             && modes.get(&link.id).is_some_and(|crypto| crypto.mode() == HostMode::Prepared)
     };
-    let has_all = !keys.is_empty() && must.told().is_some_and(|told| keys.iter().all(|key| told.has(key)));
+    let has_all = !keys.is_empty() && must.told().is_some_and(|told| !keys.iter().any(|key| told.is_to_be_given(key)));
     let mut others = Vec::new();
     for link in controller.links.of_cluster(must.cluster).into_iter().filter(prepared) {
         if link.id == must.id && !has_all {

@@ -1,13 +1,14 @@
 //! Destroying a key at its key server, for good: only one that nothing needs, and only after some time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use kmip::attribute::RevocationReason;
 use kmip::names::{ResultReason, RevocationReasonCode, State};
 use sqlx::AnyConnection;
-use ward_rpc::api::host::HomesUnder;
+use ward_rpc::api::host::{DatastoreUses, FindUses};
 use ward_types::{ClusterId, Code, EventKind, EventSubject, KeyRef, Problem};
 
 use super::{KeyFault, connect, drop_from_hosts, id_at_server, is_destroyed, not_at_a_server, report, users};
@@ -15,6 +16,7 @@ use crate::authz::Granted;
 use crate::authz::operations::DestroyKey;
 use crate::controller::{Controller, Shared};
 use crate::plan::{self, KeyFacts};
+use crate::store::cluster::DatastoreRow;
 use crate::store::{StoreError, cluster, event, server_key, setting};
 
 /// For how many days a key is kept that nothing needs, unless set.
@@ -52,11 +54,11 @@ pub(crate) async fn destroy(controller: &Shared, granted: &Granted<DestroyKey>) 
     if id_at_server(key).is_none() {
         return Err(*not_at_a_server(&what, key).problem);
     }
-    let facts = facts(controller, key, Vec::new()).await?;
+    let facts = facts(controller, key).await?;
     let days = grace(&mut *controller.store.read().await?).await?;
     plan::destroy(key, &facts, days, Timestamp::now())?;
-    let homes = homes_under(controller, &what, key).await?;
-    plan::destroy(key, &KeyFacts { homes, ..facts }, days, Timestamp::now())?;
+    let uses = uses_on_datastores(controller, &what, key).await?;
+    plan::destroy(key, &KeyFacts { uses, ..facts }, days, Timestamp::now())?;
     // From now on nothing begins to need it.
     let mut tx = controller.store.write().await?;
     server_key::set_destroying(&mut tx, key, true).await?;
@@ -80,7 +82,7 @@ pub(crate) async fn destroy(controller: &Shared, granted: &Granted<DestroyKey>) 
     Ok(())
 }
 
-async fn facts(controller: &Controller, key: &KeyRef, homes: Vec<PathBuf>) -> Result<KeyFacts, StoreError> {
+async fn facts(controller: &Controller, key: &KeyRef) -> Result<KeyFacts, StoreError> {
     let mut db = controller.store.read().await?;
     let users = users(&mut db, key).await?;
     let known = server_key::get(&mut db, key).await?;
@@ -88,40 +90,51 @@ async fn facts(controller: &Controller, key: &KeyRef, homes: Vec<PathBuf>) -> Re
         vms: users.vms.into_iter().map(|row| row.name).collect(),
         hosts: users.hosts.into_iter().map(|(.., name)| name).collect(),
         tasks: users.tasks,
-        homes,
+        uses: Vec::new(),
         made: known.as_ref().is_some_and(|known| known.made),
         unneeded: known.and_then(|known| known.unneeded),
     })
 }
 
-/// The homes that need a key, whether in the inventory or not: asked of a host of each cluster that has datastores. Where
-/// none answers, nobody knows.
-async fn homes_under(controller: &Controller, what: &str, key: &KeyRef) -> Result<Vec<PathBuf>, Problem> {
-    let mut by_cluster: BTreeMap<ClusterId, Vec<PathBuf>> = BTreeMap::new();
-    for row in cluster::datastores(&mut *controller.store.read().await?).await? {
-        by_cluster.entry(row.cluster).or_default().push(row.directory);
-    }
-    let mut homes = Vec::new();
-    for (cluster, datastores) in by_cluster {
-        let mut last = Problem::new(
-            Code::HostNone,
-            what,
-            "no host answers that could look for VM homes which need it though they are not in the inventory",
-            "try again when a host of each cluster answers",
-        );
-        let mut found = None;
-        for link in controller.links.of_cluster(cluster).into_iter().filter(|link| link.told().is_some()) {
-            match link.call(HomesUnder { datastores: datastores.clone(), key: key.clone() }).await {
-                Ok(homes) => {
-                    found = Some(homes);
-                    break;
+/// What on datastores needs a key, whether in the inventory or not: asked of all hosts that answer. Where no host sees a
+/// datastore, nobody knows.
+async fn uses_on_datastores(controller: &Controller, what: &str, key: &KeyRef) -> Result<Vec<PathBuf>, Problem> {
+    let datastores = cluster::datastores(&mut *controller.store.read().await?).await?;
+    let mut unseen: BTreeMap<(ClusterId, PathBuf), DatastoreRow> =
+        datastores.into_iter().map(|row| ((row.cluster, row.directory.clone()), row)).collect();
+    let asked = controller.links.all().into_iter().filter(|link| link.told().is_some()).map(|link| {
+        let of_cluster = unseen.values().filter(|row| row.cluster == link.cluster);
+        let call = FindUses { datastores: of_cluster.map(|row| row.directory.clone()).collect(), key: key.clone() };
+        async move { (link.cluster, link.call(call).await) }
+    });
+    let (mut uses, mut last) = (BTreeSet::new(), None);
+    for (cluster, answer) in join_all(asked.collect::<Vec<_>>()).await {
+        match answer {
+            Err(error) => last = Some(error.into_problem(what)),
+            Ok(seen) => {
+                for DatastoreUses { directory, marked, uses: found } in seen {
+                    uses.extend(found);
+                    let place = (cluster, directory);
+                    if unseen.get(&place).is_some_and(|row| marked || !row.used) {
+                        unseen.remove(&place);
+                    }
                 }
-                Err(error) => last = Problem { what: what.to_owned(), ..error.into_problem(what) },
             }
         }
-        homes.extend(found.ok_or(last)?);
     }
-    Ok(homes)
+    let Some(row) = unseen.values().next() else { return Ok(uses.into_iter().collect()) };
+    let because = last.map_or_else(String::new, |problem| format!(" ({})", problem.why));
+    let why = format!(
+        "no host that answers sees datastore `{}` at {}, where VM homes may need it though they are not in the inventory\
+         {because}",
+        row.name,
+        row.directory.display()
+    );
+    let remedy = format!(
+        "mount it on a host of its cluster whose agent runs; where it is gone for good, `ward datastore rm {}` forgets it",
+        row.name
+    );
+    Err(Problem::new(Code::HostNone, what, why, remedy))
 }
 
 /// Revokes it where it is in use, as KMIP wants it, then destroys it. One that is gone already is as it should be.
@@ -156,7 +169,7 @@ async fn at_server(
         crash_point::reach("key.revoked");
     }
     // The last moment: a key that is revoked still decrypts.
-    plan::destroy(key, &facts(controller, key, Vec::new()).await?, days, Timestamp::now())?;
+    plan::destroy(key, &facts(controller, key).await?, days, Timestamp::now())?;
     match servers.destroy(id.as_str()).await {
         Ok(()) => Ok(()),
         Err(error) if gone(error.result_reason()) => Ok(()),

@@ -54,9 +54,11 @@ pub(super) fn event_of(code: Code) -> EventKind {
         // No host can have it.
         Code::ProviderNone => EventKind::KeyNotOnHost,
         Code::HostUnfit | Code::HostNone => EventKind::KeyHostUnfit,
-        Code::AttestationFailed | Code::HostNotAdmitted | Code::TokenRefused | Code::EnrolmentRefused => {
-            EventKind::HostNotAttested
-        }
+        Code::AttestationFailed
+        | Code::HostNotEnrolled
+        | Code::HostNotAdmitted
+        | Code::TokenRefused
+        | Code::EnrolmentRefused => EventKind::HostNotAttested,
         Code::TrustUnreachable => EventKind::TrustServiceDown,
         code => super::event_of_host(code).unwrap_or(EventKind::KeyServerRefused),
     }

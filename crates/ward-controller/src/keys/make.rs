@@ -11,6 +11,7 @@ use ward_types::{
 use super::{KeyFault, not_at_a_server, report};
 use crate::controller::Controller;
 use crate::plan::{KeyUse, judge_state};
+use crate::store::{StoreError, event, provider};
 
 /// The attributes of every key that Ward makes, besides its version.
 pub(super) const ATTRIBUTES: [(&str, &str); 2] = [("x-Vendor", "Ward"), ("x-Product", "Ward VM encryption")];
@@ -200,15 +201,28 @@ pub(crate) async fn make_ready(
         }
     }
     if !refused.is_empty() {
-        let names = refused.iter().map(AttributeName::as_str).collect::<Vec<_>>().join(", ");
-        let mut subject = subject.clone();
-        subject.provider = Some(made.key.provider.clone());
-        subject.key = Some(made.key.clone());
-        let message = format!(
-            "the key server does not take the attributes {names} of key {}; the key is good, without them",
-            made.key
-        );
-        controller.record(EventKind::KeyAttributesRefused, &subject, &message).await;
+        tell_refused(controller, subject, &made.key, &refused).await?;
     }
     Ok(())
+}
+
+/// Says which attributes a provider's key servers do not take, once.
+async fn tell_refused(
+    controller: &Controller,
+    subject: &EventSubject,
+    key: &KeyRef,
+    refused: &[AttributeName],
+) -> Result<(), StoreError> {
+    let names = refused.iter().map(AttributeName::as_str).collect::<Vec<_>>().join(", ");
+    let mut tx = controller.store.write().await?;
+    if provider::note_refused(&mut tx, &key.provider, &names).await? {
+        let subject = EventSubject { provider: Some(key.provider.clone()), key: Some(key.clone()), ..subject.clone() };
+        let message = format!(
+            "key provider `{}` does not take the attributes {names}: its keys, {key} the first, are good without them, but \
+             nobody sees at the key server what they are for",
+            key.provider
+        );
+        event::record(&mut tx, EventKind::KeyAttributesRefused, &subject, &message).await?;
+    }
+    tx.commit().await
 }

@@ -31,7 +31,7 @@ pub(crate) use needs::{Needed, NeededKeys, ReservedKeys, needed, of_tasks, users
 pub(crate) use orphans::orphans;
 pub(crate) use retire::{drop_from_hosts, retire};
 pub(crate) use server::{Identity, Pool, client_of, connect, seal_purpose};
-pub(crate) use supply::{MOMENT, Supply, give, named, supply};
+pub(crate) use supply::{MOMENT, Supply, give, named, supply, takes_none};
 pub(crate) use watch::{light_of, look_again, summary, watch};
 
 use ward_types::{Code, EventKind, EventSubject, KeyRef, Problem};

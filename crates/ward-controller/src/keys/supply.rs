@@ -153,13 +153,18 @@ pub(crate) async fn give(
         (None, None) => Ok(()),
         (Some(problem), _) => Err(problem),
         // It was switched off, or has left, since it was chosen.
-        (None, Some(_)) => Err(Problem::new(
-            Code::HostMode,
-            format!("cannot give a host {named}"),
-            "its encryption mode is not on any more",
-            "choose another host, or switch it on: `ward host encryption enable HOST`",
-        )),
+        (None, Some(_)) => Err(takes_none(&named)),
     }
+}
+
+/// The host that must have keys is none of those that may.
+pub(crate) fn takes_none(keys: &str) -> Problem {
+    Problem::new(
+        Code::HostMode,
+        format!("cannot give a host {keys}"),
+        "its encryption mode is not on any more",
+        "choose another host, or switch it on: `ward host encryption enable HOST`",
+    )
 }
 
 /// What became of a push.

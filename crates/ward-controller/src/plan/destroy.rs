@@ -14,8 +14,8 @@ pub(crate) struct KeyFacts {
     pub(crate) hosts: Vec<Name>,
     /// The tasks that need it.
     pub(crate) tasks: Vec<TaskId>,
-    /// The homes that need it, in the inventory or not.
-    pub(crate) homes: Vec<PathBuf>,
+    /// The homes and disks on datastores that need it, in the inventory or not.
+    pub(crate) uses: Vec<PathBuf>,
     /// Whether this controller had it made.
     pub(crate) made: bool,
     /// Since when nothing needs it.
@@ -46,9 +46,10 @@ pub(crate) fn destroy(key: &KeyRef, facts: &KeyFacts, days: u32, now: Timestamp)
         let remedy = format!("wait for it with `ward task watch {task}`");
         return refuse(Code::InUse, format!("task {task} needs it"), remedy);
     }
-    if let Some(home) = facts.homes.first() {
-        let why = format!("the VM home {} needs it, though it is not in the inventory", home.display());
-        let remedy = "register that VM (`ward vm register`) and give it another key, or delete the home";
+    if let Some(path) = facts.uses.first() {
+        let why = format!("{} needs it, though it is not in the inventory", path.display());
+        let remedy =
+            "register that VM (`ward vm register`), or attach that disk to one, and give it another key; or delete it";
         return refuse(Code::InUse, why, remedy.to_owned());
     }
     if !facts.made {
@@ -94,7 +95,7 @@ mod tests {
         let vm = KeyFacts { vms: vec!["web".parse().unwrap()], ..free.clone() };
         let host = KeyFacts { hosts: vec!["a".parse().unwrap()], ..free.clone() };
         let task = KeyFacts { tasks: vec![TaskId::new()], ..free.clone() };
-        let home = KeyFacts { homes: vec!["/srv/old".into()], ..free.clone() };
+        let home = KeyFacts { uses: vec!["/srv/old".into()], ..free.clone() };
         let needed = KeyFacts { unneeded: None, ..free.clone() };
         let others = KeyFacts { made: false, ..free };
         for (facts, wanted, named) in [

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
-use ward_types::{ClusterId, DatastoreId, Name};
+use ward_types::{ClusterId, DatastoreId, Name, Object};
 
-use super::Result;
 use super::cells::{Cells, now};
+use super::{Result, permission};
 
 #[derive(Clone, Debug)]
 pub(crate) struct ClusterRow {
@@ -21,6 +21,8 @@ pub(crate) struct DatastoreRow {
     pub(crate) cluster: ClusterId,
     pub(crate) name: Name,
     pub(crate) directory: PathBuf,
+    /// Whether a VM home has ever been there.
+    pub(crate) used: bool,
 }
 
 fn cluster(row: &AnyRow) -> Result<ClusterRow> {
@@ -35,6 +37,7 @@ fn datastore(row: &AnyRow) -> Result<DatastoreRow> {
         cluster: cells.parsed("cluster_id")?,
         name: cells.parsed("name")?,
         directory: cells.text("directory")?.into(),
+        used: cells.flag("used")?,
     })
 }
 
@@ -76,6 +79,13 @@ pub(crate) async fn add_datastore(
         .execute(db)
         .await?;
     Ok(id)
+}
+
+/// Forgets a datastore on which no VM of the inventory is: conflicts where there is one.
+pub(crate) async fn remove_datastore(db: &mut AnyConnection, id: DatastoreId) -> Result<()> {
+    permission::forget(&mut *db, &Object::Datastore(id)).await?;
+    sqlx::query("DELETE FROM datastore WHERE id = $1").bind(id.to_string()).execute(db).await?;
+    Ok(())
 }
 
 pub(crate) async fn datastores(db: &mut AnyConnection) -> Result<Vec<DatastoreRow>> {

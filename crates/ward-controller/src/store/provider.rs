@@ -165,6 +165,16 @@ pub(crate) async fn get(db: &mut AnyConnection, name: &ProviderName) -> Result<O
     Ok(Some(row))
 }
 
+/// Notes which attributes a provider's key servers do not take. Tells whether that was not known.
+pub(crate) async fn note_refused(db: &mut AnyConnection, name: &ProviderName, attributes: &str) -> Result<bool> {
+    let noted = sqlx::query("UPDATE provider SET attributes_refused = $2 WHERE name = $1 AND attributes_refused <> $2")
+        .bind(name.as_str())
+        .bind(attributes)
+        .execute(db)
+        .await?;
+    Ok(noted.rows_affected() > 0)
+}
+
 /// Makes one provider the default one, and no other.
 pub(crate) async fn set_default(db: &mut AnyConnection, name: &ProviderName) -> Result<()> {
     sqlx::query("UPDATE provider SET is_default = CASE WHEN name = $1 THEN 1 ELSE 0 END")

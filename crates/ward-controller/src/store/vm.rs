@@ -58,8 +58,9 @@ pub(crate) async fn add(db: &mut AnyConnection, vm: &VmRow) -> Result<()> {
     .bind(vm.directory.as_str())
     .bind(word(&vm.power)?)
     .bind(now())
-    .execute(db)
+    .execute(&mut *db)
     .await?;
+    sqlx::query("UPDATE datastore SET used = 1 WHERE id = $1").bind(vm.datastore.to_string()).execute(db).await?;
     Ok(())
 }
 

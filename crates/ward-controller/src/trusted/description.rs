@@ -34,6 +34,8 @@ pub(crate) fn newer(what: &str, provider: &ProviderName, old: &str, new: (&Signe
         "it is signed by other administrators than the one that is there"
     } else if old.serial > new.1.serial {
         "it is older than the one that is there"
+    } else if old.serial == new.1.serial && old_signed != *new.0 {
+        "it has the serial of the one that is there, and is another"
     } else {
         return Ok(());
     };

@@ -10,7 +10,7 @@ use ward_types::{ClusterId, Code, EventKind, EventSubject, KeyRef, Problem, Prov
 
 use crate::controller::Controller;
 use crate::hosts::Link;
-use crate::keys::Supply;
+use crate::keys::{self, Supply};
 use crate::plan::{self, KeyChoice};
 use crate::store::trusted::{self, TrustedRow};
 use crate::store::{StoreError, event};
@@ -65,10 +65,13 @@ pub(crate) fn makers<'a>(choices: impl IntoIterator<Item = &'a KeyChoice>) -> Ve
 }
 
 /// Has the host that needs them get keys. The others get them when they need them.
-pub(crate) async fn obtain(controller: &Controller, supply: &Supply<'_>, keys: &[&KeyRef]) -> Result<(), Problem> {
+pub(crate) async fn obtain(controller: &Controller, supply: &Supply<'_>, wanted: &[&KeyRef]) -> Result<(), Problem> {
+    if supply.must.is_some_and(|must| !supply.hosts.iter().any(|link| link.id == must)) {
+        return Err(keys::takes_none("keys of a trust authority"));
+    }
     let needing = supply.hosts.iter().filter(|link| supply.must.is_none_or(|must| must == link.id));
     for link in needing {
-        let call = || ObtainKeys { keys: keys.iter().map(|key| (*key).clone()).collect() };
+        let call = || ObtainKeys { keys: wanted.iter().map(|key| (*key).clone()).collect() };
         let mut answer = link.call_within(call(), PATIENCE).await;
         // Its agent has just been enrolled, or was not told of a change.
         if matches!(&answer, Err(ward_rpc::CallError::Refused(problem)) if problem.code == Code::ProviderNone) {
@@ -92,7 +95,8 @@ pub(crate) async fn note_verdicts(
         let lack = trust.lack(now);
         let verdict = lack.as_ref().map(|problem| problem.code);
         // That it was not asked yet is no verdict.
-        if said.get(&trust.provider) == Some(&verdict) || lack.is_some() && trust.trouble.is_none() {
+        let unasked = trust.trouble.is_none() && trust.unreached.is_none();
+        if said.get(&trust.provider) == Some(&verdict) || lack.is_some() && unasked {
             continue;
         }
         let subject =

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use tokio::net::lookup_host;
 use ward_trust::api::{Health, HowItIs};
 use ward_trust::client::{Client, Identity};
 use ward_trust::services::ServiceAddress;
@@ -18,6 +17,9 @@ use crate::store::trusted;
 
 /// How often services are asked.
 const EVERY: Duration = Duration::from_secs(10);
+
+/// How long what was seen counts: a round with a service that does not answer in time is shorter.
+const COUNTS: Duration = Duration::from_secs(60);
 
 /// Which of the services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,12 +35,31 @@ pub(crate) struct ServiceState {
     pub(crate) provider: ProviderName,
     pub(crate) kind: ServiceKind,
     pub(crate) address: String,
+    /// When it was asked last.
+    pub(crate) looked: Timestamp,
     /// What it said last.
     pub(crate) health: Option<HowItIs>,
     /// When that was.
     pub(crate) answered: Option<Timestamp>,
     /// Why it does not answer.
     pub(crate) trouble: Option<Problem>,
+}
+
+impl ServiceState {
+    /// Until when it counts.
+    pub(crate) fn expires(&self) -> Timestamp {
+        self.looked.saturating_add(COUNTS).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Why it does not answer, or why that is not known.
+    pub(crate) fn lack(&self, now: Timestamp) -> Option<Problem> {
+        if now < self.expires() {
+            return self.trouble.clone();
+        }
+        let why = format!("it was asked last at {}, which was too long ago to count", self.looked);
+        let what = format!("how the service at {} is is not known", self.address);
+        Some(Problem::new(Code::TrustUnreachable, what, why, "see the controller's log"))
+    }
 }
 
 type Key = (ProviderName, ServiceKind, String);
@@ -118,12 +139,13 @@ fn next(
         provider: provider.clone(),
         kind: *kind,
         address: address.clone(),
+        looked: Timestamp::now(),
         health: before.and_then(|state| state.health.clone()),
         answered: before.and_then(|state| state.answered),
         trouble: None,
     };
     match answer {
-        Ok(health) => ServiceState { health: Some(health), answered: Some(Timestamp::now()), ..base },
+        Ok(health) => ServiceState { health: Some(health), answered: Some(base.looked), ..base },
         Err(problem) => ServiceState { trouble: Some(problem), ..base },
     }
 }
@@ -148,16 +170,5 @@ fn change(before: Option<&ServiceState>, now: &ServiceState) -> Option<(EventKin
 }
 
 async fn ask(identity: &Identity, service: &ServiceAddress) -> Result<HowItIs, Problem> {
-    let what = "the service does not answer";
-    let unreachable = |why: String| {
-        Problem::new(Code::TrustUnreachable, what, why, "check that it runs, and that the network reaches it")
-    };
-    let address = lookup_host(&service.address)
-        .await
-        .map_err(|error| unreachable(error.to_string()))?
-        .next()
-        .ok_or_else(|| unreachable("its name has no address".to_owned()))?;
-    let name = service.address.rsplit_once(':').map_or(service.address.as_str(), |(host, _)| host);
-    let client = Client::new(identity, &service.certificate, name, address);
-    client.map_err(|error| unreachable(error.to_string()))?.call(Health {}).await
+    Client::of(identity, service).await?.call(Health {}).await
 }

@@ -50,7 +50,7 @@ pub async fn open_dump(
         }
         OpenWith::Agent(state_dir) => {
             let client = Client::local(&state_dir.join(SOCKET)).map_err(|error| Problem::internal(&what, error))?;
-            let asked = client.ask_bytes(OPEN_DUMP_PATH, &head.lock).await;
+            let asked = client.ask_bytes(OPEN_DUMP_PATH, None, &head.lock).await;
             let body = asked.map_err(|error| Problem { what: what.clone(), ..error.into_problem(&what) })?;
             let key = DumpKey::take(&mut Zeroizing::new(body.to_vec()));
             if let Ok(mut body) = body.try_into_mut() {

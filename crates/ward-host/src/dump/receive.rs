@@ -88,7 +88,7 @@ async fn keep(
     ward_secret::harden_process().map_err(|error| Problem::internal(what, error))?;
     let client = Client::local(&state_dir.join(SOCKET)).map_err(|error| Problem::internal(what, error))?;
     let of = DumpOf { subject: subject.clone(), taken };
-    let body = client.ask_bytes(NEW_DUMP_PATH, &of).await.map_err(|error| error.into_problem(what))?;
+    let body = client.ask_bytes(NEW_DUMP_PATH, None, &of).await.map_err(|error| error.into_problem(what))?;
     let decoded = NewDump::decode(&body);
     if let Ok(mut body) = body.try_into_mut() {
         body.zeroize();

@@ -26,8 +26,9 @@ const MAX_DUMPS: usize = 64;
 /// How many notes of lost ones.
 const MAX_LOST: usize = 16;
 const MAX_NOTE: u64 = 16 << 10;
-/// One part in so many of the file system stays free; looked at after each so many bytes.
+/// One part in so many of the file system stays free, and no more than so many bytes; looked at after each so many.
 const MIN_FREE: u64 = 20;
+const MAX_FREE: u64 = 1 << 30;
 const LOOK_EVERY: u64 = 64 << 20;
 
 /// Where the dumps are.
@@ -242,8 +243,10 @@ impl io::Write for Spare<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.until_look == 0 {
             let storage = fstatvfs(self.file)?;
-            if storage.f_bavail < storage.f_blocks / MIN_FREE {
-                let why = format!("{}: the file system has less than a {MIN_FREE}th free", self.path.display());
+            let bytes = |blocks: u64| blocks.saturating_mul(storage.f_frsize);
+            let spare = (bytes(storage.f_blocks) / MIN_FREE).min(MAX_FREE);
+            if bytes(storage.f_bavail) < spare {
+                let why = format!("{}: no more than {spare} bytes of the file system are free", self.path.display());
                 return Err(io::Error::new(io::ErrorKind::StorageFull, why));
             }
             self.until_look = LOOK_EVERY;

@@ -2,19 +2,21 @@
 
 pub(crate) mod codec;
 mod lock;
+mod uses;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use ward_rpc::api::host::HomeRef;
 use ward_secret::HomeKey;
-use ward_types::{Boot, Code, FileName, KeyLocator, KeyRef, VmConfig, VolumeRef};
+use ward_types::{Boot, Code, FileName, VmConfig, VolumeRef};
 
 use crate::fault::{Doing, Fault, Result};
 use crate::files::{self, Moments};
 use crate::vtpm;
 pub(crate) use codec::{Described, VerifiedHome};
 pub(crate) use lock::{Holder, HomeLock, JobLock, Use, is_lock, lock_file};
+pub(crate) use uses::{mark, uses};
 
 /// The description's name.
 pub(crate) const VM_TOML: &str = "vm.toml";
@@ -51,36 +53,6 @@ pub(crate) fn check_datastore(home: &HomeRef) -> Result<()> {
     }
 }
 
-/// The homes of datastores that need a key. One whose description makes no sense needs every key that stands in it.
-pub(crate) fn under(datastores: &[PathBuf], key: &KeyRef) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for datastore in datastores {
-        for entry in fs::read_dir(datastore).doing("list the datastore", datastore)? {
-            let path = entry.doing("list the datastore", datastore)?.path();
-            let description = path.join(VM_TOML);
-            if !path.is_dir() || !files::exists(&description)? {
-                continue;
-            }
-            let Some(content) = files::read_small(&description, MAX_DESCRIPTION)? else { continue };
-            let needs = match codec::decode(&content) {
-                Ok(described) => described.unverified().keys().contains(&key),
-                Err(_) => names(&content, key),
-            };
-            if needs {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn names(content: &[u8], key: &KeyRef) -> bool {
-    let KeyLocator::Standard { key_id } = &key.key else { return false };
-    let id = key_id.as_str().as_bytes();
-    content.windows(id.len()).any(|window| window == id)
-}
-
 impl Home {
     /// Finds a home.
     pub(crate) fn open(home: &HomeRef) -> Result<Self> {
@@ -94,7 +66,10 @@ impl Home {
             )
         };
         match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => Ok(Self { path }),
+            Ok(metadata) if metadata.is_dir() => {
+                mark(&home.datastore);
+                Ok(Self { path })
+            }
             Ok(_) => Err(Fault::home_invalid(format!("{} is no directory", path.display()))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(missing()),
             Err(error) => Err(Fault::io("look at the VM home", &path, &error)),

@@ -16,7 +16,7 @@ use super::fill::{Filling, Part, SPARE};
 use super::{Ended, Environment};
 use crate::fault::{Doing, Fault, Result};
 use crate::files::{self, Moments};
-use crate::home::{Holder, Home, HomeLock, JobLock, Use, VM_TOML, check_datastore, codec, is_lock, lock_file};
+use crate::home::{Holder, Home, HomeLock, JobLock, Use, VM_TOML, check_datastore, codec, is_lock, lock_file, mark};
 use crate::keys::ResolvedKeks;
 
 /// A home of which everything has been checked.
@@ -182,6 +182,9 @@ impl Making {
 
     fn put_in_place(&self) -> Result<()> {
         files::sync_dir(&self.hidden)?;
+        if let Some(datastore) = self.place.parent() {
+            mark(datastore);
+        }
         match renameat_with(CWD, &self.hidden, CWD, &self.place, RenameFlags::NOREPLACE) {
             Ok(()) => {}
             Err(rustix::io::Errno::EXIST) => {

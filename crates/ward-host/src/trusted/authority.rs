@@ -7,7 +7,6 @@ use attest::label::Label;
 use attest::quote::{Nonce, QuoteRequest};
 use attest::tpm::Public;
 use jiff::Timestamp;
-use tokio::net::lookup_host;
 use ward_secret::Kek;
 use ward_trust::api::{Ask, Attest, Enrol, EnrolAnswer, Health, Question, Token};
 use ward_trust::client::{Client, Identity};
@@ -21,6 +20,9 @@ use crate::fault::Fault;
 
 /// A token that is good for less than that is none: what it is for takes time, and clocks differ.
 const LEAST: Duration = Duration::from_secs(3);
+
+/// See [`Verdict::margin`].
+const MARGIN: Duration = Duration::from_secs(60);
 
 /// What this host needs to be attested.
 pub(crate) struct Attester {
@@ -46,9 +48,24 @@ pub(crate) struct Verdict {
     token: Option<String>,
     pub(crate) attested: Option<Timestamp>,
     pub(crate) expires: Option<Timestamp>,
+    /// When it was tried last.
+    pub(crate) looked: Option<Timestamp>,
     pub(crate) trouble: Option<Problem>,
-    /// Why no key provider service is reached.
+    /// Why no key provider service gives it keys: none is reached, or none takes the token.
     pub(crate) unreached: Option<Problem>,
+}
+
+impl Verdict {
+    /// For how long a token, and what was got for it, must still be good to be usable: for a minute, or for a third of its
+    /// time where that is less. No other one is asked for before.
+    pub(crate) fn margin(&self) -> Duration {
+        margin(self.attested, self.expires)
+    }
+}
+
+fn margin(attested: Option<Timestamp>, expires: Option<Timestamp>) -> Duration {
+    let life = attested.zip(expires).map(|(from, until)| until.duration_since(from).unsigned_abs());
+    life.map_or(MARGIN, |life| MARGIN.min(life / 3))
 }
 
 impl Authority {
@@ -72,22 +89,26 @@ impl Authority {
         });
     }
 
-    /// A token that is good for at least `margin`: the one that is there, or a new one.
-    pub(crate) async fn token(&self, margin: Duration) -> Result<(String, Timestamp), Problem> {
+    /// A usable token: the one that is there, or a new one.
+    pub(crate) async fn token(&self) -> Result<(String, Timestamp), Problem> {
         let _turn = self.turn.lock().await;
-        let Verdict { token, expires, .. } = self.verdict();
-        if let (Some(token), Some(expires)) = (token, expires)
-            && Timestamp::now() + margin.max(LEAST) < expires
+        let verdict = self.verdict();
+        let margin = verdict.margin().max(LEAST);
+        if let (Some(token), Some(expires)) = (verdict.token, verdict.expires)
+            && Timestamp::now() + margin < expires
         {
             return Ok((token, expires));
         }
-        match self.attest().await {
+        let answer = self.attest().await;
+        let now = Timestamp::now();
+        match answer {
             Ok(Token { token, expires, .. }) => {
                 self.set(|verdict| {
                     *verdict = Verdict {
                         token: Some(token.clone()),
-                        attested: Some(Timestamp::now()),
+                        attested: Some(now),
                         expires: Some(expires),
+                        looked: Some(now),
                         trouble: None,
                         unreached: verdict.unreached.take(),
                     };
@@ -96,6 +117,7 @@ impl Authority {
             }
             Err(problem) => {
                 self.set(|verdict| {
+                    verdict.looked = Some(now);
                     verdict.trouble = Some(problem.clone());
                     // A service that is away takes nothing back; a refusal does.
                     if !is_away(&problem) {
@@ -106,6 +128,11 @@ impl Authority {
                 Err(problem)
             }
         }
+    }
+
+    fn last_token(&self) -> Option<(String, Timestamp)> {
+        let Verdict { token, expires, .. } = self.verdict();
+        token.zip(expires).filter(|(_, expires)| Timestamp::now() + LEAST < *expires)
     }
 
     async fn attest(&self) -> Result<Token, Problem> {
@@ -135,10 +162,14 @@ impl Authority {
     /// A KEK, and until when it may be kept.
     pub(crate) async fn kek(&self, wanted: &Wanted) -> Result<(Given, Timestamp), Problem> {
         for last_try in [false, true] {
-            let (token, expires) = self.token(Duration::ZERO).await?;
+            let (token, expires) = match self.token().await {
+                // While nobody answers, one counts to its end.
+                Err(problem) if is_away(&problem) => self.last_token().ok_or(problem)?,
+                answer => answer?,
+            };
             match self.ask(&token, wanted).await {
                 // Whoever refuses it may have been told to deny all that are so old.
-                Err(problem) if problem.code == Code::TokenRefused && !last_try => self.forget(),
+                Err(problem) if is_refused(&problem) && !last_try => self.forget(),
                 answer => return answer.map(|given| (given, expires)),
             }
         }
@@ -153,43 +184,41 @@ impl Authority {
                 Err(problem) => Err(problem),
             };
             match answer {
-                Err(problem) if is_away(&problem) => away = problem,
+                Err(problem) if is_away(&problem) || has_no_key_server(&problem) => away = problem,
                 answer => return answer,
             }
         }
         Err(away)
     }
 
-    /// Looks whether an instance of the key provider service answers.
-    pub(crate) async fn look_for_keys(&self) {
-        let mut away = Some(none_described("this host gets no key"));
+    /// Looks whether an instance of the key provider service answers, and takes the token that is there. One that is refused is
+    /// forgotten.
+    pub(crate) async fn look_for_keys(&self) -> Result<(), Problem> {
+        let token = self.last_token().map(|(token, _)| token);
+        let mut last = Err(none_described("this host gets no key"));
         for address in &self.services.key_providers {
-            let answer = match self.client(address).await {
-                Ok(client) => client.call(Health {}).await,
-                Err(problem) => Err(problem),
+            let answer = match (self.client(address).await, &token) {
+                (Ok(client), Some(token)) => client.show_token(token).await,
+                (Ok(client), None) => client.call(Health {}).await.map(drop),
+                (Err(problem), _) => Err(problem),
             };
-            away = answer.err();
-            if away.is_none() {
-                break;
+            match answer {
+                Err(problem) if is_away(&problem) => last = Err(problem),
+                answer => {
+                    last = answer;
+                    break;
+                }
             }
         }
-        self.set(|verdict| verdict.unreached = away);
+        if last.as_ref().is_err_and(is_refused) {
+            self.forget();
+        }
+        self.set(|verdict| verdict.unreached = last.clone().err());
+        last
     }
 
     async fn client(&self, service: &ServiceAddress) -> Result<Client, Problem> {
-        let what = format!("the trust authority's service at {} can't be asked", service.address);
-        let unreachable = |why: String| {
-            let remedy = "check that the service runs, and this host's name service";
-            Problem::new(Code::TrustUnreachable, &what, why, remedy)
-        };
-        let address = lookup_host(&service.address)
-            .await
-            .map_err(|error| unreachable(error.to_string()))?
-            .next()
-            .ok_or_else(|| unreachable("the name has no address".to_owned()))?;
-        let name = service.address.rsplit_once(':').map_or(service.address.as_str(), |(host, _)| host);
-        Client::new(&self.attester.identity, &service.certificate, name, address)
-            .map_err(|error| Problem::internal(&what, error))
+        Client::of(&self.attester.identity, service).await
     }
 }
 
@@ -221,8 +250,18 @@ impl Wanted {
 }
 
 /// Whether another instance may answer.
-fn is_away(problem: &Problem) -> bool {
+pub(super) fn is_away(problem: &Problem) -> bool {
     matches!(problem.code, Code::TrustUnreachable | Code::Internal | Code::Busy)
+}
+
+/// Whether the token was refused: another one may be taken.
+pub(super) fn is_refused(problem: &Problem) -> bool {
+    problem.code == Code::TokenRefused
+}
+
+/// Whether it is the instance's key server that fails: another instance may have another one, or be trusted by it.
+fn has_no_key_server(problem: &Problem) -> bool {
+    matches!(problem.code, Code::KeyServerUnreachable | Code::KeyServerTrust | Code::KeyServerRefused)
 }
 
 fn none_described(what: &str) -> Problem {
@@ -230,8 +269,25 @@ fn none_described(what: &str) -> Problem {
     Problem::new(Code::TrustUnreachable, what, why, "have it described anew: `ward trust describe`")
 }
 
-/// The dialogue with one instance: questions are its own.
+/// The dialogue with one instance: questions are its own. A host that it does not know, or knows by a certificate that is
+/// no longer trusted, enrols first.
 async fn attest_at(
+    client: &Client,
+    policy: &Label,
+    machine: &Arc<Machine>,
+    keys: &MachineKeys,
+    identity: &Identity,
+) -> Result<Token, Problem> {
+    match attest_known(client, policy, machine, keys, identity).await {
+        Err(problem) if matches!(problem.code, Code::HostNotEnrolled | Code::EnrolmentRefused) => {
+            enrol(client, machine, keys).await?;
+            attest_known(client, policy, machine, keys, identity).await
+        }
+        answer => answer,
+    }
+}
+
+async fn attest_known(
     client: &Client,
     policy: &Label,
     machine: &Arc<Machine>,
@@ -240,15 +296,7 @@ async fn attest_at(
 ) -> Result<Token, Problem> {
     let what = "this host can't be attested";
     let ak = Public::from_tpm2b(&keys.ak).map_err(|error| Problem::internal(what, error))?.name();
-    let ask = || Ask { ak: ak.clone(), policy: policy.clone() };
-    let asked = match client.call(ask()).await {
-        Err(problem) if problem.code == Code::NotFound => {
-            enrol(client, machine, keys).await?;
-            client.call(ask()).await
-        }
-        asked => asked,
-    };
-    let Question { question, nonce, bank, pcrs } = asked?;
+    let Question { question, nonce, bank, pcrs } = client.call(Ask { ak, policy: policy.clone() }).await?;
     let nonce = Nonce::new(&nonce).map_err(|error| Problem::internal(what, error))?;
     let request = QuoteRequest::new(nonce, bank, pcrs).map_err(|error| Problem::internal(what, error))?;
     // To this agent's own certificate, and to none that anybody names to it.
@@ -276,4 +324,20 @@ async fn blocking<T: Send + 'static>(
     let machine = Arc::clone(machine);
     let done = tokio::task::spawn_blocking(move || work(&machine)).await;
     done.map_err(|panic| Problem::internal(what, panic))?.map_err(|fault| fault.problem(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::ToSpan as _;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_usable_for_all_of_its_time_but_a_minute_or_a_third() {
+        let from = Timestamp::UNIX_EPOCH;
+        for (life, least) in [(86_400, 60), (600, 60), (180, 60), (179, 59), (30, 10), (3, 1)] {
+            assert_eq!(margin(Some(from), Some(from + life.seconds())).as_secs(), least, "{life}");
+        }
+        assert_eq!(margin(None, None), MARGIN);
+    }
 }

@@ -27,7 +27,7 @@ use ward_trust::services::Services;
 use ward_trust::signed::Signed;
 use ward_types::{Code, KeyLocator, KeyRef, Problem, ProviderName, TrustStatus};
 
-use self::authority::{Attester, Authority, Given, Wanted};
+use self::authority::{Attester, Authority, Given, Wanted, is_away, is_refused};
 use self::evidence::Machine;
 use crate::config::{Config, TpmConfig};
 use crate::fault::{Fault, Result};
@@ -38,12 +38,10 @@ const FILE: &str = "trust.json";
 const MAX_FILE: u64 = 16 << 20;
 const MOMENTS: Moments = Moments { written: "trust.written", renamed: "trust.renamed" };
 
-/// How often it is looked whether tokens are still good for long.
+/// How often it is looked whether tokens are good for long.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// A new token is got when the one that is there is good for less than that.
-const RENEW: Duration = Duration::from_secs(60);
-/// How long to wait after a refusal.
-const AGAIN: Duration = Duration::from_secs(15);
+/// How long to wait after a refusal, and between two looks whether a token is still taken.
+const AGAIN: Duration = TrustStatus::AGAIN;
 
 /// The endorsement key of the TPM at `tcti`: its TPM2B_PUBLIC.
 ///
@@ -124,8 +122,9 @@ impl Trust {
                     new.providers.insert(provider, known);
                     continue;
                 }
-                Some(known) if known.services.name == services.name && known.services.serial > services.serial => {
-                    return Err(refused(&provider, "it is older than the one that the host goes by".to_owned()));
+                Some(known) if known.services.name == services.name && known.services.serial >= services.serial => {
+                    let why = "it is no newer than the one that the host goes by, and is another";
+                    return Err(refused(&provider, why.to_owned()));
                 }
                 _ => new.put(provider, signed, services, &self.attester),
             }
@@ -158,6 +157,7 @@ impl Trust {
                 applied: authority.signed.digest(),
                 attested: verdict.attested,
                 expires: verdict.expires,
+                looked: verdict.looked,
                 trouble: verdict.trouble,
                 unreached: verdict.unreached,
             }
@@ -180,10 +180,10 @@ impl Trust {
     pub(crate) async fn obtain(&self, keys: &[KeyRef]) -> std::result::Result<(), Problem> {
         for key in keys {
             let KeyLocator::Trusted { wrapped } = &key.key else { continue };
-            if self.keys.lock().has_trusted(key) {
+            let authority = self.authority(&key.provider)?;
+            if self.keys.lock().has_trusted(key, authority.verdict().margin()) {
                 continue;
             }
-            let authority = self.authority(&key.provider)?;
             let wrapped: WrappedKek = wrapped.as_str().parse().map_err(|error| {
                 let what = format!("this host can't get the key {key}");
                 let remedy = "restore vm.toml and the disk's token from a backup";
@@ -194,9 +194,12 @@ impl Trust {
                 let why = format!("it was wrapped by key provider `{}`", wrapped.provider());
                 return Err(Problem::new(Code::KeyTampered, what, why, "restore vm.toml from a backup"));
             }
-            let got = authority.kek(&Wanted::Unwrapped(wrapped)).await;
-            let (Given { kek, .. }, until) = self.noting(&key.provider, got)?;
-            self.keys.lock().insert_trusted(key.clone(), kek, deadline(until));
+            match self.noting(&authority, authority.kek(&Wanted::Unwrapped(wrapped)).await) {
+                Ok((Given { kek, .. }, until)) => self.keys.lock().insert_trusted(key.clone(), kek, deadline(until)),
+                // What is there is good to its end.
+                Err(_) if self.keys.lock().has_trusted(key, Duration::ZERO) => {}
+                Err(problem) => return Err(problem),
+            }
         }
         Ok(())
     }
@@ -204,63 +207,84 @@ impl Trust {
     /// Has a new KEK made; it is in the cache then.
     pub(crate) async fn make(&self, provider: &ProviderName) -> std::result::Result<KeyRef, Problem> {
         let what = format!("cannot make a key of provider `{provider}`");
-        let made = self.authority(provider)?.kek(&Wanted::New(provider.clone())).await;
-        let (Given { kek, wrapped }, until) = self.noting(provider, made)?;
+        let authority = self.authority(provider)?;
+        let made = authority.kek(&Wanted::New(provider.clone())).await;
+        let (Given { kek, wrapped }, until) = self.noting(&authority, made)?;
         let wrapped = wrapped.ok_or_else(|| Problem::internal(&what, "it came without its reference"))?;
         let key = KeyRef::trusted(provider.clone(), wrapped.to_key().map_err(|error| Problem::internal(what, error))?);
         self.keys.lock().insert_trusted(key.clone(), kek, deadline(until));
         Ok(key)
     }
 
-    /// A host that is no longer attested keeps no KEK.
+    /// A host that is no longer attested keeps no KEK of any provider of that trust authority.
     fn noting<T>(
         &self,
-        provider: &ProviderName,
+        authority: &Arc<Authority>,
         answer: std::result::Result<T, Problem>,
     ) -> std::result::Result<T, Problem> {
         if let Err(problem) = &answer
             && is_about_the_host(problem)
         {
-            self.keys.lock().drop_trusted(provider);
+            let state = self.lock();
+            for (provider, _) in state.providers.iter().filter(|(_, other)| Arc::ptr_eq(other, authority)) {
+                self.keys.lock().drop_trusted(provider);
+            }
         }
         answer
     }
 
+    /// The trust authorities, each once.
+    fn authorities(&self) -> Vec<Arc<Authority>> {
+        let mut all: Vec<Arc<Authority>> = Vec::new();
+        for authority in self.lock().providers.values() {
+            if !all.iter().any(|known| Arc::ptr_eq(known, authority)) {
+                all.push(Arc::clone(authority));
+            }
+        }
+        all
+    }
+
     /// Has the host attested anew, whatever tokens it holds.
     pub(crate) async fn attest_anew(&self) {
-        let authorities = self.lock().providers.clone();
-        authorities.values().for_each(|authority| authority.forget());
-        for (provider, authority) in authorities {
-            let answer = authority.token(Duration::ZERO).await;
+        let authorities = self.authorities();
+        authorities.iter().for_each(|authority| authority.forget());
+        for authority in authorities {
             // How it ended is in the status.
-            let _ = self.noting(&provider, answer);
-            authority.look_for_keys().await;
+            let _ = self.noting(&authority, authority.token().await);
+            self.look(&authority).await;
         }
     }
 
-    /// Keeps the host attested until `shutdown`, so that whoever needs a key need not wait for that.
+    /// Looks whether keys would be given. A host whose token is refused keeps nothing that it got for it; it may get another.
+    async fn look(&self, authority: &Arc<Authority>) {
+        let refused =
+            self.noting(authority, authority.look_for_keys().await).is_err_and(|problem| is_refused(&problem));
+        if refused && self.noting(authority, authority.token().await).is_ok() {
+            let _ = self.noting(authority, authority.look_for_keys().await);
+        }
+    }
+
+    /// Keeps the host attested until `shutdown`, so that whoever needs a key need not wait for that; and shows its token
+    /// now and then, so that one that is denied is of no more use to what it got for it.
     pub(crate) async fn keep_attested(self: Arc<Self>, shutdown: CancellationToken) {
         let mut not_before: BTreeMap<String, Instant> = BTreeMap::new();
         let mut look_at = Instant::now();
         loop {
-            let authorities: Vec<_> = self.lock().providers.clone().into_iter().collect();
             let round = async {
                 let look = Instant::now() >= look_at;
                 if look {
                     look_at = Instant::now() + AGAIN;
                 }
-                for (provider, authority) in &authorities {
-                    if look || authority.verdict().unreached.is_some() {
-                        authority.look_for_keys().await;
+                for authority in self.authorities() {
+                    if look || authority.verdict().unreached.is_some_and(|problem| is_away(&problem)) {
+                        self.look(&authority).await;
                     }
                     let digest = authority.signed.digest();
-                    let verdict = authority.verdict();
                     if not_before.get(&digest).is_some_and(|at| Instant::now() < *at) {
                         continue;
                     }
-                    let margin = renew_at(&verdict);
-                    let answer = authority.token(margin).await;
-                    if self.noting(provider, answer).is_err() {
+                    let answer = authority.token().await;
+                    if self.noting(&authority, answer).is_err() {
                         not_before.insert(digest, Instant::now() + AGAIN);
                     } else {
                         not_before.remove(&digest);
@@ -289,17 +313,16 @@ impl State {
     }
 }
 
-/// How long a token must be good to be kept: a minute, or a third of its life where that is short.
-fn renew_at(verdict: &authority::Verdict) -> Duration {
-    let life = verdict.attested.zip(verdict.expires).map(|(from, until)| until.duration_since(from).unsigned_abs());
-    life.map_or(RENEW, |life| RENEW.min(life / 3))
-}
-
 /// Whether a refusal says that the host is not what it should be.
 fn is_about_the_host(problem: &Problem) -> bool {
     matches!(
         problem.code,
-        Code::AttestationFailed | Code::TokenRefused | Code::EnrolmentRefused | Code::HostNotAdmitted | Code::HostUnfit
+        Code::AttestationFailed
+            | Code::TokenRefused
+            | Code::EnrolmentRefused
+            | Code::HostNotEnrolled
+            | Code::HostNotAdmitted
+            | Code::HostUnfit
     )
 }
 

@@ -179,6 +179,11 @@ impl Host {
         self.dir.path().join("store")
     }
 
+    /// How many directories there are in the datastore.
+    pub fn homes(&self) -> usize {
+        fs::read_dir(self.store()).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -47,18 +47,22 @@ CREATE TABLE host (
     captured       TEXT
 ) STRICT, WITHOUT ROWID;
 
--- Endorsement keys of the hosts that an administrator let in.
-CREATE TABLE admitted (
-    ek TEXT PRIMARY KEY NOT NULL
+-- Endorsement keys of the hosts that an administrator let in, or removed: that counts more than how a host enrolled.
+CREATE TABLE decision (
+    ek       TEXT    PRIMARY KEY NOT NULL,
+    admitted INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- What hosts asked for, and how it ended.
+-- What hosts asked for, and how it ended. `proven`: whether who asked had proven to be that host. What is not proven is
+-- kept for a while only.
 CREATE TABLE audit (
-    sequence    INTEGER PRIMARY KEY,
+    sequence    INTEGER PRIMARY KEY AUTOINCREMENT,
     at_ms       INTEGER NOT NULL,
     host        TEXT    NOT NULL,
+    proven      INTEGER NOT NULL,
     certificate TEXT    NOT NULL,
     operation   TEXT    NOT NULL,
     object      TEXT    NOT NULL,
     result      TEXT    NOT NULL
 ) STRICT;
+CREATE INDEX audit_unproven ON audit (sequence) WHERE NOT proven;

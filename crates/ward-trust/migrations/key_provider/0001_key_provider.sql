@@ -18,13 +18,16 @@ CREATE TABLE provider (
     credentials BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Each use of a provider, and each refusal. A row is on disk before the key leaves.
+-- Each use of a provider, and each refusal. A row is on disk before the key leaves. `proven`: whether who asked had proven
+-- to be that host. What is not proven is kept for a while only.
 CREATE TABLE audit (
-    sequence    INTEGER PRIMARY KEY,
+    sequence    INTEGER PRIMARY KEY AUTOINCREMENT,
     at_ms       INTEGER NOT NULL,
     host        TEXT    NOT NULL,
+    proven      INTEGER NOT NULL,
     certificate TEXT    NOT NULL,
     operation   TEXT    NOT NULL,
     object      TEXT    NOT NULL,
     result      TEXT    NOT NULL
 ) STRICT;
+CREATE INDEX audit_unproven ON audit (sequence) WHERE NOT proven;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use attest::credential::ResidentAk;
 use attest::ek::{CaInfo, TpmCas, check_ek};
 use attest::image::{BaseImage, ImageId, Mode, Validity};
 use attest::label::Label;
@@ -13,7 +14,10 @@ use super::hosts::{self, HostInfo};
 use crate::Error;
 use crate::api::Description;
 use crate::audit::AuditEntry;
-use crate::home::{Home, Load as _};
+use crate::home::{Home, Load as _, next_serial, put};
+
+/// In the table `meta`: the serial of the last description of the services that was signed.
+const DESCRIPTION_SERIAL: &str = "description_serial";
 
 /// The attestation service's configuration, open for reading and changing.
 pub struct Admin {
@@ -57,8 +61,9 @@ impl Admin {
     /// If a token's lifetime is none that tokens may have, or the database can't be written.
     pub async fn set_settings(&self, settings: &Settings) -> Result<(), Error> {
         settings.check()?;
-        config::save_settings(&self.home, settings).await?;
-        self.home.changed().await
+        let mut change = self.home.change().await?;
+        config::put_settings(&mut change, settings).await?;
+        change.commit().await
     }
 
     /// Trusts the CA of a TPM maker: a root, or one that a trusted CA issued. The certificate is in DER.
@@ -66,6 +71,7 @@ impl Admin {
     /// # Errors
     /// If it is no CA's certificate, or what issued it is not trusted.
     pub async fn add_tpm_ca(&self, der: &[u8]) -> Result<CaInfo, Error> {
+        let mut change = self.home.change().await?;
         let mut cas = config::load_cas(&self.home).await?;
         let added = cas.add_root(der).or_else(|not_root| match not_root {
             attest::ek::CaError::NotSelfIssued { .. } => cas.add_intermediate(der),
@@ -76,9 +82,9 @@ impl Admin {
             .bind(&info.sha256)
             .bind(info.root)
             .bind(der)
-            .execute(&self.home.pool)
+            .execute(&mut *change)
             .await?;
-        self.home.changed().await?;
+        change.commit().await?;
         Ok(info)
     }
 
@@ -95,6 +101,7 @@ impl Admin {
     /// # Errors
     /// If there is none such, or one that it issued is still trusted.
     pub async fn remove_tpm_ca(&self, sha256: &str) -> Result<(), Error> {
+        let mut change = self.home.change().await?;
         let all: Vec<(String, bool, Vec<u8>)> =
             sqlx::query_as("SELECT sha256, root, der FROM tpm_ca ORDER BY number").fetch_all(&self.home.pool).await?;
         if !all.iter().any(|(present, ..)| present == sha256) {
@@ -105,33 +112,28 @@ impl Admin {
             let added = if *root { rest.add_root(der) } else { rest.add_intermediate(der) };
             added.map_err(|error| Error::InUse { what: "TPM CA", name: sha256.to_owned(), by: error.to_string() })?;
         }
-        sqlx::query("DELETE FROM tpm_ca WHERE sha256 = ?").bind(sha256).execute(&self.home.pool).await?;
-        self.home.changed().await
+        sqlx::query("DELETE FROM tpm_ca WHERE sha256 = ?").bind(sha256).execute(&mut *change).await?;
+        change.commit().await
     }
 
-    /// Trusts one endorsement key by itself. Its host is called `label`, and is let in.
+    /// Trusts one endorsement key by itself. Its host is called `label`, and is let in, also where it was removed before.
     ///
     /// # Errors
-    /// If the bytes are not an endorsement key's TPM2B_PUBLIC, or the label is taken.
+    /// If the bytes are not an endorsement key's TPM2B_PUBLIC, or another one that is trusted has the label.
     pub async fn import_ek(&self, public: &[u8], label: &Label) -> Result<Name, Error> {
         let public = Public::from_tpm2b(public).map_err(|error| Error::invalid("an EK", error))?;
         check_ek(&public).map_err(|error| Error::invalid("an EK", error))?;
         let name = public.name();
-        let taken: Option<String> = sqlx::query_scalar("SELECT name FROM pinned_ek WHERE label = ?")
-            .bind(label.as_str())
-            .fetch_optional(&self.home.pool)
-            .await?;
+        let mut change = self.home.change().await?;
+        let query = sqlx::query_scalar("SELECT name FROM pinned_ek WHERE label = ?").bind(label.as_str());
+        let taken: Option<String> = query.fetch_optional(&mut *change).await?;
         if taken.is_some_and(|taken| taken != name.to_string()) {
             return Err(Error::Exists { what: "host", name: label.to_string() });
         }
-        sqlx::query(
-            "INSERT INTO pinned_ek (name, label) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET label = excluded.label",
-        )
-        .bind(name.to_string())
-        .bind(label.as_str())
-        .execute(&self.home.pool)
-        .await?;
-        self.home.changed().await?;
+        config::pin(&mut change, &name, label).await?;
+        let query = sqlx::query("DELETE FROM decision WHERE ek = ? AND NOT admitted").bind(name.to_string());
+        query.execute(&mut *change).await?;
+        change.commit().await?;
         Ok(name)
     }
 
@@ -141,8 +143,10 @@ impl Admin {
     /// If it was not imported.
     pub async fn remove_ek(&self, name: &Name) -> Result<(), Error> {
         let name = name.to_string();
+        let mut change = self.home.change().await?;
         let query = sqlx::query("DELETE FROM pinned_ek WHERE name = ?").bind(&name);
-        self.home.removed(query.execute(&self.home.pool).await?.rows_affected(), "EK", &name).await
+        let gone = query.execute(&mut *change).await?.rows_affected();
+        change.commit_found(gone, "EK", &name).await
     }
 
     /// Makes a policy, or changes one.
@@ -152,14 +156,15 @@ impl Admin {
     pub async fn set_policy(&self, name: &Label, settings: &PolicySettings) -> Result<(), Error> {
         settings.check()?;
         let json = serde_json::to_string(settings).map_err(|error| Error::invalid("a policy", error))?;
+        let mut change = self.home.change().await?;
         sqlx::query(
             "INSERT INTO policy (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         )
         .bind(name.as_str())
         .bind(json)
-        .execute(&self.home.pool)
+        .execute(&mut *change)
         .await?;
-        self.home.changed().await
+        change.commit().await
     }
 
     /// The policies.
@@ -183,8 +188,10 @@ impl Admin {
     /// # Errors
     /// If there is none such.
     pub async fn remove_policy(&self, name: &Label) -> Result<(), Error> {
+        let mut change = self.home.change().await?;
         let query = sqlx::query("DELETE FROM policy WHERE name = ?").bind(name.as_str());
-        self.home.removed(query.execute(&self.home.pool).await?.rows_affected(), "policy", name.as_str()).await
+        let gone = query.execute(&mut *change).await?.rows_affected();
+        change.commit_found(gone, "policy", name.as_str()).await
     }
 
     /// Takes a base image in. One of that name and version is replaced.
@@ -195,13 +202,14 @@ impl Admin {
         let json = serde_json::to_string(image).map_err(|error| Error::invalid("a base image", error))?;
         let query = "INSERT INTO base_image (name, version, value) VALUES (?, ?, ?) \
                      ON CONFLICT (name, version) DO UPDATE SET value = excluded.value";
+        let mut change = self.home.change().await?;
         sqlx::query(query)
             .bind(image.id().name.as_str())
             .bind(image.id().version.as_str())
             .bind(json)
-            .execute(&self.home.pool)
+            .execute(&mut *change)
             .await?;
-        self.home.changed().await
+        change.commit().await
     }
 
     /// Makes a base image of what a host last proved to have booted, and takes it in. That the host is good is for the
@@ -217,12 +225,11 @@ impl Admin {
         validity: Validity,
         mode: Mode,
     ) -> Result<BaseImage, Error> {
-        let host = hosts::by_label(&self.home, host).await?;
-        let captured = host.captured.ok_or_else(|| {
+        let (ak, captured) = hosts::captured(&self.home, host).await?;
+        let captured = captured.ok_or_else(|| {
             Error::invalid("the host's evidence", "there is none; let the host try to be attested first")
         })?;
-        let ak =
-            attest::credential::ResidentAk::from_own_record(host.ak).map_err(|error| Error::corrupt("an AK", error))?;
+        let ak = ResidentAk::from_own_record(ak).map_err(|error| Error::corrupt("an AK", error))?;
         let log = captured.verify(&ak)?;
         let image = BaseImage::capture(&log, id, pcrs, validity, mode);
         let image = image.map_err(|error| Error::invalid("a base image", error))?;
@@ -243,10 +250,12 @@ impl Admin {
     /// # Errors
     /// If there is none such.
     pub async fn remove_image(&self, id: &ImageId) -> Result<(), Error> {
+        let mut change = self.home.change().await?;
         let query = sqlx::query("DELETE FROM base_image WHERE name = ? AND version = ?")
             .bind(id.name.as_str())
             .bind(id.version.as_str());
-        self.home.removed(query.execute(&self.home.pool).await?.rows_affected(), "base image", &id.to_string()).await
+        let gone = query.execute(&mut *change).await?.rows_affected();
+        change.commit_found(gone, "base image", &id.to_string()).await
     }
 
     /// The enrolled hosts, with the last verdict on each.
@@ -257,25 +266,53 @@ impl Admin {
         hosts::list(&self.home).await
     }
 
+    /// What administrators have said of hosts: the Names of their EKs, and whether they are let in.
+    ///
+    /// # Errors
+    /// If the database can't be read.
+    pub async fn decisions(&self) -> Result<Vec<(String, bool)>, Error> {
+        Ok(sqlx::query_as("SELECT ek, admitted FROM decision ORDER BY ek").fetch_all(&self.home.pool).await?)
+    }
+
     /// Lets a host in.
     ///
     /// # Errors
     /// If there is none such.
     pub async fn admit_host(&self, label: &Label) -> Result<(), Error> {
-        let query = sqlx::query("INSERT OR REPLACE INTO admitted (ek) SELECT ek FROM host WHERE label = ?");
-        let done = query.bind(label.as_str()).execute(&self.home.pool).await?;
-        self.home.removed(done.rows_affected(), "host", label.as_str()).await
+        let mut change = self.home.change().await?;
+        let query = "INSERT OR REPLACE INTO decision (ek, admitted) SELECT ek, TRUE FROM host WHERE label = ?";
+        let let_in = sqlx::query(query).bind(label.as_str()).execute(&mut *change).await?.rows_affected();
+        change.commit_found(let_in, "host", label.as_str()).await
     }
 
-    /// Forgets a host. It may enrol again.
+    /// Forgets a host, and keeps it out: its TPM's key is no longer trusted by itself, and where a CA vouches for it the
+    /// host can enrol again, but waits to be let in.
     ///
     /// # Errors
     /// If there is none such.
     pub async fn remove_host(&self, label: &Label) -> Result<(), Error> {
-        let query = sqlx::query("DELETE FROM admitted WHERE ek IN (SELECT ek FROM host WHERE label = ?)");
-        query.bind(label.as_str()).execute(&self.home.pool).await?;
-        let query = sqlx::query("DELETE FROM host WHERE label = ?").bind(label.as_str());
-        self.home.removed(query.execute(&self.home.pool).await?.rows_affected(), "host", label.as_str()).await
+        let mut change = self.home.change().await?;
+        let mut gone = 0;
+        for query in [
+            "INSERT OR REPLACE INTO decision (ek, admitted) SELECT ek, FALSE FROM host WHERE label = ?",
+            "DELETE FROM pinned_ek WHERE name IN (SELECT ek FROM host WHERE label = ?)",
+            "DELETE FROM host WHERE label = ?",
+        ] {
+            gone = sqlx::query(query).bind(label.as_str()).execute(&mut *change).await?.rows_affected();
+        }
+        change.commit_found(gone, "host", label.as_str()).await
+    }
+
+    /// The serial of the description that is signed next.
+    ///
+    /// # Errors
+    /// If the database can't be written.
+    pub async fn next_description(&self) -> Result<i64, Error> {
+        let mut change = self.home.change().await?;
+        let serial = next_serial(self.home.number(DESCRIPTION_SERIAL).await?);
+        put(&mut change, DESCRIPTION_SERIAL, &serial.to_be_bytes()).await?;
+        change.commit_unshared().await?;
+        Ok(serial)
     }
 
     /// The last `n` things that hosts asked for, oldest first.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use attest::appraisal::Policy;
-use attest::ek::{EkProof, PinnedEks, TpmCas, TrustedEk, verify_certificate, without_nv_padding};
+use attest::ek::{EkProof, PinnedEks, TpmCas, TrustedEk, verify_certificate};
 use attest::hash::HashAlg;
 use attest::image::BaseImage;
 use attest::label::Label;
@@ -13,10 +13,11 @@ use attest::tpm::{Name, PcrMask, Public};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
+use sqlx::sqlite::SqliteConnection;
 use ward_types::{Code, Problem};
 
 use crate::Error;
-use crate::home::{Home, Load};
+use crate::home::{Home, Load, put};
 
 /// How the service behaves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,8 +127,8 @@ impl Config {
         certificate: Option<&[u8]>,
         now: Timestamp,
     ) -> Result<TrustedEk, Problem> {
-        let by_certificate = certificate
-            .map(|certificate| verify_certificate(&self.cas, without_nv_padding(certificate), public.clone(), now));
+        let by_certificate =
+            certificate.map(|certificate| verify_certificate(&self.cas, certificate, public.clone(), now));
         let trusted = match (by_certificate, self.settings.bare_eks.then(|| self.pinned.verify(public))) {
             (Some(Ok(trusted)), _) | (_, Some(Ok(trusted))) => Ok(trusted),
             (Some(Err(error)), _) | (None, Some(Err(error))) => Err(error.to_string()),
@@ -174,9 +175,19 @@ pub(crate) async fn load_settings(home: &Home) -> Result<Settings, Error> {
     serde_json::from_slice(&json).map_err(|error| Error::corrupt("settings", error))
 }
 
-pub(super) async fn save_settings(home: &Home, settings: &Settings) -> Result<(), Error> {
+pub(crate) async fn put_settings(db: &mut SqliteConnection, settings: &Settings) -> Result<(), Error> {
     let json = serde_json::to_vec(settings).map_err(|error| Error::invalid("the settings", error))?;
-    home.set_meta("settings", &json).await
+    put(db, "settings", &json).await
+}
+
+/// Trusts an endorsement key by itself. Another host that had its name is forgotten: a mainboard was replaced.
+pub(crate) async fn pin(db: &mut SqliteConnection, ek: &Name, label: &Label) -> Result<(), Error> {
+    let query = sqlx::query("DELETE FROM host WHERE label = ? AND ek <> ?");
+    query.bind(label.as_str()).bind(ek.to_string()).execute(&mut *db).await?;
+    let query = "INSERT INTO pinned_ek (name, label) VALUES (?, ?) \
+                 ON CONFLICT (name) DO UPDATE SET label = excluded.label";
+    sqlx::query(query).bind(ek.to_string()).bind(label.as_str()).execute(db).await?;
+    Ok(())
 }
 
 pub(super) async fn load_cas(home: &Home) -> Result<TpmCas, Error> {

@@ -11,8 +11,8 @@ use attest::quote::{Nonce, QuoteRequest};
 use attest::tpm::{Name, PcrMask, Public};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::Error;
 use crate::home::Home;
@@ -24,7 +24,6 @@ pub(super) struct Host {
     pub(super) ek_public: Public,
     pub(super) ek_certificate: Option<Vec<u8>>,
     pub(super) ak: AkRecord,
-    pub(super) captured: Option<Captured>,
 }
 
 /// An enrolled host, for showing.
@@ -83,39 +82,39 @@ impl Host {
         let label: String = row.try_get("label")?;
         let corrupt = |why: &dyn ToString| Error::corrupt(format!("host {label}"), why.to_string());
         let (ek_public, ak): (Vec<u8>, String) = (row.try_get("ek_public")?, row.try_get("ak_record")?);
-        let captured: Option<String> = row.try_get("captured")?;
         Ok(Self {
             admitted: row.try_get("admitted")?,
             ek_public: Public::from_tpm2b(&ek_public).map_err(|error| corrupt(&error))?,
             ek_certificate: row.try_get("ek_certificate")?,
             ak: serde_json::from_str(&ak).map_err(|error| corrupt(&error))?,
-            captured: captured.map(|json| serde_json::from_str(&json)).transpose().map_err(|error| corrupt(&error))?,
             label: label.parse().map_err(|error| corrupt(&error))?,
         })
     }
 }
 
-/// A host is let in by the way in which it enrolled, or because an administrator said so.
-macro_rules! by {
-    ($column:literal) => {
-        concat!(
-            "SELECT label, ek_public, ek_certificate, ak_record, captured, \
-             admitted OR ek IN (SELECT ek FROM admitted) AS admitted FROM host WHERE ",
-            $column,
-            " = ?"
-        )
-    };
-}
+/// A host is let in as an administrator has said; where none has said anything, by the way in which it enrolled.
+const ADMITTED: &str = "COALESCE((SELECT decision.admitted FROM decision WHERE decision.ek = host.ek), host.admitted)";
 
-pub(super) async fn by_ak(home: &Home, ak: &Name) -> Result<Option<Host>, Error> {
-    let row = sqlx::query(by!("ak")).bind(ak.to_string()).fetch_optional(&home.pool).await?;
+async fn by(db: &mut SqliteConnection, column: &'static str, value: String) -> Result<Option<Host>, Error> {
+    let query = format!(
+        "SELECT label, ek_public, ek_certificate, ak_record, {ADMITTED} AS admitted FROM host WHERE {column} = ?"
+    );
+    let row = sqlx::query(AssertSqlSafe(query)).bind(value).fetch_optional(db).await?;
     row.as_ref().map(Host::from_row).transpose()
 }
 
-pub(super) async fn by_label(home: &Home, label: &Label) -> Result<Host, Error> {
-    let row = sqlx::query(by!("label")).bind(label.as_str()).fetch_optional(&home.pool).await?;
-    let row = row.ok_or_else(|| Error::NotFound { what: "host", name: label.to_string() })?;
-    Host::from_row(&row)
+pub(super) async fn by_ak(home: &Home, ak: &Name) -> Result<Option<Host>, Error> {
+    by(&mut *home.pool.acquire().await?, "ak", ak.to_string()).await
+}
+
+/// The attestation key of a host, and what it last proved to have booted.
+pub(super) async fn captured(home: &Home, label: &Label) -> Result<(AkRecord, Option<Captured>), Error> {
+    let query = sqlx::query_as("SELECT ak_record, captured FROM host WHERE label = ?").bind(label.as_str());
+    let row: Option<(String, Option<String>)> = query.fetch_optional(&home.pool).await?;
+    let (ak, captured) = row.ok_or_else(|| Error::NotFound { what: "host", name: label.to_string() })?;
+    let corrupt = |error: serde_json::Error| Error::corrupt(format!("host {label}"), error);
+    let captured = captured.map(|json| serde_json::from_str(&json)).transpose().map_err(corrupt)?;
+    Ok((serde_json::from_str(&ak).map_err(corrupt)?, captured))
 }
 
 /// Takes a host in, or its new attestation key. A host that was let in stays so. Gives whether it is let in.
@@ -130,9 +129,9 @@ pub(super) async fn enrol(
     let query = "INSERT INTO host (ek, label, ak, ek_public, ek_certificate, ak_record, admitted, enrolled_ms) \
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (ek) DO UPDATE SET label = excluded.label, \
                  ak = excluded.ak, ek_certificate = excluded.ek_certificate, ak_record = excluded.ak_record, \
-                 enrolled_ms = excluded.enrolled_ms, captured = NULL, admitted = excluded.admitted \
-                 RETURNING admitted OR ek IN (SELECT ek FROM admitted)";
-    let admitted = sqlx::query_scalar(query)
+                 enrolled_ms = excluded.enrolled_ms, captured = NULL, admitted = excluded.admitted";
+    let mut tx = home.pool.begin_with("BEGIN IMMEDIATE").await?;
+    sqlx::query(query)
         .bind(ek.name().to_string())
         .bind(label.as_str())
         .bind(ak.name().to_string())
@@ -141,12 +140,14 @@ pub(super) async fn enrol(
         .bind(record)
         .bind(admitted)
         .bind(ak.proven_at().as_millisecond())
-        .fetch_one(&home.pool)
+        .execute(&mut *tx)
         .await?;
-    Ok(admitted)
+    let host = by(&mut tx, "ek", ek.name().to_string()).await?;
+    tx.commit().await?;
+    Ok(host.is_some_and(|host| host.admitted))
 }
 
-/// Keeps the verdict, and what the host proved to have booted, if it did.
+/// Keeps the verdict on what a host has quoted, and what it proved to have booted, if it did.
 pub(super) async fn note(
     home: &Home,
     host: &Host,
@@ -171,9 +172,9 @@ pub(super) async fn note(
 }
 
 pub(super) async fn list(home: &Home) -> Result<Vec<HostInfo>, Error> {
-    let query = "SELECT label, ek, admitted OR ek IN (SELECT ek FROM admitted) AS admitted, enrolled_ms, attested_ms, \
-                 report FROM host ORDER BY label";
-    let rows = sqlx::query(query).fetch_all(&home.pool).await?;
+    let query =
+        format!("SELECT label, ek, {ADMITTED} AS admitted, enrolled_ms, attested_ms, report FROM host ORDER BY label");
+    let rows = sqlx::query(AssertSqlSafe(query)).fetch_all(&home.pool).await?;
     rows.iter()
         .map(|row| {
             let label: String = row.try_get("label")?;

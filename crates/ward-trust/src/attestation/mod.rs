@@ -11,12 +11,12 @@ use attest::label::Label;
 
 pub use admin::Admin;
 pub use config::{PolicySettings, Settings};
-pub(crate) use config::{load_images, load_policy_settings, load_settings};
+pub(crate) use config::{load_images, load_policy_settings, load_settings, pin, put_settings};
 pub use hosts::HostInfo;
 pub use service::Service;
 
 use crate::Error;
-use crate::home::{Home, Kind};
+use crate::home::{Home, Kind, put};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/attestation");
 
@@ -29,12 +29,13 @@ pub(crate) static KIND: Kind = Kind { name: "attestation", database: "attestatio
 /// If something can't be made, or what is there can't be used.
 pub async fn init(dir: &Path, name: &Label, server_names: &[String]) -> Result<(), Error> {
     let home = Home::init(dir, &KIND, server_names).await?;
+    let mut change = home.change().await?;
     if home.meta("token_key").await?.is_none() {
         let key = attest::token::TokenKey::generate_pkcs8().map_err(|error| Error::invalid("a token key", error))?;
-        home.set_meta("token_key", &home.seal("token_key", &key)?).await?;
+        put(&mut change, "token_key", &home.seal("token_key", &key)?).await?;
     }
     if home.meta("settings").await?.is_none() {
-        config::save_settings(&home, &Settings::new(name.clone())).await?;
+        put_settings(&mut change, &Settings::new(name.clone())).await?;
     }
-    Ok(())
+    change.commit_unshared().await
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use attest::ak::RestrictedAk;
 use attest::appraisal::{Asked, Failure, appraise};
 use attest::credential::{AkRecord, Challenge, ResidentAk};
+use attest::ek::{EkProof, without_nv_padding};
 use attest::label::Label;
 use attest::quote::Nonce;
 use attest::tpm::Public;
@@ -37,8 +38,16 @@ const ENROLMENT_TIME: Duration = Duration::from_secs(60);
 /// The longest time that a policy may give a host to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(600);
 
-/// The longest request, in bytes: an event log, in base64, and more.
-const MAX_REQUEST: usize = 2 << 20;
+/// How many hosts may be about to open a credential at once, and how many about to answer with a quote.
+const ENROLLING: usize = 2000;
+const ASKED: usize = 10_000;
+
+/// The longest request, in bytes; and the longest one with an event log, in base64.
+const MAX_REQUEST: usize = 64 << 10;
+const MAX_EVIDENCE: usize = 2 << 20;
+
+/// The longest certificate of a TPM, in bytes.
+const MAX_CERTIFICATE: usize = 16 << 10;
 
 /// The attestation service.
 pub struct Service {
@@ -69,8 +78,8 @@ impl Service {
         let service = Arc::new(Self {
             config: Current::of(&home).await?,
             home,
-            enrolling: Mutex::new(Pending::new(ENROLMENT_TIME)),
-            asked: Mutex::new(Pending::new(ANSWER_TIME)),
+            enrolling: Mutex::new(Pending::new(ENROLMENT_TIME, ENROLLING)),
+            asked: Mutex::new(Pending::new(ANSWER_TIME, ASKED)),
         });
         let mut router = Router::new();
         router = route(router, |it: Arc<Self>, _: Peer, _: Describe| async move { it.describe().await });
@@ -78,8 +87,10 @@ impl Service {
         router = route(router, |it: Arc<Self>, peer, call: Enrol| async move { it.enrol(peer, call).await });
         router = route(router, |it: Arc<Self>, peer, call: EnrolAnswer| async move { it.confirm(peer, call).await });
         router = route(router, |it: Arc<Self>, peer, call: Ask| async move { it.ask(peer, call).await });
-        router = route(router, |it: Arc<Self>, peer, call: Attest| async move { it.attest(peer, call).await });
-        let router = router.layer(DefaultBodyLimit::max(MAX_REQUEST)).with_state(Arc::clone(&service));
+        router = router.layer(DefaultBodyLimit::max(MAX_REQUEST));
+        let evidence =
+            route(Router::new(), |it: Arc<Self>, peer, call: Attest| async move { it.attest(peer, call).await });
+        let router = router.merge(evidence.layer(DefaultBodyLimit::max(MAX_EVIDENCE))).with_state(Arc::clone(&service));
         Server::bind(listen, &service.home, router).await
     }
 
@@ -103,10 +114,16 @@ impl Service {
         };
         let now = Timestamp::now();
         let public = Public::from_tpm2b(&call.ek).map_err(|error| refused(&error))?;
-        let ek = config.trusted_ek(public, call.ek_certificate.as_deref(), now)?;
+        let certificate = call.ek_certificate.as_deref().map(without_nv_padding);
+        if certificate.is_some_and(|certificate| certificate.len() > MAX_CERTIFICATE) {
+            return Err(refused(&format!("its TPM's certificate is longer than {MAX_CERTIFICATE} bytes")));
+        }
+        let ek = config.trusted_ek(public, certificate, now)?;
+        // What nobody has certified is not kept.
+        let certificate = certificate.filter(|_| matches!(ek.proof(), EkProof::Certificate(_))).map(<[u8]>::to_vec);
         let ak = RestrictedAk::from_tpm2b(&call.ak).map_err(|error| refused(&error))?;
         let (challenge, credential) = Challenge::new(ek, ak).map_err(|error| refused(&error))?;
-        let enrolling = Enrolling { challenge, ek_certificate: call.ek_certificate };
+        let enrolling = Enrolling { challenge, ek_certificate: certificate };
         let question = lock(&self.enrolling).ask(peer.0, enrolling, now).ok_or_else(|| busy(what))?;
         Ok(EnrolChallenge { question, credential })
     }
@@ -125,7 +142,7 @@ impl Service {
         let stored = hosts::enrol(&self.home, &ek, enrolling.ek_certificate.as_deref(), &ak, (&label, admitted)).await;
         let admitted = stored.map_err(|error| internal(what, &error))?;
         let result = if admitted { "ok" } else { "ok, waits to be let in" };
-        self.record(&label, peer, "enrol", &ek.name().to_string(), result).await?;
+        self.record(&label, peer, Proven(true), ("enrol", &ek.name().to_string(), result)).await?;
         Ok(Enrolled { host: label, admitted })
     }
 
@@ -149,16 +166,24 @@ impl Service {
         let now = Timestamp::now();
         let asked = lock(&self.asked).take(peer.0, call.question, now).ok_or_else(|| unasked(what))?;
         let host = self.host(&asked.ak, what).await?;
-        let result = self.appraise(&host, &asked, call, now).await;
+        let mut proven = Proven(false);
+        let result = self.appraise(&host, &asked, call, now, &mut proven).await;
         let text = match &result {
             Ok(_) => "ok".to_owned(),
             Err(problem) => format!("{}: {}", problem.code, problem.why),
         };
-        self.record(&host.label, peer, "attest", asked.policy.as_str(), &text).await?;
+        self.record(&host.label, peer, proven, ("attest", asked.policy.as_str(), &text)).await?;
         result
     }
 
-    async fn appraise(&self, host: &Host, asked: &AskedHost, call: Attest, now: Timestamp) -> Answer<Token> {
+    async fn appraise(
+        &self,
+        host: &Host,
+        asked: &AskedHost,
+        call: Attest,
+        now: Timestamp,
+        proven: &mut Proven,
+    ) -> Answer<Token> {
         let what = "the host can't be attested";
         let config = self.config.get(&self.home).await.map_err(|error| internal(what, &error))?;
         let policy = config.policy(&asked.policy)?;
@@ -172,8 +197,12 @@ impl Service {
         let request = request.map_err(|error| Problem::internal(what, error))?;
         let captured = Captured::new(&request, asked.asked.certificate, call.evidence);
         let good = verdict.outcome.is_ok();
-        let noted = hosts::note(&self.home, host, &verdict.report, good, &captured).await;
-        noted.map_err(|error| internal(what, &error))?;
+        // Whoever knows the Name of a host's key can ask as that host. Only what its TPM has signed counts.
+        *proven = Proven(verdict.report.is_quoted());
+        if proven.0 {
+            let noted = hosts::note(&self.home, host, &verdict.report, good, &captured).await;
+            noted.map_err(|error| internal(what, &error))?;
+        }
 
         let attested = verdict.outcome.map_err(|failures| refusal(host, &failures))?;
         let id: Label = Uuid::now_v7().to_string().parse().map_err(|error| Problem::internal(what, error))?;
@@ -187,7 +216,7 @@ impl Service {
         let host = hosts::by_ak(&self.home, ak).await.map_err(|error| internal(what, &error))?;
         let host = host.ok_or_else(|| {
             let why = format!("no host is enrolled with the attestation key {ak}");
-            Problem::new(Code::NotFound, what, why, "enrol the host: its agent does so when it starts")
+            Problem::new(Code::HostNotEnrolled, what, why, "let the host enrol: its agent does so when it is told this")
         })?;
         if host.admitted {
             return Ok(host);
@@ -201,14 +230,16 @@ impl Service {
         &self,
         host: &Label,
         peer: Peer,
-        operation: &'static str,
-        object: &str,
-        result: &str,
+        Proven(proven): Proven,
+        (operation, object, result): (&'static str, &str, &str),
     ) -> Answer<()> {
-        let row = AuditRow { host: host.as_str(), certificate: peer.0, operation, object, result };
+        let row = AuditRow { host: host.as_str(), proven, certificate: peer.0, operation, object, result };
         self.home.audit(row).await.map_err(|error| internal("what was done can't be recorded", &error))
     }
 }
+
+/// Whether whoever asked has shown to be the host.
+struct Proven(bool);
 
 fn refusal(host: &Host, failures: &[Failure]) -> Problem {
     let why: Vec<_> = failures.iter().map(|failure| format!("[{}] {failure}", failure.code())).collect();

@@ -87,8 +87,9 @@ impl Admin {
     /// # Errors
     /// If the database can't be written.
     pub async fn set_settings(&self, settings: &TrustSettings) -> Result<(), Error> {
-        rules::save_settings(&self.home, settings).await?;
-        self.home.changed().await
+        let mut change = self.home.change().await?;
+        rules::put_settings(&mut change, settings).await?;
+        change.commit().await
     }
 
     /// Accepts the tokens that an attestation service signs with that key. Its instances have one name, and a key each.
@@ -96,11 +97,15 @@ impl Admin {
     /// # Errors
     /// If the database can't be written.
     pub async fn trust_issuer(&self, name: &Label, key: &TokenPublicKey) -> Result<(), Error> {
+        let mut change = self.home.change().await?;
+        if rules::load_issuers(&self.home).await?.iter().any(|known| (&known.0, &known.1) == (name, key)) {
+            return Ok(());
+        }
         let public = serde_json::to_value(key).map_err(|error| Error::invalid("a token key", error))?;
         let query = "INSERT INTO issuer (key_id, name, public) VALUES (?, ?, ?) \
                      ON CONFLICT (key_id) DO UPDATE SET name = excluded.name";
-        sqlx::query(query).bind(key.id()).bind(name.as_str()).bind(public.as_str()).execute(&self.home.pool).await?;
-        self.home.changed().await
+        sqlx::query(query).bind(key.id()).bind(name.as_str()).bind(public.as_str()).execute(&mut *change).await?;
+        change.commit().await
     }
 
     /// The attestation services that are trusted, and their keys.
@@ -116,8 +121,10 @@ impl Admin {
     /// # Errors
     /// If it is not trusted.
     pub async fn distrust_issuer(&self, key_id: &str) -> Result<(), Error> {
+        let mut change = self.home.change().await?;
         let query = sqlx::query("DELETE FROM issuer WHERE key_id = ?").bind(key_id);
-        self.home.removed(query.execute(&self.home.pool).await?.rows_affected(), "token key", key_id).await
+        let gone = query.execute(&mut *change).await?.rows_affected();
+        change.commit_found(gone, "token key", key_id).await
     }
 
     /// Makes a provider, or changes one. Its primary key is tried once, as it is to be used.
@@ -142,6 +149,7 @@ impl Admin {
         credentials: &Credentials,
     ) -> Result<(), Error> {
         let json = serde_json::to_string(provider).map_err(|error| Error::invalid("a provider", error))?;
+        let mut change = self.home.change().await?;
         let same = rules::load_providers(&self.home).await?.get(name) == Some(provider);
         let query = "INSERT INTO provider (name, value, credentials) VALUES (?, ?, ?) \
                      ON CONFLICT (name) DO UPDATE SET value = excluded.value, credentials = excluded.credentials";
@@ -149,10 +157,10 @@ impl Admin {
             .bind(name.as_str())
             .bind(json)
             .bind(seal_credentials(&self.home, name, credentials)?)
-            .execute(&self.home.pool)
+            .execute(&mut *change)
             .await?;
         // Credentials are in no signed configuration.
-        if same { self.home.read_anew().await } else { self.home.changed().await }
+        if same { change.commit_unshared().await } else { change.commit().await }
     }
 
     /// The providers.
@@ -168,8 +176,10 @@ impl Admin {
     /// # Errors
     /// If there is none such.
     pub async fn remove_provider(&self, name: &ProviderName) -> Result<(), Error> {
+        let mut change = self.home.change().await?;
         let query = sqlx::query("DELETE FROM provider WHERE name = ?").bind(name.as_str());
-        self.home.removed(query.execute(&self.home.pool).await?.rows_affected(), "provider", name.as_str()).await
+        let gone = query.execute(&mut *change).await?.rows_affected();
+        change.commit_found(gone, "provider", name.as_str()).await
     }
 
     /// The last `n` things that hosts asked for, oldest first.

@@ -18,7 +18,7 @@ use attest::label::Label;
 pub use admin::{Admin, Credentials};
 pub use primary::make_primary_key;
 pub use rules::{PrimaryUse, Provider, TrustSettings};
-pub(crate) use rules::{load_issuers, load_providers, load_settings};
+pub(crate) use rules::{load_issuers, load_providers, load_settings, put_settings};
 pub use service::Service;
 pub use wrapped::{WrappedKek, WrappedKekSyntax};
 
@@ -36,9 +36,10 @@ pub(crate) static KIND: Kind = Kind { name: "key provider", database: "key-provi
 /// If something can't be made, or what is there can't be used.
 pub async fn init(dir: &Path, audience: &Label, server_names: &[String]) -> Result<(), Error> {
     let home = Home::init(dir, &KIND, server_names).await?;
+    let mut change = home.change().await?;
     if home.meta("settings").await?.is_none() {
         let settings = TrustSettings { audience: audience.clone(), refuse_issued_before: None };
-        rules::save_settings(&home, &settings).await?;
+        put_settings(&mut change, &settings).await?;
     }
-    Ok(())
+    change.commit_unshared().await
 }

@@ -217,7 +217,13 @@ pub async fn make_primary_key(
         Problem::new(Code::KeyServerRefused, what, error.to_string(), "see the key server's log for the reason")
     };
     let id = client.create_aes256(&[attribute]).await.map_err(refused)?.id;
-    client.activate(&id).await.map_err(refused)?;
+    if let Err(error) = client.activate(&id).await {
+        // Nothing was wrapped under it, and nobody knows of it.
+        if let Err(error) = client.destroy(&id).await {
+            tracing::warn!(%id, %error, "a primary key that can't be used is left at the key server");
+        }
+        return Err(refused(error));
+    }
     KeyId::try_from(id).map_err(|error| invalid(&error))
 }
 

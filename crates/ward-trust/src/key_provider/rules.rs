@@ -8,11 +8,12 @@ use attest::token::{TokenPublicKey, TokenVerifier, VerifiedToken};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
+use sqlx::sqlite::SqliteConnection;
 use ward_types::{Code, KeyId, Problem, ProviderName};
 
 use super::WrappedKek;
 use crate::Error;
-use crate::home::{Home, Load};
+use crate::home::{Home, Load, put};
 
 /// A trusted key provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,9 +149,9 @@ pub(crate) async fn load_settings(home: &Home) -> Result<TrustSettings, Error> {
     serde_json::from_slice(&json).map_err(|error| Error::corrupt("settings", error))
 }
 
-pub(super) async fn save_settings(home: &Home, settings: &TrustSettings) -> Result<(), Error> {
+pub(crate) async fn put_settings(db: &mut SqliteConnection, settings: &TrustSettings) -> Result<(), Error> {
     let json = serde_json::to_vec(settings).map_err(|error| Error::invalid("the settings", error))?;
-    home.set_meta("settings", &json).await
+    put(db, "settings", &json).await
 }
 
 pub(crate) async fn load_issuers(home: &Home) -> Result<Vec<(Label, TokenPublicKey)>, Error> {

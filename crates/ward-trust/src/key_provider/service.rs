@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use http::{HeaderMap, header};
 use jiff::Timestamp;
-use ward_rpc::{problem_response, route};
+use ward_rpc::{Answer, answer, problem_response, route};
 use ward_secret::{KEK_LEN, Kek};
 use ward_types::{Problem, ProviderName};
 
@@ -21,7 +21,7 @@ use super::primary::{PrimaryKey, PrimaryKeys};
 use super::rules::{Authorized, Config};
 use super::wrapped::WrappedKek;
 use crate::Error;
-use crate::api::{Health, KEK_MEDIA_TYPE, MakeKek, UnwrapKek};
+use crate::api::{Health, KEK_MEDIA_TYPE, MakeKek, ShowToken, UnwrapKek};
 use crate::audit::AuditRow;
 use crate::home::{Current, Home};
 use crate::serve::{Peer, Server, internal};
@@ -62,6 +62,7 @@ impl Service {
         let router = route(router, |it: Arc<Self>, _: Peer, _: Health| async move { it.home.health().await })
             .route(MakeKek::PATH, post(make))
             .route(UnwrapKek::PATH, post(unwrap))
+            .route(ShowToken::PATH, post(show_token))
             .layer(DefaultBodyLimit::max(MAX_REQUEST))
             .with_state(Arc::clone(&service));
         Server::bind(listen, &service.home, router).await
@@ -79,8 +80,9 @@ impl Service {
             Ok(_) => "ok".to_owned(),
             Err(problem) => format!("{}: {}", problem.code, problem.why),
         };
-        let (object, host) = (name.as_str(), host.as_deref().unwrap_or("?"));
-        let row = AuditRow { host, certificate: peer.0, operation, object, result: &result };
+        let (object, proven) = (name.as_str(), host.is_some());
+        let host = host.as_deref().unwrap_or("?");
+        let row = AuditRow { host, proven, certificate: peer.0, operation, object, result: &result };
         match (self.home.audit(row).await, outcome) {
             (Err(error), _) => problem_response(&internal("no key is given without a record of it", &error)),
             (Ok(()), Ok(released)) => released.into_response(),
@@ -104,6 +106,18 @@ impl Service {
             Request::Make => self.make(&authorized).await,
             Request::Unwrap(wrapped) => self.unwrap(&authorized, &wrapped).await,
         }
+    }
+
+    /// Looks at a token. Nothing is given for it, so that only a refusal is recorded.
+    async fn look_at(&self, peer: Peer, headers: &HeaderMap) -> Answer<()> {
+        let what = "the host gets no key";
+        let config = self.config.get(&self.home).await.map_err(|error| internal(what, &error))?;
+        let Err(problem) = config.token(bearer(headers), peer.0, Timestamp::now()) else { return Ok(()) };
+        let result = format!("{}: {}", problem.code, problem.why);
+        let (host, certificate, operation) = ("?", peer.0, "show-token");
+        let row = AuditRow { host, proven: false, certificate, operation, object: "", result: &result };
+        self.home.audit(row).await.map_err(|error| internal(what, &error))?;
+        Err(problem)
     }
 
     async fn make(&self, authorized: &Authorized<'_>) -> Result<Released, Problem> {
@@ -160,4 +174,13 @@ async fn unwrap(
     Json(call): Json<UnwrapKek>,
 ) -> Response {
     service.answer(peer, &headers, call.provider, Request::Unwrap(call.wrapped)).await
+}
+
+async fn show_token(
+    State(service): State<Arc<Service>>,
+    Extension(peer): Extension<Peer>,
+    headers: HeaderMap,
+    Json(_): Json<ShowToken>,
+) -> Response {
+    answer(service.look_at(peer, &headers).await)
 }

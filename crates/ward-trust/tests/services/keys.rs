@@ -3,25 +3,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use ward_trust::attestation::{PolicySettings, Settings};
-use ward_trust::client::Identity;
+use ward_trust::client::{Client, Identity};
+use ward_trust::configuration;
 use ward_trust::key_provider::{PrimaryUse, Provider, TrustSettings, WrappedKek};
 use ward_types::Code;
 
-use crate::scene::{Authority, Host, KeyProvider, KeyServer, label, provider_name};
-
-/// A trust authority, a key provider, and an attested host with its token.
-async fn scene() -> (Authority, KeyServer, KeyProvider, Host, String) {
-    let host = Host::booted("ovmf");
-    let authority = Authority::trusting(&host).await;
-    let server = KeyServer::start().await;
-    let keys = KeyProvider::new(&authority, &server).await;
-    let token = host.attest(&authority, "test").await.unwrap().token;
-    (authority, server, keys, host, token)
-}
+use crate::scene::{Authority, Second, attested, label, provider_name};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attested_host_gets_a_key_and_gets_it_again() {
-    let (authority, mut server, keys, host, token) = scene().await;
+    let (authority, mut server, keys, host, token) = attested().await;
     let client = keys.client(&host.identity);
     let (kek, wrapped) = client.make_kek(&token, &provider_name("vault")).await.unwrap();
     assert_eq!(wrapped.to_string().parse::<WrappedKek>().unwrap(), wrapped);
@@ -54,7 +45,7 @@ async fn an_attested_host_gets_a_key_and_gets_it_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_good_token_for_this_session_there_is_no_key() {
-    let (authority, _server, keys, host, token) = scene().await;
+    let (authority, _server, keys, host, token) = attested().await;
     let vault = provider_name("vault");
     let refused = async |identity: &Identity, token: &str| {
         let problem = keys.client(identity).make_kek(token, &vault).await.err().unwrap();
@@ -104,7 +95,7 @@ async fn without_a_good_token_for_this_session_there_is_no_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn providers_serve_their_own_clusters_and_their_own_keys() {
-    let (authority, server, keys, host, token) = scene().await;
+    let (authority, server, keys, host, token) = attested().await;
     let client = keys.client(&host.identity);
     let (vault, safe) = (provider_name("vault"), provider_name("safe"));
     let other = server.provider(&["other"]).await;
@@ -162,7 +153,7 @@ async fn providers_serve_their_own_clusters_and_their_own_keys() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_key_must_be_there_and_active() {
-    let (_authority, server, keys, host, token) = scene().await;
+    let (_authority, server, keys, host, token) = attested().await;
     let vault = provider_name("vault");
     let good = server.provider(&["test"]).await;
     let set = async |provider: &Provider| keys.admin.set_provider(&vault, provider, &server.credentials()).await;
@@ -185,7 +176,7 @@ async fn a_primary_key_must_be_there_and_active() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_server_that_does_not_encrypt_gives_its_primary_key() {
-    let (_authority, mut server, keys, host, token) = scene().await;
+    let (_authority, mut server, keys, host, token) = attested().await;
     let (vault, safe) = (provider_name("vault"), provider_name("safe"));
     let fetched = Provider { primary_use: PrimaryUse::Fetched, ..server.provider(&["test"]).await };
     keys.admin.set_provider(&safe, &fetched, &server.credentials()).await.unwrap();
@@ -203,4 +194,92 @@ async fn a_key_server_that_does_not_encrypt_gives_its_primary_key() {
     // It is held, and serves while the key server is away.
     server.stop().await;
     assert!(client.unwrap_kek(&token, &wrapped).await.unwrap().same(&kek));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_can_be_shown_without_asking_for_anything() {
+    let (_authority, _server, keys, host, token) = attested().await;
+    let client = keys.client(&host.identity);
+    client.show_token(&token).await.unwrap();
+    let thief = keys.client(&Identity::generate().unwrap());
+    assert_eq!(thief.show_token(&token).await.unwrap_err().code, Code::TokenRefused);
+    let settings = keys.admin.settings().await.unwrap();
+    let cut_off = Timestamp::from_second(Timestamp::now().as_second() + 1).unwrap();
+    keys.admin.set_settings(&TrustSettings { refuse_issued_before: Some(cut_off), ..settings }).await.unwrap();
+    let denied = client.show_token(&token).await.unwrap_err();
+    assert!(denied.why.contains("[token-before-cut-off]"), "{denied}");
+    let audit = keys.admin.audit(100).await.unwrap();
+    assert!(audit.iter().all(|entry| entry.operation == "show-token" && !entry.proven), "{audit:?}");
+    assert_eq!(audit.len(), 2, "only refusals: nothing is given for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_can_t_fill_the_audit_log_nor_hide_a_host_in_it() {
+    let (_authority, _server, keys, host, token) = attested().await;
+    let vault = provider_name("vault");
+    let stranger = keys.client(&Identity::generate().unwrap());
+    let begun = std::time::Instant::now();
+    for _ in 0..150 {
+        stranger.make_kek("", &vault).await.err().unwrap();
+    }
+    keys.client(&host.identity).make_kek(&token, &vault).await.unwrap();
+    let most = 100 + usize::try_from(begun.elapsed().as_secs()).unwrap() + 1;
+    let audit = keys.admin.audit(1000).await.unwrap();
+    let (proven, others): (Vec<_>, Vec<_>) = audit.iter().partition(|entry| entry.proven);
+    assert_eq!(proven.iter().map(|entry| entry.host.as_str()).collect::<Vec<_>>(), ["host-1"]);
+    assert!((100..=most).contains(&others.len()), "{}", others.len());
+}
+
+/// No key is given without a record of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_t_be_recorded_is_not_given() {
+    let (_authority, _server, keys, host, token) = attested().await;
+    let vault = provider_name("vault");
+    let client = keys.client(&host.identity);
+    let (_, wrapped) = client.make_kek(&token, &vault).await.unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(keys.dir.path().join("key-provider.db"));
+    let pool = sqlx::sqlite::SqlitePool::connect_with(options).await.unwrap();
+    let refuse = "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(FAIL, 'the disk is full'); END";
+    sqlx::query(refuse).execute(&pool).await.unwrap();
+    for problem in [client.make_kek(&token, &vault).await.err(), client.unwrap_kek(&token, &wrapped).await.err()] {
+        let problem = problem.unwrap();
+        assert_eq!(problem.code, Code::Internal);
+        assert!(problem.what.contains("no key is given without a record of it"), "{problem}");
+    }
+    sqlx::query("DROP TRIGGER full").execute(&pool).await.unwrap();
+    client.unwrap_kek(&token, &wrapped).await.unwrap();
+    assert_eq!(keys.admin.audit(100).await.unwrap().len(), 2);
+}
+
+/// Two instances that share their configuration deny the same tokens.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_instance_denies_the_others_deny_too() {
+    let (authority, server, keys, host, token) = attested().await;
+    let second = Second::new().await;
+    let share = async || {
+        let signed = configuration::export(authority.path(), keys.dir.path(), &second.key).await.unwrap();
+        second.import(&signed, Some(&second.key)).await.unwrap();
+    };
+    share().await;
+    let vault = provider_name("vault");
+    let provider = keys.admin.providers().await.unwrap()[&vault].clone();
+    second.keys.set_provider(&vault, &provider, &server.credentials()).await.unwrap();
+    let running = second.start_key_provider().await;
+    let certificate = second.keys.certificate().unwrap();
+    let other = Client::new(&host.identity, &certificate, "localhost", running.address).unwrap();
+    let (kek, wrapped) = keys.client(&host.identity).make_kek(&token, &vault).await.unwrap();
+    assert!(other.unwrap_kek(&token, &wrapped).await.unwrap().same(&kek));
+
+    let settings = keys.admin.settings().await.unwrap();
+    let cut_off = Timestamp::from_second(Timestamp::now().as_second() + 1).unwrap();
+    keys.admin.set_settings(&TrustSettings { refuse_issued_before: Some(cut_off), ..settings }).await.unwrap();
+    other.unwrap_kek(&token, &wrapped).await.unwrap();
+    share().await;
+    let denied = other.unwrap_kek(&token, &wrapped).await.err().unwrap();
+    assert!(denied.why.contains("[token-before-cut-off]"), "{denied}");
+    while Timestamp::now() < cut_off {
+        tokio::task::yield_now().await;
+    }
+    let fresh = host.attest(&authority, "test").await.unwrap().token;
+    assert!(other.unwrap_kek(&fresh, &wrapped).await.unwrap().same(&kek));
 }

@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use ward_trust::api::{Ask, Attest, Enrol, EnrolAnswer, Enrolled, Question, Token};
 use ward_trust::attestation::{self, PolicySettings};
 use ward_trust::client::{Client, Identity};
+use ward_trust::configuration;
 use ward_trust::key_provider::{self, Credentials, PrimaryUse, Provider};
+use ward_trust::signed::{AdminKey, Signed};
 use ward_types::{Problem, ProviderName};
 use zeroize::Zeroizing;
 
@@ -90,6 +92,14 @@ impl Authority {
         host.attest(&authority, "test").await.unwrap_err();
         authority.capture("host-1", "good").await;
         authority
+    }
+
+    /// The certificate that is kept of a host's TPM.
+    pub(crate) async fn kept_certificate(&self, host: &str) -> Option<Vec<u8>> {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path().join("attestation.db"));
+        let pool = sqlx::sqlite::SqlitePool::connect_with(options).await.unwrap();
+        let query = sqlx::query_scalar("SELECT ek_certificate FROM host WHERE label = ?").bind(host);
+        query.fetch_one(&pool).await.unwrap()
     }
 
     pub(crate) async fn capture(&self, host: &str, name: &str) {
@@ -251,5 +261,69 @@ impl KeyProvider {
 
     pub(crate) fn client(&self, identity: &Identity) -> Client {
         Client::new(identity, &self.admin.certificate().unwrap(), "localhost", self.service.address).unwrap()
+    }
+}
+
+/// A trust authority, a key provider, and an attested host with its token.
+pub(crate) async fn attested() -> (Authority, KeyServer, KeyProvider, Host, String) {
+    let host = Host::booted("ovmf");
+    let authority = Authority::trusting(&host).await;
+    let server = KeyServer::start().await;
+    let keys = KeyProvider::new(&authority, &server).await;
+    let token = host.attest(&authority, "test").await.unwrap().token;
+    (authority, server, keys, host, token)
+}
+
+/// Further instances of both services, set up, and the administrators' key.
+pub(crate) struct Second {
+    dir: TempDir,
+    pub(crate) key: AdminKey,
+    pub(crate) admin: attestation::Admin,
+    pub(crate) keys: key_provider::Admin,
+}
+
+impl Second {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = AdminKey::create(&dir.path().join("admin")).unwrap();
+        let (attestation, keys) = (dir.path().join("attestation"), dir.path().join("key-provider"));
+        attestation::init(&attestation, &label("trust"), &[]).await.unwrap();
+        key_provider::init(&keys, &label("trust"), &[]).await.unwrap();
+        let admin = attestation::Admin::open(&attestation).await.unwrap();
+        let keys = key_provider::Admin::open(&keys).await.unwrap();
+        Self { dir, key, admin, keys }
+    }
+
+    pub(crate) fn attestation(&self) -> PathBuf {
+        self.dir.path().join("attestation")
+    }
+
+    pub(crate) fn key_provider(&self) -> PathBuf {
+        self.dir.path().join("key-provider")
+    }
+
+    /// Goes by what somebody has signed; `signer` is said where it was not before.
+    pub(crate) async fn import(&self, signed: &Signed, signer: Option<&AdminKey>) -> Result<(), ward_trust::Error> {
+        let signer = signer.map(|key| key.public().clone());
+        configuration::import(&self.attestation(), &self.key_provider(), signed, signer).await
+    }
+
+    pub(crate) async fn start_key_provider(&self) -> Running {
+        Running::start(key_provider::Service::start(&self.key_provider(), LOCAL.into()).await.unwrap())
+    }
+
+    /// All that they go by.
+    pub(crate) async fn goes_by(&self) -> String {
+        let (admin, keys) = (&self.admin, &self.keys);
+        let attestation = (
+            admin.settings().await.unwrap(),
+            admin.tpm_cas().await.unwrap(),
+            admin.eks().await.unwrap(),
+            admin.policies().await.unwrap(),
+            admin.images().await.unwrap(),
+            admin.decisions().await.unwrap(),
+        );
+        let keys = (keys.settings().await.unwrap(), keys.issuers().await.unwrap(), keys.providers().await.unwrap());
+        format!("{attestation:#?}\n{keys:#?}")
     }
 }

@@ -8,17 +8,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::scene::{Authority, Host, KeyProvider, KeyServer};
+use crate::scene::attested;
 
-pub(crate) const TLS_1_3: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+const TLS_1_3: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 const TLS_1_2: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 
 /// A client that knows a service by its certificate, and shows one of its own or none.
-pub(crate) fn client(
-    versions: &[&'static SupportedProtocolVersion],
-    with_certificate: bool,
-    server: &str,
-) -> ClientConfig {
+fn client(versions: &[&'static SupportedProtocolVersion], with_certificate: bool, server: &str) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(server.as_bytes()).unwrap()).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -75,17 +71,13 @@ async fn only_tls_1_3(address: SocketAddr, server: &str, other: &str, request: &
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_tls_1_3_with_a_certificate_on_both_sides() {
-    let host = Host::booted("ovmf");
-    let authority = Authority::trusting(&host).await;
-    let server = KeyServer::start().await;
-    let keys = KeyProvider::new(&authority, &server).await;
+    let (authority, _server, keys, _host, token) = attested().await;
     let [first, second] = [authority.admin.description().await.unwrap().certificate, keys.admin.certificate().unwrap()];
 
     let described = only_tls_1_3(authority.service.address, &first, &second, &request("describe", "", "{}")).await;
     assert!(described.starts_with("HTTP/1.1 200"), "{described}");
 
     // A good token is of no use in any of them, nor in a session of another certificate.
-    let token = host.attest(&authority, "test").await.unwrap().token;
     let bearer = format!("authorization: Bearer {token}\r\n");
     let make = request("make-kek", &bearer, "{\"provider\":\"vault\"}");
     let refused = only_tls_1_3(keys.service.address, &second, &first, &make).await;

@@ -1,8 +1,6 @@
 //! What the client remembers between commands: which controller, and a token.
 
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -68,23 +66,13 @@ impl ClientConfig {
 
     /// Replaces the file as a whole; nobody else may read it.
     pub(crate) fn save_to(&self, path: &Path) -> Result<(), Problem> {
-        let write = || {
-            fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
-            let new = path.with_extension("new");
-            let _ = fs::remove_file(&new);
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
-            file.sync_all()?;
-            fs::rename(&new, path)
+        let failed = |why: String| {
+            let remedy = "make the directory writable, or set WARD_CONFIG";
+            Problem::new(Code::StorageIo, "cannot remember the login", why, remedy)
         };
-        write().map_err(|error| {
-            let why = format!("{}: {error}", path.display());
-            Problem::new(
-                Code::StorageIo,
-                "cannot remember the login",
-                why,
-                "make the directory writable, or set WARD_CONFIG",
-            )
-        })
+        let directory = path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(directory).map_err(|error| failed(format!("{}: {error}", directory.display())))?;
+        let json = serde_json::to_vec_pretty(self).map_err(|error| failed(error.to_string()))?;
+        whole_file::replace(path, &json, whole_file::Readers::Owner).map_err(|error| failed(error.to_string()))
     }
 }

@@ -25,6 +25,11 @@ pub(crate) enum Datastore {
     },
     /// List datastores.
     Ls,
+    /// Forget a datastore on which no VM of the inventory is, such as one that is gone for good. What is on it stays.
+    Rm {
+        /// Its name.
+        name: Name,
+    },
 }
 
 impl Datastore {
@@ -36,6 +41,10 @@ impl Datastore {
                 vec![api.post("/datastores", &AddDatastore { name, directory, cluster }).await?]
             }
             Self::Ls => api.list("/datastores").await?,
+            Self::Rm { name } => {
+                let () = api.delete(&format!("/datastores/{name}")).await?;
+                return output.show(&(), || format!("datastore `{name}` is forgotten"));
+            }
         };
         output.show(&datastores, || {
             let rows = datastores.iter().map(|datastore| {

@@ -113,10 +113,23 @@ pub(crate) fn done(output: Output, text: &str) -> Result<(), Problem> {
 
 /// Reads a file that the user names.
 pub(crate) fn read_file(what: &str, path: &Path) -> Result<String, Problem> {
-    std::fs::read_to_string(path).map_err(|error| {
-        let why = format!("{}: {error}", path.display());
-        Problem::new(Code::RequestInvalid, what, why, "name a file that is there and can be read")
-    })
+    std::fs::read_to_string(path).map_err(|error| unread(what, path, &error))
+}
+
+/// The same, of a file that is no text.
+pub(crate) fn read_bytes(what: &str, path: &Path) -> Result<Vec<u8>, Problem> {
+    std::fs::read(path).map_err(|error| unread(what, path, &error))
+}
+
+fn unread(what: &str, path: &Path, error: &std::io::Error) -> Problem {
+    let why = format!("{}: {error}", path.display());
+    Problem::new(Code::RequestInvalid, what, why, "name a file that is there and can be read")
+}
+
+/// Writes a file that everybody may read, in the place of one that is there.
+pub(crate) fn write_file(what: &str, path: &Path, content: &[u8]) -> Result<(), Problem> {
+    whole_file::replace(path, content, whole_file::Readers::Everyone)
+        .map_err(|error| Problem::new(Code::StorageIo, what, error.to_string(), "name a file that can be written"))
 }
 
 /// An absolute path, since the controller and the hosts have working directories of their own.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use ward_controller::api::types::{HostView, OrphanView};
 use ward_types::{Code, DumpInfo, EventKind, HostMode, KeyLocator};
 
-use crate::support::{System, eventually, lossy, noise, run, text, ward};
+use crate::support::{System, at_both_servers, eventually, lossy, noise, run, text, ward};
 
 /// What stands in the memory of a process.
 const SECRET_TEXT: &str = "a line of somebody's letter, in the memory of a process";
@@ -148,10 +148,13 @@ fn a_process_of_a_safe_host_dumps_encrypted() {
     assert!(pattern.starts_with('|') && pattern.contains(" host dump-receive --state /s "), "{pattern}");
 }
 
+at_both_servers! {
+    a_host_key_of_which_nobody_heard_is_found_and_can_be_destroyed(2)
+    the_controller_killed_at_any_step_of_a_change_of_the_host_key(1)
+}
+
 /// The controller dies as the key server answers, and the host is gone before it is back: the key is found by its name.
-#[test]
-fn a_host_key_of_which_nobody_heard_is_found_and_can_be_destroyed() {
-    let system = System::start(2);
+fn a_host_key_of_which_nobody_heard_is_found_and_can_be_destroyed(system: System) {
     let _: serde_json::Value = system.get(&["key", "grace", "0d"]);
     system.stop("controller");
     let mut own = system.own("controller", &[("WARD_CRASH_AT", "host.key-made-unknown")]);
@@ -181,9 +184,7 @@ fn host_key(system: &System) -> String {
     key_id.to_string()
 }
 
-#[test]
-fn the_controller_killed_at_any_step_of_a_change_of_the_host_key() {
-    let system = System::start(1);
+fn the_controller_killed_at_any_step_of_a_change_of_the_host_key(system: System) {
     let _: HostView = system.get(&["host", "encryption", "enable", "host-1"]);
     let rekey = ["host", "encryption", "rekey", "host-1"];
     let log = system.path("points");

@@ -6,20 +6,19 @@ use std::path::Path;
 use ward_controller::api::types::{HostState, HostView};
 use ward_types::{Code, EventKind};
 
-use crate::support::{Access, MIB, Pki, System, decipher, disk, eventually, run, set, text};
+use crate::support::{Access, MIB, Pki, System, at_both_servers, decipher, disk, eventually, run, set, text};
 
 const SIZE: u64 = 4 * MIB;
 
-/// A system with a small plain VM `vm`, and what is on its disk.
-fn with_vm(hosts: u16) -> (System, Vec<u8>) {
-    let system = System::start(hosts);
-    let image = system.path("image");
-    let content = disk(&image, SIZE);
-    system.import("vm", &[&image]);
-    (system, content)
-}
-
 impl System {
+    /// Makes a small plain VM `vm`: what is on its disk.
+    fn with_vm(&self) -> Vec<u8> {
+        let image = self.path("image");
+        let content = disk(&image, SIZE);
+        self.import("vm", &[&image]);
+        content
+    }
+
     /// The VM is plain, whole, and nothing lies beside it.
     fn is_plain(&self, content: &[u8]) {
         assert_eq!(self.files("vm"), set(["disk-0.raw", "vm.toml"]));
@@ -46,9 +45,14 @@ impl System {
     }
 }
 
-#[test]
-fn a_key_server_that_is_down() {
-    let (system, content) = with_vm(1);
+at_both_servers! {
+    a_key_server_that_is_down(1)
+    a_provider_whose_files_are_wrong(1)
+    a_key_that_is_not_at_the_server(1)
+}
+
+fn a_key_server_that_is_down(system: System) {
+    let content = system.with_vm();
     system.stop("keyserver");
     let problem = system.refused(&["vm", "encrypt", "vm"], Code::KeyServerUnreachable);
     assert!(problem.why.contains("kms"), "{problem:?}");
@@ -75,8 +79,9 @@ fn a_key_server_that_is_down() {
 
 #[test]
 fn a_key_server_that_is_not_to_be_trusted() {
-    let (system, content) = with_vm(1);
-    let state = system.state().join("keyserver");
+    let system = System::start(1);
+    let content = system.with_vm();
+    let state = system.key_server();
     let good = system.path("good");
     fs::create_dir(&good).unwrap();
     let copy = |from: &Path, to: &Path| {
@@ -101,11 +106,9 @@ fn a_key_server_that_is_not_to_be_trusted() {
     system.is_encrypted(&content);
 }
 
-#[test]
-fn a_provider_whose_files_are_wrong() {
-    let system = System::start(1);
+fn a_provider_whose_files_are_wrong(system: System) {
     let Access { address, ca, cert, key } = system.access();
-    let state = system.state().join("keyserver");
+    let state = system.key_server();
     let (own, other) = (Pki::of(&state), Pki::new());
     let (wrong_ca, none) = (system.path("wrong-ca.pem"), system.path("none.pem"));
     fs::write(&wrong_ca, &other.ca).unwrap();
@@ -133,9 +136,8 @@ fn a_provider_whose_files_are_wrong() {
     let _: serde_json::Value = system.get(&[&arguments[..], &files].concat());
 }
 
-#[test]
-fn a_key_that_is_not_at_the_server() {
-    let (system, content) = with_vm(1);
+fn a_key_that_is_not_at_the_server(system: System) {
+    let content = system.with_vm();
     let problem = system.refused(&["vm", "encrypt", "vm", "--key-id", "no-such-key"], Code::KeyMissing);
     assert!(problem.why.contains("no-such-key") || problem.remedy.contains("no-such-key"), "{problem:?}");
     system.is_plain(&content);
@@ -148,28 +150,34 @@ fn a_key_that_is_not_at_the_server() {
     system.is_encrypted(&content);
 
     // A backup of the key server is the only thing that helps once the key is destroyed.
-    let (state, backup) = (system.state().join("keyserver"), system.path("backup"));
-    let copy = |from, to| run("cp", &["-a", "--", text(from), text(to)]);
+    let (state, backup) = (system.key_server(), system.path("backup"));
+    let copy = |from: &Path, to: &Path| run("cp", &["-a", "--", text(&from.join(".")), text(to)]);
     system.stop("keyserver");
+    fs::create_dir(&backup).unwrap();
     copy(&state, &backup);
     system.restart("keyserver");
     access.destroy(&id);
     system.renew("host-1");
     for verb in ["start", "decrypt"] {
-        let problem = system.refused(&["vm", verb, "vm"], Code::KeyNotUsable);
-        assert!(problem.why.contains(&id) && problem.why.contains("Destroyed"), "{problem:?}");
+        let problem = system.refused(&["vm", verb, "vm"], system.destroyed());
+        assert!(problem.why.contains(&id), "{problem:?}");
     }
     system.is_encrypted_still();
-    system.events_of(EventKind::KeyNotUsable);
+    system.events_of(match system.destroyed() {
+        Code::KeyMissing => EventKind::KeyMissingAtServer,
+        _ => EventKind::KeyNotUsable,
+    });
     system.events_of(EventKind::VmLocked);
     // Under a destroyed key nothing is encrypted either.
     let image = system.path("image");
     system.import("other", &[&image]);
-    system.refused(&["vm", "encrypt", "other", "--key-id", &id], Code::KeyNotUsable);
+    system.refused(&["vm", "encrypt", "other", "--key-id", &id], system.destroyed());
     assert_eq!(system.files("other"), set(["disk-0.raw", "vm.toml"]));
 
     system.stop("keyserver");
-    fs::remove_dir_all(&state).unwrap();
+    for entry in fs::read_dir(&state).unwrap().flatten() {
+        run("rm", &["-r", "--", text(&entry.path())]);
+    }
     copy(&backup, &state);
     system.restart("keyserver");
     system.done(&["vm", "decrypt", "vm"]);
@@ -178,7 +186,8 @@ fn a_key_that_is_not_at_the_server() {
 
 #[test]
 fn a_host_that_is_down_during_the_push() {
-    let (system, content) = with_vm(3);
+    let system = System::start(3);
+    let content = system.with_vm();
     for host in ["host-1", "host-2", "host-3"] {
         let _: HostView = system.get(&["host", "encryption", "enable", host]);
     }

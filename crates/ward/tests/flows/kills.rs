@@ -21,7 +21,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let system = System::start(1);
+        Self::on(System::start(1))
+    }
+
+    fn on(system: System) -> Self {
         let content = disk(&system.path("image"), SIZE);
         Self { system, content, vms: 0 }
     }
@@ -115,6 +118,15 @@ fn the_controller_killed_at_any_step_of_encrypting() {
     let mut bench = Bench::new();
     let points = bench.points("controller", "encrypt", &["task."]);
     assert!(points.len() >= 11, "{points:?}");
+    points.iter().for_each(|point| bench.kill("controller", "encrypt", point));
+    bench.no_orphans();
+}
+
+#[test]
+fn the_controller_killed_while_pykmips_server_makes_a_key() {
+    let mut bench = Bench::on(System::with_pykmip(1));
+    let points = bench.points("controller", "encrypt", &["task.key"]);
+    assert!(points.len() >= 5, "{points:?}");
     points.iter().for_each(|point| bench.kill("controller", "encrypt", point));
     bench.no_orphans();
 }

@@ -4,11 +4,12 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 
+use key_search::Keys;
 use serde_json::Value;
 use ward_controller::api::types::{KeyStanding, KeyView, OrphanView, VmView};
 use ward_types::{Code, Event, EventKind};
 
-use crate::support::{Access, MIB, Parts, PyKmip, System, boot_disk, decipher, disk, eventually, set, text};
+use crate::support::{MIB, System, at_both_servers, boot_disk, decipher, disk, eventually, set, text};
 
 const GREETING: &str = "the guest is up";
 
@@ -29,9 +30,32 @@ impl System {
     }
 }
 
+at_both_servers! {
+    a_controller_lost_with_its_disk_and_all_vms_run_again(1)
+    keys_are_listed_looked_for_and_destroyed(1)
+}
+
+/// What it had in memory goes too, with the process.
 #[test]
-fn a_controller_lost_with_its_disk_and_all_vms_run_again() {
-    let system = System::start(1);
+fn a_host_that_is_removed_has_no_key_any_more() {
+    let system = System::start(2);
+    let key = system.encrypted("vm");
+    system.has_keys("host-2", &system.vm("vm").keys);
+    let mut keys = Keys::default();
+    keys.add("the KEK", &system.access().kek(&key));
+    let finder = keys.finder().unwrap();
+    let held = |host: &str| !finder.in_process(system.pid(host).parse().unwrap()).unwrap().is_empty();
+    assert!(held("host-1") && held("host-2"), "the search finds nothing");
+    let () = system.get(&["host", "rm", "host-2"]);
+    eventually("the key is gone", || (!held("host-2")).then_some(()));
+    let (home, state) = (system.datastore().join("vm"), system.state().join("host-2"));
+    system.refused(&["host", "start", text(&home), "--state", text(&state)], Code::KeyNotOnHost);
+    assert!(held("host-1"));
+    system.done(&["vm", "start", "vm"]);
+    system.done(&["vm", "stop", "vm", "--force"]);
+}
+
+fn a_controller_lost_with_its_disk_and_all_vms_run_again(system: System) {
     let image = system.path("image");
     let content = boot_disk(&image, GREETING);
     system.import("vm", &[&image]);
@@ -44,7 +68,10 @@ fn a_controller_lost_with_its_disk_and_all_vms_run_again() {
     for lost in ["controller", "host-1"] {
         fs::remove_dir_all(system.state().join(lost)).unwrap();
     }
-    let _: Value = system.get(&["up", "--detach", "--state", text(&system.state())]);
+    let (state, server) = (system.state(), system.with_key_server());
+    let mut up = vec!["up", "--detach", "--state", text(&state)];
+    up.extend(server.iter().map(String::as_str));
+    let _: Value = system.get(&up);
     assert!(system.get::<Vec<VmView>>(&["vm", "ls"]).is_empty());
     for vm in ["vm", "other"] {
         let vm: VmView = system.get(&["vm", "register", "default", vm]);
@@ -63,24 +90,13 @@ fn a_controller_lost_with_its_disk_and_all_vms_run_again() {
     system.refused(&["key", "destroy", &left.name], Code::KeyNotOurs);
 }
 
-/// The keys of a whole life, at a key server that is not ours: it takes no custom attributes, and forgets what is destroyed.
-#[test]
-fn keys_are_listed_looked_for_and_destroyed_at_pykmips_server() {
-    let server = PyKmip::start();
-    let system = System::of(&Parts { hosts: 1, key_server: Some(&server), datastore: None });
-    let access = server.access();
-    the_life_of_keys(&system, &access);
-}
-
-#[test]
-fn keys_are_listed_looked_for_and_destroyed_at_wards_server() {
-    let system = System::start(1);
+/// The keys of a whole life. PyKMIP's server takes no custom attributes, and forgets what is destroyed.
+fn keys_are_listed_looked_for_and_destroyed(system: System) {
     let access = system.access();
-    the_life_of_keys(&system, &access);
-}
-
-fn the_life_of_keys(system: &System, access: &Access) {
     let (first, second) = (system.encrypted("one"), system.encrypted("two"));
+    // What the server does not take is told of once, not with each of the three keys.
+    let refused = system.events().iter().filter(|event| event.kind == EventKind::KeyAttributesRefused).count();
+    assert_eq!(refused, usize::from(system.destroyed() == Code::KeyMissing));
     let is_whole = |key: &KeyView| key.standing == KeyStanding::Present && key.made && key.hosts.len() == 1;
     eventually("the keys are where they ought to be", || {
         let keys = system.keys(&[]);
@@ -99,12 +115,28 @@ fn the_life_of_keys(system: &System, access: &Access) {
 
     // What nothing needs is destroyed when its time is over, and not before.
     system.refused(&["key", "destroy", &name(&first)], Code::InUse);
+    let copy = system.path("copy");
+    fs::copy(system.file("one", "disk-0.luks"), &copy).unwrap();
     system.done(&["vm", "decrypt", "one"]);
     let unneeded = system.keys(&["--unneeded"]);
     assert_eq!(unneeded.iter().map(|key| key.name.clone()).collect::<Vec<_>>(), [name(&first)]);
     let refused = system.refused(&["key", "destroy", &name(&first)], Code::KeyKept);
     assert!(refused.why.contains("30 days"), "{refused:?}");
     let _: Value = system.get(&["key", "grace", "0d"]);
+    // Somebody keeps a copy of its disk; and where no datastore is mounted, nobody knows.
+    let (datastore, elsewhere) = (system.datastore(), system.state().join("elsewhere"));
+    let stray = datastore.join("stray.luks");
+    fs::copy(&copy, &stray).unwrap();
+    let refused = system.refused(&["key", "destroy", &name(&first)], Code::InUse);
+    assert!(refused.why.contains("stray.luks"), "{refused:?}");
+    fs::remove_file(stray).unwrap();
+    fs::rename(&datastore, &elsewhere).unwrap();
+    fs::create_dir(&datastore).unwrap();
+    let refused = system.refused(&["key", "destroy", &name(&first)], Code::HostNone);
+    assert!(refused.why.contains(text(&datastore)), "{refused:?}");
+    fs::remove_dir(&datastore).unwrap();
+    fs::rename(&elsewhere, &datastore).unwrap();
+    assert!(access.gives(&first));
     let destroyed: Vec<String> = system.get(&["key", "destroy", &name(&first)]);
     assert_eq!(destroyed, [name(&first)]);
     assert!(!access.gives(&first) && access.gives(&second));
@@ -113,7 +145,7 @@ fn the_life_of_keys(system: &System, access: &Access) {
     assert_eq!(event.subject.key.unwrap().to_string(), name(&first));
 
     // What a task left of which no answer came is found by the task's name.
-    let task = event_of_task(system);
+    let task = event_of_task(&system);
     let orphan = access.make_named(&format!("ward-task-{task}-7"));
     let found: Vec<OrphanView> = system.get(&["key", "orphans", "kms"]);
     assert_eq!(found.iter().map(|it| (it.name.clone(), it.ours)).collect::<Vec<_>>(), [(name(&orphan), true)]);

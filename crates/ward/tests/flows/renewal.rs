@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ward_controller::api::types::{PolicyView, RecryptionState, RecryptionView, VmView};
 use ward_types::{Code, EventKind, Power};
 
-use crate::support::{System, boot_disk, cryptsetup_opens, decipher, set};
+use crate::support::{System, at_both_servers, boot_disk, cryptsetup_opens, decipher, set, text};
 
 const GREETING: &str = "the guest is up";
 
@@ -50,9 +50,12 @@ fn policy_of(vm: &VmView) -> Vec<&str> {
     vm.policies.iter().map(|it| it.policy.as_str()).collect()
 }
 
-#[test]
-fn a_vm_gets_new_keys_running_and_stopped_and_the_old_ones_open_nothing() {
-    let system = System::start(1);
+at_both_servers! {
+    a_vm_gets_new_keys_running_and_stopped_and_the_old_ones_open_nothing(1)
+    a_vm_whose_key_is_not_to_be_had_is_locked_until_it_is(1)
+}
+
+fn a_vm_gets_new_keys_running_and_stopped_and_the_old_ones_open_nothing(system: System) {
     let image = system.path("image");
     let content = boot_disk(&image, GREETING);
     system.import("vm", &[&image]);
@@ -123,9 +126,7 @@ fn a_vm_gets_new_keys_running_and_stopped_and_the_old_ones_open_nothing() {
     }
 }
 
-#[test]
-fn a_vm_whose_key_is_not_to_be_had_is_locked_until_it_is() {
-    let system = System::start(1);
+fn a_vm_whose_key_is_not_to_be_had_is_locked_until_it_is(system: System) {
     let image = system.path("image");
     let content = boot_disk(&image, GREETING);
     system.import("vm", &[&image]);
@@ -136,9 +137,32 @@ fn a_vm_whose_key_is_not_to_be_had_is_locked_until_it_is() {
     system.stop("keyserver");
     let vm: VmView = system.get(&["vm", "register", &datastore(&system), "vm"]);
     assert_eq!(vm.locked.map(|problem| problem.code), Some(Code::KeyServerUnreachable));
-    for refused in [&["vm", "start", "vm"][..], &["vm", "decrypt", "vm"], &["vm", "unlock", "vm"]] {
+    // It can be unregistered, reloaded and unlocked, and nothing else.
+    let home = || system.files("vm").iter().map(|file| fs::read(system.file("vm", file)).unwrap()).collect::<Vec<_>>();
+    let before = home();
+    for refused in [
+        &["vm", "start", "vm"][..],
+        &["vm", "decrypt", "vm"],
+        &["vm", "recrypt", "vm"],
+        &["vm", "recrypt", "vm", "--deep"],
+        &["vm", "set-policy", "vm", "--home", "No Encryption Policy", "--all-disks", "No Encryption Policy"],
+        &["vm", "clone", "vm", "other"],
+        &["vm", "template", "vm"],
+        &["vm", "disk", "add", "vm", "--size", "1M"],
+        &["vm", "disk", "attach", "vm", "--file", text(&image)],
+        &["vm", "disk", "detach", "vm", "0"],
+        &["vm", "tpm", "add", "vm"],
+        &["vm", "rm", "vm", "--yes"],
+        &["vm", "unlock", "vm"],
+    ] {
         system.refused(refused, Code::KeyServerUnreachable);
     }
+    assert!(home() == before, "a locked VM was changed");
+    let vm: VmView = system.get(&["vm", "reload", "vm"]);
+    assert!(vm.locked.is_some());
+    let () = system.get(&["vm", "unregister", "vm"]);
+    let vm: VmView = system.get(&["vm", "register", &datastore(&system), "vm"]);
+    assert!(vm.locked.is_some());
     system.restart("keyserver");
     let vm: VmView = system.get(&["vm", "unlock", "vm"]);
     assert!(vm.locked.is_none(), "{vm:?}");

@@ -13,7 +13,7 @@ use crate::support::{MIB, Parts, System, contents, decipher, disk, eventually, n
 const SIZE: u64 = 8 * MIB;
 
 fn with_datastore(size: u64) -> System {
-    System::of(&Parts { hosts: 1, key_server: None, datastore: Some(size) })
+    System::of(Parts { hosts: 1, key_server: None, datastore: Some(size) })
 }
 
 impl System {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -89,6 +88,16 @@ fn processes_in(directory: &Path) -> Vec<String> {
     inside.map(|process| process.file_name().into_string().unwrap()).collect()
 }
 
+/// Why a command was refused, told as JSON.
+pub(crate) fn problem_in(args: &[&str], output: &Output) -> Problem {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "ward {args:?} was not refused");
+    let start = said.find("{\n  \"code\"").unwrap_or_else(|| panic!("ward {args:?}: {said}"));
+    let problem: Problem = serde_json::from_str(&said[start..]).unwrap();
+    assert!(!problem.why.is_empty() && !problem.remedy.is_empty(), "{problem:?}");
+    problem
+}
+
 /// Ends every process that works in a directory, and waits for their ends.
 fn end_all_in(directory: &Path) {
     eventually("the guests' ends", || {
@@ -100,33 +109,11 @@ fn end_all_in(directory: &Path) {
     });
 }
 
-/// Whether a process has these bytes anywhere in its memory.
-pub(crate) fn in_memory(pid: &str, secret: &[u8]) -> bool {
-    let process = Path::new("/proc").join(pid);
-    let memory = fs::File::open(process.join("mem")).unwrap();
-    let maps = fs::read_to_string(process.join("maps")).unwrap();
-    let mut searched = 0;
-    for line in maps.lines() {
-        let (range, rest) = line.split_once(' ').unwrap();
-        let (from, to) = range.split_once('-').unwrap();
-        let at = |text| u64::from_str_radix(text, 16).unwrap();
-        if !rest.starts_with("rw") {
-            continue;
-        }
-        let mut bytes = vec![0; usize::try_from(at(to) - at(from)).unwrap()];
-        if memory.read_exact_at(&mut bytes, at(from)).is_ok() {
-            searched += bytes.len();
-            let mut rest = &bytes[..];
-            while let Some(next) = rest.iter().position(|byte| *byte == secret[0]) {
-                if rest[next..].starts_with(secret) {
-                    return true;
-                }
-                rest = &rest[next + 1..];
-            }
-        }
-    }
-    assert!(searched > MIB, "nothing was searched");
-    false
+/// Whether a process has this key anywhere in its memory.
+pub(crate) fn in_memory(pid: &str, key: &[u8]) -> bool {
+    let mut keys = key_search::Keys::default();
+    keys.add("it", key);
+    !keys.finder().unwrap().in_process(pid.parse().unwrap()).unwrap().is_empty()
 }
 
 impl System {
@@ -342,13 +329,7 @@ impl System {
     /// The same, for whatever reason.
     pub(crate) fn refused_any(&self, args: &[&str]) -> Problem {
         let args = [args, &["--output", "json"]].concat();
-        let output = self.command(&args);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success(), "ward {args:?} was not refused");
-        let start = said.find("{\n  \"code\"").unwrap_or_else(|| panic!("ward {args:?}: {said}"));
-        let problem: Problem = serde_json::from_str(&said[start..]).unwrap();
-        assert!(!problem.why.is_empty() && !problem.remedy.is_empty(), "{problem:?}");
-        problem
+        problem_in(&args, &self.command(&args))
     }
 
     pub(crate) fn native(&self, name: &str) -> NativeView {
@@ -437,25 +418,9 @@ pub(crate) fn keys_in(backup: &Path, password: &Path) -> Vec<Vec<u8>> {
     shown.lines().filter_map(value).filter(|bytes| bytes.len() == 32).collect()
 }
 
-/// Whether any file below a directory holds these bytes, as they are, in hexadecimal or in base64.
-pub(crate) fn found_below(directory: &Path, secret: &[u8]) -> Option<PathBuf> {
-    use base64::Engine as _;
-    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    let base64 = base64::engine::general_purpose::STANDARD_NO_PAD.encode(secret);
-    let needles = [secret, hex.as_bytes(), &base64.as_bytes()[..40]];
-    for entry in fs::read_dir(directory).unwrap().flatten() {
-        let path = entry.path();
-        let kind = entry.file_type().unwrap();
-        if kind.is_dir() {
-            if let Some(found) = found_below(&path, secret) {
-                return Some(found);
-            }
-        } else if kind.is_file() {
-            let content = fs::read(&path).unwrap();
-            if needles.iter().any(|needle| content.windows(needle.len()).any(|window| window == *needle)) {
-                return Some(path);
-            }
-        }
-    }
-    None
+/// In which file below a directory this key is, if in any.
+pub(crate) fn found_below(directory: &Path, key: &[u8]) -> Option<PathBuf> {
+    let mut keys = key_search::Keys::default();
+    keys.add("it", key);
+    keys.finder().unwrap().in_files(directory).unwrap().into_iter().map(|(_, file)| file).next()
 }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::rc::Rc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,29 +12,51 @@ use kmip::SecretBytes;
 use kmip::client::{Client, ClientConfig};
 use kmip::names::{BlockCipherMode, CryptographicAlgorithm};
 use kmip::operation::{CryptographicParameters, DecryptRequest};
+use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use ward_controller::api::types::{TrustState, TrustedHostView};
 use ward_trust::AuditEntry;
-use ward_types::{KeyLocator, KeyRef};
+use ward_types::{Code, KeyLocator, KeyRef, Problem};
 
 use crate::common::Log;
-use crate::support::{System, eventually, port, text};
+use crate::pykmip::PyKmip;
+use crate::support::{System, eventually, port, problem_in, text};
 use crate::tpm::{Ca, Tpm};
 
 /// A machine that has booted with Secure Boot.
 pub(crate) struct Machine {
     pub(crate) tpm: Tpm,
     pub(crate) log: Log,
-    pub(crate) ca: Ca,
+    pub(crate) ca: Rc<Ca>,
 }
 
 impl Machine {
     pub(crate) fn booted() -> Self {
-        let (ca, log) = (Ca::new(), Log::of("secureboot"));
+        Self::of(Rc::new(Ca::new()))
+    }
+
+    /// Another one, which is like it, and whose TPM is of the same maker.
+    pub(crate) fn like_it(&self) -> Self {
+        Self::of(Rc::clone(&self.ca))
+    }
+
+    fn of(ca: Rc<Ca>) -> Self {
+        let log = Log::of("secureboot");
         let tpm = Tpm::certified_by(&ca);
         tpm.boot(&log);
         fs::write(tpm.path("event-log"), log.to_bytes()).unwrap();
         Self { tpm, log, ca }
+    }
+
+    /// It is switched off and on again, and boots that.
+    pub(crate) fn boots(&self, log: &Log) {
+        self.tpm.reboot(log);
+        fs::write(self.tpm.path("event-log"), log.to_bytes()).unwrap();
+    }
+
+    /// Something else is measured than what it booted.
+    pub(crate) fn tamper(&self) {
+        self.tpm.extend(4, &[&attest::hash::HashAlg::Sha256.digest(&[b"a boot kit"])]);
     }
 
     /// How the agent is told of it.
@@ -87,16 +110,56 @@ impl Instance {
         self.key_provider = Some(start("key-provider", self.ports[1]));
     }
 
-    fn trust(&self, args: &[&str]) -> String {
+    fn command(&self, args: &[&str]) -> Output {
         command(&[&["trust"], args, &["--dir", text(&self.directory)]].concat())
     }
+
+    fn trust(&self, args: &[&str]) -> String {
+        done(args, &self.command(args))
+    }
+}
+
+/// A key server: it ends with the test.
+enum KeyServer {
+    Own { _process: Process },
+    PyKmip { _server: Box<PyKmip> },
+}
+
+impl KeyServer {
+    /// Ward's own. What a client of it needs is in the directory `client`.
+    fn own(dir: &Path) -> (Self, u16) {
+        let (port, kms) = (port(), dir.join("kms"));
+        let listen = format!("127.0.0.1:{port}");
+        let args = ["keyserver", "run", "--state", text(&kms), "--listen", &listen];
+        let process = Process::start(&args, &dir.join("kms.log"), port);
+        issue(dir, "trust", &dir.join("client"));
+        (Self::Own { _process: process }, port)
+    }
+
+    fn pykmip(dir: &Path) -> (Self, u16) {
+        let (server, client) = (PyKmip::start(), dir.join("client"));
+        let identity = server.authority.client("trust");
+        fs::create_dir(&client).unwrap();
+        let files =
+            [("ca.pem", &server.authority.pem), ("client.pem", &identity.certificate), ("client.key", &identity.key)];
+        files.iter().for_each(|(name, content)| fs::write(client.join(name), content).unwrap());
+        let port = server.port;
+        (Self::PyKmip { _server: Box::new(server) }, port)
+    }
+}
+
+/// What a client of Ward's own key server needs.
+fn issue(dir: &Path, client: &str, out: &Path) {
+    let kms = dir.join("kms");
+    let args = ["keyserver", "issue-client", client, "--state", text(&kms), "--out", text(out)];
+    done(&args, &command(&args));
 }
 
 /// A trust authority, with as many instances of its services as are wanted, and a key server.
 pub(crate) struct Authority {
     dir: TempDir,
     instances: Vec<Instance>,
-    _key_server: Process,
+    _key_server: KeyServer,
     key_server_port: u16,
     shared: u32,
 }
@@ -108,14 +171,18 @@ impl Authority {
     }
 
     pub(crate) fn with_instances(machine: &Machine, count: usize) -> Self {
+        Self::made(machine, count, KeyServer::own)
+    }
+
+    /// With PyKMIP's server.
+    pub(crate) fn on_pykmip(machine: &Machine) -> Self {
+        Self::made(machine, 1, KeyServer::pykmip)
+    }
+
+    fn made(machine: &Machine, count: usize, key_server: impl FnOnce(&Path) -> (KeyServer, u16)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let key_server_port = port();
-        let kmip = format!("127.0.0.1:{key_server_port}");
-        let kms = at("kms");
-        let args = ["keyserver", "run", "--state", text(&kms), "--listen", &kmip];
-        let key_server = Process::start(&args, &at("kms.log"), key_server_port);
-        command(&["keyserver", "issue-client", "trust", "--state", text(&kms), "--out", text(&at("client"))]);
+        let (key_server, key_server_port) = key_server(dir.path());
         let instance = |number| Instance {
             directory: at(&format!("trust{number}")),
             ports: [port(), port()],
@@ -137,29 +204,68 @@ impl Authority {
             first.trust(&["issuer", "add", text(&key)]);
         }
         let mut this = Self { instances, _key_server: key_server, key_server_port, shared: 0, dir };
-        let added = this.add_provider(0, &["--make"]);
+        let added = this.add_provider(0, "vault", &["--make"]);
         assert!(added.contains("at the key server"), "{added}");
         this.share();
         let primary = this.primary_key();
         for number in 1..count {
-            this.add_provider(number, &["--primary-key", &primary]);
+            this.add_provider(number, "vault", &["--primary-key", &primary]);
         }
         (0..count).for_each(|number| this.start(number));
-        this.describe();
+        this.describe("services.json");
         this
     }
 
-    /// Gives an instance its credentials at the key server.
-    fn add_provider(&self, number: usize, key: &[&str]) -> String {
-        let [ca, cert, secret] = ["ca.pem", "client.pem", "client.key"].map(|name| self.path("client").join(name));
-        let server = format!("127.0.0.1:{}", self.key_server_port);
-        let at = ["--server", &server, "--ca", text(&ca), "--cert", text(&cert), "--key", text(&secret)];
-        self.instances[number].trust(&[&["provider", "add", "vault"], &at[..], key].concat())
+    /// Adds a provider, or changes one, with credentials at the key server.
+    pub(crate) fn add_provider(&self, number: usize, name: &str, key: &[&str]) -> String {
+        self.add_provider_by(number, name, self.key_server_port, key)
+    }
+
+    /// The same, with another way to the key server.
+    pub(crate) fn add_provider_by(&self, number: usize, name: &str, port: u16, key: &[&str]) -> String {
+        let at = self.key_server_arguments("client", port);
+        let at: Vec<_> = at.iter().map(String::as_str).collect();
+        self.instances[number].trust(&[&["provider", "add", name], &at[..], key].concat())
+    }
+
+    /// The same, where it is refused.
+    pub(crate) fn provider_refused(&self, code: Code, name: &str, key: &[&str]) -> Problem {
+        let at = self.key_server_arguments("client", self.key_server_port);
+        let at: Vec<_> = at.iter().map(String::as_str).collect();
+        self.refused(code, &[&["provider", "add", name], &at[..], key].concat())
+    }
+
+    /// As commands are told of the key server, and of one of its clients.
+    fn key_server_arguments(&self, client: &str, port: u16) -> [String; 8] {
+        let file = |name: &str| text(&self.path(client).join(name)).to_owned();
+        let option = |option: &str| option.to_owned();
+        [
+            option("--server"),
+            format!("127.0.0.1:{port}"),
+            option("--ca"),
+            file("ca.pem"),
+            option("--cert"),
+            file("client.pem"),
+            option("--key"),
+            file("client.key"),
+        ]
+    }
+
+    /// Its key server is a standard provider of the controller's too, which sees no key of the trust authority's there.
+    pub(crate) fn add_standard(&self, system: &System, name: &str) {
+        issue(self.dir.path(), "controller", &self.path("controller"));
+        let at = self.key_server_arguments("controller", self.key_server_port);
+        let at: Vec<_> = at.iter().map(String::as_str).collect();
+        system.ward(&[&["provider", "add", "standard", name], &at[..]].concat());
+    }
+
+    pub(crate) fn key_server_port(&self) -> u16 {
+        self.key_server_port
     }
 
     /// Has the first instance of the key provider service fetch the primary key, and hold it in memory.
     pub(crate) fn fetch_primary_key(&self) {
-        let added = self.add_provider(0, &["--primary-key", &self.primary_key(), "--fetch"]);
+        let added = self.add_provider(0, "vault", &["--primary-key", &self.primary_key(), "--fetch"]);
         assert!(added.contains("in memory here"), "{added}");
     }
 
@@ -173,7 +279,8 @@ impl Authority {
         }
     }
 
-    fn describe(&self) {
+    /// Signs a description of the services, into a new file.
+    pub(crate) fn describe(&self, file: &str) {
         let mut args = vec!["describe".to_owned()];
         for (service, which) in [("attestation", 0), ("key-provider", 1)] {
             for (number, instance) in self.instances.iter().enumerate() {
@@ -184,7 +291,7 @@ impl Authority {
                 args.extend([format!("--{service}"), address]);
             }
         }
-        args.extend(["--out".to_owned(), text(&self.path("services.json")).to_owned()]);
+        args.extend(["--out".to_owned(), text(&self.path(file)).to_owned()]);
         self.trust(&args.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
@@ -202,12 +309,29 @@ impl Authority {
         self.instances[0].trust(args)
     }
 
-    /// What hosts have asked a service of an instance for, that it could give.
-    pub(crate) fn given(&self, number: usize, keys: bool) -> Vec<AuditEntry> {
+    /// The same, for its result.
+    pub(crate) fn json<T: DeserializeOwned>(&self, args: &[&str]) -> T {
+        serde_json::from_str(&self.trust(&[args, &["--output", "json"]].concat())).unwrap()
+    }
+
+    /// What a trust administrator is refused: why.
+    pub(crate) fn refused(&self, code: Code, args: &[&str]) -> Problem {
+        let args = [args, &["--output", "json"]].concat();
+        let problem = problem_in(&args, &self.instances[0].command(&args));
+        assert_eq!(problem.code, code, "ward trust {args:?}: {problem:?}");
+        problem
+    }
+
+    /// What hosts have asked a service of an instance for.
+    pub(crate) fn asked(&self, number: usize, keys: bool) -> Vec<AuditEntry> {
         let mut args = vec!["audit", "--last", "500", "--output", "json"];
         args.extend(keys.then_some("--keys"));
-        let all: Vec<AuditEntry> = serde_json::from_str(&self.instances[number].trust(&args)).unwrap();
-        all.into_iter().filter(|entry| entry.result == "ok").collect()
+        serde_json::from_str(&self.instances[number].trust(&args)).unwrap()
+    }
+
+    /// That of it which it could give.
+    pub(crate) fn given(&self, number: usize, keys: bool) -> Vec<AuditEntry> {
+        self.asked(number, keys).into_iter().filter(|entry| entry.result == "ok").collect()
     }
 
     /// The name of the one host that has enrolled, once it has been asked for its evidence.
@@ -220,18 +344,18 @@ impl Authority {
     }
 
     /// Lets the host in, and takes what it has booted for good.
-    pub(crate) fn admit(&mut self, system: &System) {
+    pub(crate) fn admit(&mut self, system: &System, agent: &str) {
         let host = self.enrolled();
         self.trust(&["host", "admit", &host]);
         eventually("the host shows what it booted", || {
-            system.ward(&["trust", "remediate", "h0"]);
+            system.ward(&["trust", "remediate", agent]);
             let shown = self.trust(&["host", "show", &host, "--output", "json"]);
             let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
             (!shown["report"].is_null()).then_some(())
         });
         self.trust(&["base-image", "capture", &host, "--image", "good", "--version", "1"]);
         self.share();
-        system.ward(&["trust", "remediate", "h0"]);
+        system.ward(&["trust", "remediate", agent]);
     }
 
     /// Starts an instance of each service, on the ports that were described.
@@ -262,7 +386,7 @@ impl Authority {
     }
 
     /// The key server, as whoever has the trust authority's credentials there uses it.
-    fn key_server(&self) -> Client {
+    pub(crate) fn key_server(&self) -> Client {
         let file = |name: &str| fs::read(self.path("client").join(name)).unwrap();
         let [ca, cert, secret] = ["ca.pem", "client.pem", "client.key"].map(file);
         Client::new(ClientConfig::new("127.0.0.1", self.key_server_port, &ca, &cert, &secret).unwrap())
@@ -270,7 +394,7 @@ impl Authority {
 
     /// The primary key itself.
     pub(crate) fn primary(&self) -> Vec<u8> {
-        let key = runtime().block_on(self.key_server().get_key(&self.primary_key()));
+        let key = blocking(self.key_server().get_key(&self.primary_key()));
         key.unwrap().expose().to_vec()
     }
 
@@ -292,15 +416,26 @@ impl Authority {
             additional_data: Some(b"ward trusted KEK v1\0vault".to_vec()),
             ..DecryptRequest::default()
         };
-        let answer = runtime().block_on(self.key_server().decrypt(request)).unwrap();
+        let answer = blocking(self.key_server().decrypt(request)).unwrap();
         answer.data.unwrap().expose().to_vec()
     }
 }
 
+/// How the hosts stand with trust authorities.
+pub(crate) fn all_hosts(system: &System) -> Vec<TrustedHostView> {
+    let status: serde_json::Value = system.json(&["trust", "status"]);
+    serde_json::from_value(status["hosts"].clone()).unwrap()
+}
+
 /// How the one host stands.
 pub(crate) fn stands(system: &System) -> Option<TrustedHostView> {
-    let status: serde_json::Value = system.json(&["trust", "status"]);
-    serde_json::from_value(status["hosts"][0].clone()).ok()
+    all_hosts(system).into_iter().next()
+}
+
+/// A host is attested anew, and told what it is to go by: how it stands then.
+pub(crate) fn remediate(system: &System, host: &str) -> TrustedHostView {
+    let views: Vec<TrustedHostView> = system.json(&["trust", "remediate", host]);
+    views.into_iter().next().unwrap()
 }
 
 pub(crate) fn wait_for(system: &System, state: TrustState) -> TrustedHostView {
@@ -310,7 +445,7 @@ pub(crate) fn wait_for(system: &System, state: TrustState) -> TrustedHostView {
 /// The agent of the one host is started anew: with the machine's TPM, and the trust administrators' key.
 pub(crate) fn restart_agent(system: &mut System, machine: &Machine, authority: &Authority) {
     system.kill_agent(0);
-    start_agent(system, machine, authority);
+    start_agent(system, 0, machine, authority);
 }
 
 /// The same, until it is attested anew: the controller may hold for a moment what it said before.
@@ -322,26 +457,43 @@ pub(crate) fn restart_attested(system: &mut System, machine: &Machine, authority
     })
 }
 
-pub(crate) fn start_agent(system: &mut System, machine: &Machine, authority: &Authority) {
+/// A machine becomes a host of a cluster.
+pub(crate) fn join(system: &mut System, cluster: &str, machine: &Machine, authority: &Authority) {
+    let token = system.ward(&["host", "add", "--cluster", cluster]);
+    let host = system.enrol_host(&token);
+    start_agent(system, host, machine, authority);
+}
+
+pub(crate) fn start_agent(system: &mut System, host: usize, machine: &Machine, authority: &Authority) {
     let key = authority.path("admin.pub");
     let mut arguments = machine.arguments();
     arguments.extend(["--trust-key".to_owned(), text(&key).to_owned()]);
-    system.start_agent(0, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
-    system.host_answers(0);
+    system.start_agent(host, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    system.host_answers(host);
 }
 
 /// The controller imports what the trust administrators have described.
 pub(crate) fn import(system: &System, authority: &Authority) {
+    import_for(system, authority, &[]);
+}
+
+/// The same, for some clusters.
+pub(crate) fn import_for(system: &System, authority: &Authority, clusters: &[&str]) {
     let services = authority.path("services.json");
-    system.ward(&["provider", "add", "trusted", "vault", "--description", text(&services)]);
+    let add = ["provider", "add", "trusted", "vault", "--description", text(&services)];
+    system.ward(&[&add[..], clusters].concat());
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+pub(crate) fn blocking<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-fn command(args: &[&str]) -> String {
-    let done = Command::new(env!("CARGO_BIN_EXE_ward")).args(args).stdin(Stdio::null()).output().unwrap();
-    assert!(done.status.success(), "ward {args:?}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).unwrap()
+pub(crate) fn command(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ward")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// What a command that must succeed prints.
+fn done(args: &[&str], output: &Output) -> String {
+    assert!(output.status.success(), "ward {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
 }

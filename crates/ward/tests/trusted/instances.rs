@@ -1,9 +1,11 @@
 //! Two instances of each service: they are tried in turn, and each serves by itself.
 
+use jiff::Timestamp;
 use ward_controller::api::types::{HostView, Light, ProviderView, TrustServiceView, TrustState, VmView};
 use ward_types::{Code, Event, EventKind, HostMode, Power};
 
 use crate::authority::{Authority, Machine, import, restart_agent, restart_attested, wait_for};
+use crate::relay::Relay;
 use crate::support::{System, eventually};
 
 fn services(system: &System) -> Vec<TrustServiceView> {
@@ -34,13 +36,15 @@ fn instances_are_tried_in_turn_and_one_that_comes_back_serves_again() {
     let mut system = System::start(1);
     restart_agent(&mut system, &machine, &authority);
     import(&system, &authority);
-    authority.admit(&system);
+    authority.admit(&system, "h0");
     wait_for(&system, TrustState::Healthy);
     let all = answering(&system, 4);
     // All four go by the configuration that was signed last.
     let configuration = all[0].desired.clone().unwrap();
     assert!(all.iter().all(|it| it.applied.as_ref() == Some(&configuration)), "{all:?}");
     assert!(all.iter().all(|it| it.state == TrustState::Healthy && it.answered.is_some()), "{all:?}");
+    let counts = |it: &TrustServiceView| it.age_seconds < 60 && Timestamp::now() < it.expires;
+    assert!(all.iter().all(counts), "{all:?}");
     assert_eq!(light(&system), Light::Green);
 
     // A token is asked for where none is there, and not for each key.
@@ -61,7 +65,8 @@ fn instances_are_tried_in_turn_and_one_that_comes_back_serves_again() {
     // the keys that were made there; new ones are made.
     authority.kill(0);
     let left = answering(&system, 2);
-    assert!(left.iter().filter(|it| it.state == TrustState::Away).all(|it| it.trouble.is_some()), "{left:?}");
+    let away: Vec<_> = left.iter().filter(|it| it.state == TrustState::Away).collect();
+    assert!(away.iter().all(|it| it.trouble.is_some() && counts(it)), "{left:?}");
     eventually("both are told of", || (told(&system, EventKind::TrustServiceDown) == 2).then_some(()));
     assert_eq!(light(&system), Light::Yellow);
     let view = restart_attested(&mut system, &machine, &authority);
@@ -79,6 +84,20 @@ fn instances_are_tried_in_turn_and_one_that_comes_back_serves_again() {
     answering(&system, 4);
     eventually("both are told of", || (told(&system, EventKind::TrustServiceUp) == 2).then_some(()));
     assert_eq!(light(&system), Light::Green);
+
+    // The first one runs, and its key server is away: the other one's is there.
+    let relay = Relay::to(authority.key_server_port());
+    let primary = authority.primary_key();
+    authority.add_provider_by(0, "vault", relay.port(), &["--primary-key", &primary]);
+    system.encrypted_vm("web-4", "vault");
+    let before = [0, 1].map(|number| authority.given(number, true).len());
+    drop(relay);
+    system.encrypted_vm("web-5", "vault");
+    assert_eq!([0, 1].map(|number| authority.given(number, true).len()), [before[0], before[1] + 1]);
+    let last = authority.asked(0, true).pop().unwrap();
+    assert!(last.result.starts_with("key.server-unreachable"), "{last:?}");
+    authority.add_provider(0, "vault", &["--primary-key", &primary]);
+    authority.share();
     authority.kill(1);
     answering(&system, 2);
     restart_attested(&mut system, &machine, &authority);

@@ -2,10 +2,19 @@
 //! their own, with a TPM (swtpm) and the event log of a boot that was recorded.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod administrators;
 mod authority;
 #[path = "../../../attest/tests/common/mod.rs"]
 mod common;
 mod instances;
+#[path = "../../../kmip/tests/support/pki.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod pki;
+mod placing;
+#[path = "../../../kmip/tests/support/pykmip.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod pykmip;
+mod relay;
 mod secrets;
 mod story;
 #[path = "../native/support.rs"]

@@ -29,9 +29,9 @@ fn no_key_of_a_trusted_provider_is_in_the_controllers_memory_or_on_its_lines() {
     let mut system = System::start(0);
     let (tap, token) = Tap::on(&system.ward(&["host", "add", "--cluster", "default"]));
     system.enrol_host(&token);
-    start_agent(&mut system, &machine, &authority);
+    start_agent(&mut system, 0, &machine, &authority);
     import(&system, &authority);
-    authority.admit(&system);
+    authority.admit(&system, "h0");
     wait_for(&system, TrustState::Healthy);
     let controller = process(&system.controller());
 

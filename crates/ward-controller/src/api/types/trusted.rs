@@ -50,11 +50,12 @@ pub struct TrustedHostView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub attested: Option<Timestamp>,
-    /// Until when that holds.
+    /// Until when the last verdict holds: a good one as long as the host's token is good, a refusal until the host tries
+    /// again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires: Option<Timestamp>,
-    /// How old the verdict is, in seconds.
+    /// How old the last verdict is, good or not, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_seconds: Option<u64>,
     /// Why it gets no key, if it gets none.
@@ -72,6 +73,8 @@ pub enum TrustState {
     NotAttested,
     /// It goes by another configuration than it should.
     Differs,
+    /// The services go by what nobody has signed: `ward trust config export` signs it.
+    NotSigned,
     /// It does not answer.
     Away,
 }
@@ -82,6 +85,7 @@ impl fmt::Display for TrustState {
             Self::Healthy => "healthy",
             Self::NotAttested => "not attested",
             Self::Differs => "differs",
+            Self::NotSigned => "not signed",
             Self::Away => "away",
         })
     }
@@ -101,7 +105,8 @@ pub struct TrustServiceView {
     /// Its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// The digest of the configuration that most instances of the service go by.
+    /// The digest of the newest signed configuration that any instance of the authority's services goes by; none where none
+    /// was signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired: Option<String>,
     /// The digest of the configuration that it goes by.
@@ -111,6 +116,11 @@ pub struct TrustServiceView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub answered: Option<Timestamp>,
+    /// How old this is, in seconds.
+    pub age_seconds: u64,
+    /// Until when it counts: it is asked anew long before.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires: Timestamp,
     /// Why it does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Problem>,

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use ward_rpc::api::controller::{Enrol, Hello};
 use ward_rpc::api::host::{
-    BrokenVm, CancelJob, CheckJob, CryptoStatus, DropKeys, ForgetJob, HomeRef, HomesUnder, HostParts, HostStatus,
+    BrokenVm, CancelJob, CheckJob, CryptoStatus, DropKeys, FindUses, ForgetJob, HomeRef, HostParts, HostStatus,
     JobOutcome, JobSpec, JobStatus, KeysMark, Leave, NativeStatus, ReadDisk, ReadHome, SetHostKey, SetKeyPersistence,
     StartJob, StartVm, Started, Status, StopVm, VmPower, WatchJob,
 };
@@ -275,10 +275,7 @@ fn router(agent: Agent) -> Router {
         Ok(if agent.state.borrow().running.contains(&call.vm) { Power::On } else { Power::Off })
     });
     let router =
-        ward_rpc::route(
-            router,
-            |agent: Agent, _: Peer, call: HomesUnder| async move { Ok(agent.storage.under(&call)) },
-        );
+        ward_rpc::route(router, |agent: Agent, _: Peer, call: FindUses| async move { Ok(agent.storage.uses(&call)) });
     let router = router.route(PUSH_NATIVE_PATH, post(async || ward_rpc::answer(Ok(NativeStatus::default()))));
     router.route(PUSH_KEYS_PATH, post(push_keys)).with_state(agent)
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use ward_rpc::api::host::{
-    AddDisk, CreateVm, DiskChange, DiskInfo, DiskSource, HomeRef, HomesUnder, JobOutcome, JobSpec, NewFirmware,
-    TpmChange, VolumeLabel,
+    AddDisk, CreateVm, DatastoreUses, DiskChange, DiskInfo, DiskSource, FindUses, HomeRef, JobOutcome, JobSpec,
+    NewFirmware, TpmChange, VolumeLabel,
 };
 use ward_types::{
     Boot, Code, Component, CryptoPlan, CryptoStep, DiskConfig, DiskCrypto, DiskId, Firmware, HomeCrypto, KeyRef, Nvram,
@@ -31,12 +31,17 @@ impl Storage {
         self.0.lock().unwrap().len()
     }
 
-    /// The homes in some datastores that need a key.
-    pub fn under(&self, asked: &HomesUnder) -> Vec<PathBuf> {
+    /// What on some datastores needs a key.
+    pub fn uses(&self, asked: &FindUses) -> Vec<DatastoreUses> {
         let homes = self.0.lock().unwrap();
-        let is_one = |path: &PathBuf| asked.datastores.iter().any(|datastore| path.starts_with(datastore));
         let needs = |config: &VmConfig| config.keys().contains(&&asked.key);
-        homes.iter().filter(|(path, config)| is_one(path) && needs(config)).map(|(path, _)| path.clone()).collect()
+        let uses = |directory: &PathBuf| {
+            let there = homes.iter().filter(|(path, config)| path.starts_with(directory) && needs(config));
+            there.map(|(path, _)| path.clone()).collect()
+        };
+        let of =
+            |directory: &PathBuf| DatastoreUses { directory: directory.clone(), marked: true, uses: uses(directory) };
+        asked.datastores.iter().map(of).collect()
     }
 
     /// What a file is: an encrypted disk of a VM, or some image.

@@ -12,7 +12,7 @@ calls! {
     "take-trust" = TakeTrust => Vec<TrustStatus>;
     "obtain-keys" = ObtainKeys => ();
     "make-trusted-key" = MakeTrustedKey => KeyRef;
-    "homes-under" = HomesUnder => Vec<PathBuf>;
+    "find-uses" = FindUses => Vec<DatastoreUses>;
     "drop-keys" = DropKeys => ();
     "leave" = Leave => ();
 }
@@ -58,13 +58,24 @@ pub struct MakeTrustedKey {
     pub provider: ProviderName,
 }
 
-/// Asks which VM homes of some datastores need a key: whether they are in the inventory or not.
+/// Asks what on some datastores needs a key: VM homes and encrypted disks, whether they are in the inventory or not.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct HomesUnder {
+pub struct FindUses {
     /// The datastores' directories.
     pub datastores: Vec<PathBuf>,
     /// The key.
     pub key: KeyRef,
+}
+
+/// What of it lies on a datastore. One that the host does not have at all is left out of the answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DatastoreUses {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Whether Ward's mark is there, which each datastore has from its first VM home on: where that is not mounted, it is not.
+    pub marked: bool,
+    /// The homes, and disks outside of such homes.
+    pub uses: Vec<PathBuf>,
 }
 
 /// Makes the host forget keys. Those of running VMs stay in their disk processes.

@@ -98,7 +98,7 @@ fn hosts(hosts: &[TrustedHostView]) -> String {
             host.trouble.as_ref().map_or_else(String::new, |problem| format!("{}: {}", problem.why, problem.remedy)),
         ]
     });
-    table(&["host", "provider", "state", "attested", "expires", "goes by", "should go by", "why not"], rows)
+    table(&["host", "provider", "state", "looked", "counts until", "goes by", "should go by", "why not"], rows)
 }
 
 fn services(services: &[TrustServiceView]) -> String {
@@ -107,10 +107,12 @@ fn services(services: &[TrustServiceView]) -> String {
             service.service.clone(),
             service.address.clone(),
             service.state.to_string(),
+            format!("{} s ago", service.age_seconds),
+            time(Some(service.expires)),
             time(service.answered),
             service.applied.clone().unwrap_or_default(),
             service.trouble.as_ref().map_or_else(String::new, |problem| problem.why.clone()),
         ]
     });
-    table(&["service", "address", "state", "answered", "goes by", "why not"], rows)
+    table(&["service", "address", "state", "looked", "counts until", "answered", "goes by", "why not"], rows)
 }

@@ -13,37 +13,29 @@ use crate::output::{Output, fields, table};
 #[derive(Subcommand)]
 pub(crate) enum Host {
     /// List the hosts that have enrolled.
-    Ls {
-        #[command(flatten)]
-        at: At,
-    },
+    Ls,
     /// Show the last verdict on a host: what was looked at, what was not, and how it compares with each base image.
     Show {
         /// The host.
         host: Label,
-        #[command(flatten)]
-        at: At,
     },
     /// Let a host in.
     Admit {
         /// The host.
         host: Label,
-        #[command(flatten)]
-        at: At,
     },
-    /// Forget a host. It may enrol again.
+    /// Forget a host, and keep it out: its TPM's key is no longer trusted by itself, and where a CA vouches for it the host
+    /// waits to be let in again. Tokens that it holds are good until they end: see `ward trust deny-before`.
     Rm {
         /// The host.
         host: Label,
-        #[command(flatten)]
-        at: At,
     },
 }
 
 impl Host {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         match self {
-            Self::Ls { at } => {
+            Self::Ls => {
                 let what = "cannot list hosts";
                 let hosts = at.open_attestation(what).await?.hosts().await.map_err(|error| problem(what, &error))?;
                 output.show(&hosts, || {
@@ -63,7 +55,7 @@ impl Host {
                     table(&["host", "let in", "last verdict", "attested"], rows)
                 })
             }
-            Self::Show { host, at } => {
+            Self::Show { host } => {
                 let what = format!("cannot show host `{host}`");
                 let hosts = at.open_attestation(&what).await?.hosts().await.map_err(|error| problem(&what, &error))?;
                 let found = hosts.into_iter().find(|info| info.label == host).ok_or_else(|| {
@@ -72,15 +64,15 @@ impl Host {
                 })?;
                 output.show(&found, || describe(&found))
             }
-            Self::Admit { host, at } => {
+            Self::Admit { host } => {
                 let what = format!("cannot let host `{host}` in");
                 at.open_attestation(&what).await?.admit_host(&host).await.map_err(|error| problem(&what, &error))?;
                 output.note(&format!("host {host}: let in"))
             }
-            Self::Rm { host, at } => {
+            Self::Rm { host } => {
                 let what = format!("cannot forget host `{host}`");
                 at.open_attestation(&what).await?.remove_host(&host).await.map_err(|error| problem(&what, &error))?;
-                output.note(&format!("host {host}: forgotten"))
+                output.note(&format!("host {host}: forgotten, and kept out"))
             }
         }
     }

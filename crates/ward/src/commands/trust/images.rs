@@ -9,7 +9,8 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use ward_types::{Code, Problem};
 
-use super::{At, problem, read_bytes};
+use super::{At, problem};
+use crate::commands::{read_bytes, write_file};
 use crate::output::{Output, table};
 
 /// What to do with base images.
@@ -27,32 +28,24 @@ pub(crate) enum BaseImage {
         /// Also write it to a file, for `import` elsewhere.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
-        #[command(flatten)]
-        at: At,
     },
-    /// Take a base image in from a file.
+    /// Take a base image in from a file; one of its name and version is replaced. It is in force, whether it was captured as
+    /// a dry run or not, unless this is one.
     Import {
         /// The file.
         file: PathBuf,
         /// Only compare hosts with it and tell what would be different.
         #[arg(long)]
         dry_run: bool,
-        #[command(flatten)]
-        at: At,
     },
     /// List the base images.
-    Ls {
-        #[command(flatten)]
-        at: At,
-    },
+    Ls,
     /// Remove a base image. Hosts that match no other one are attested no longer.
     Rm {
         /// Its name.
         image: Label,
         /// Its version.
         version: Label,
-        #[command(flatten)]
-        at: At,
     },
 }
 
@@ -77,9 +70,9 @@ pub(crate) struct NewImage {
 }
 
 impl BaseImage {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         match self {
-            Self::Capture { host, image, pcrs, out, at } => {
+            Self::Capture { host, image, pcrs, out } => {
                 let what = format!("cannot make a base image of host `{host}`");
                 let NewImage { image, version, from, until, dry_run } = image;
                 let validity = Validity { from: from.unwrap_or_else(Timestamp::now), until };
@@ -89,14 +82,11 @@ impl BaseImage {
                 let image = captured.map_err(|error| problem(&what, &error))?;
                 if let Some(out) = out {
                     let json = serde_json::to_vec_pretty(&image).map_err(|error| Problem::internal(&what, error))?;
-                    std::fs::write(&out, json).map_err(|error| {
-                        let why = format!("{}: {error}", out.display());
-                        Problem::new(Code::StorageIo, &what, why, "name a file that can be written")
-                    })?;
+                    write_file(&what, &out, &json)?;
                 }
                 output.show(&image, || format!("base image {}: made, of PCRs {}", image.id(), image.covers()))
             }
-            Self::Import { file, dry_run, at } => {
+            Self::Import { file, dry_run } => {
                 let what = format!("cannot import the base image in {}", file.display());
                 let bytes = read_bytes(&what, &file)?;
                 let image: Image = serde_json::from_slice(&bytes).map_err(|error| {
@@ -107,11 +97,11 @@ impl BaseImage {
                         "name a file that `capture` has written",
                     )
                 })?;
-                let image = if dry_run { image.with_mode(Mode::DryRun) } else { image };
+                let image = image.with_mode(mode(dry_run));
                 at.open_attestation(&what).await?.import_image(&image).await.map_err(|error| problem(&what, &error))?;
                 output.show(&image, || format!("base image {}: imported", image.id()))
             }
-            Self::Ls { at } => {
+            Self::Ls => {
                 let what = "cannot list base images";
                 let images = at.open_attestation(what).await?.images().await.map_err(|error| problem(what, &error))?;
                 output.show(&images, || {
@@ -132,7 +122,7 @@ impl BaseImage {
                     table(&["image", "mode", "pcrs", "from", "until"], rows)
                 })
             }
-            Self::Rm { image, version, at } => {
+            Self::Rm { image, version } => {
                 let id = ImageId { name: image, version };
                 let what = format!("cannot remove base image {id}");
                 at.open_attestation(&what).await?.remove_image(&id).await.map_err(|error| problem(&what, &error))?;

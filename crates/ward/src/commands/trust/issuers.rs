@@ -18,27 +18,20 @@ pub(crate) enum Issuer {
     Add {
         /// The file with its token key, as `ward trust token-key` tells it there.
         key: PathBuf,
-        #[command(flatten)]
-        at: At,
     },
     /// List the token keys that are accepted.
-    Ls {
-        #[command(flatten)]
-        at: At,
-    },
+    Ls,
     /// Accept the tokens of an instance no longer.
     Rm {
         /// The ID of its token key, as `ls` tells it.
         key: String,
-        #[command(flatten)]
-        at: At,
     },
 }
 
 impl Issuer {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         match self {
-            Self::Add { key, at } => {
+            Self::Add { key } => {
                 let what = format!("cannot accept the tokens that are signed with the key in {}", key.display());
                 let key = public_key(&what, &key, "token-key")?;
                 let admin = at.open_key_provider(&what).await?;
@@ -48,7 +41,7 @@ impl Issuer {
                 admin.trust_issuer(&name, &key).await.map_err(|error| problem(&what, &error))?;
                 output.show(&key, || format!("tokens of {name} by key {}: accepted", key.id()))
             }
-            Self::Ls { at } => {
+            Self::Ls => {
                 let what = "cannot list token keys";
                 let issuers =
                     at.open_key_provider(what).await?.issuers().await.map_err(|error| problem(what, &error))?;
@@ -56,7 +49,7 @@ impl Issuer {
                     table(&["name", "key"], issuers.iter().map(|(name, key)| vec![name.to_string(), key.id()]))
                 })
             }
-            Self::Rm { key, at } => {
+            Self::Rm { key } => {
                 let what = format!("cannot refuse the tokens of key {key}");
                 let admin = at.open_key_provider(&what).await?;
                 admin.distrust_issuer(&key).await.map_err(|error| problem(&what, &error))?;

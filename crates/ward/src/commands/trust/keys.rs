@@ -6,7 +6,7 @@ use attest::label::Label;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use ward_secret::Zeroizing;
-use ward_trust::key_provider::{Credentials, PrimaryUse, Provider as Settings};
+use ward_trust::key_provider::{Credentials, PrimaryUse, Provider as Settings, make_primary_key};
 use ward_types::{Code, KeyId, Problem, ProviderName};
 
 use super::{At, problem};
@@ -19,8 +19,6 @@ pub(crate) struct DenyBefore {
     /// The moment, such as 2026-01-31T12:00:00Z, or `now`; `never` takes it back.
     #[arg(value_name = "TIME", value_parser = moment)]
     time: Moment,
-    #[command(flatten)]
-    at: At,
 }
 
 #[derive(Clone, Copy)]
@@ -38,9 +36,9 @@ fn moment(text: &str) -> Result<Moment, String> {
 }
 
 impl DenyBefore {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         let what = "cannot deny old tokens";
-        let admin = self.at.open_key_provider(what).await?;
+        let admin = at.open_key_provider(what).await?;
         let mut settings = admin.settings().await.map_err(|error| problem(what, &error))?;
         settings.refuse_issued_before = self.time.0;
         admin.set_settings(&settings).await.map_err(|error| problem(what, &error))?;
@@ -61,16 +59,11 @@ pub(crate) enum Provider {
     )]
     Add(Add),
     /// List the trusted key providers.
-    Ls {
-        #[command(flatten)]
-        at: At,
-    },
+    Ls,
     /// Remove a trusted key provider. What was wrapped under its primary key opens again once it is there again.
     Rm {
         /// Its name.
         provider: ProviderName,
-        #[command(flatten)]
-        at: At,
     },
 }
 
@@ -94,7 +87,7 @@ pub(crate) struct Add {
     /// The ID of the primary key at the key server.
     #[arg(long, value_name = "ID", required_unless_present = "make")]
     primary_key: Option<String>,
-    /// Have the key server make a primary key.
+    /// Have the key server make a primary key, for a provider that is not there yet.
     #[arg(long, conflicts_with = "primary_key")]
     make: bool,
     /// The attestation policies whose hosts may use it.
@@ -103,15 +96,13 @@ pub(crate) struct Add {
     /// Fetch the primary key and hold it in memory, even where the key server could encrypt.
     #[arg(long)]
     fetch: bool,
-    #[command(flatten)]
-    at: At,
 }
 
 impl Provider {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         match self {
-            Self::Add(add) => add.run(output).await,
-            Self::Ls { at } => {
+            Self::Add(add) => add.run(at, output).await,
+            Self::Ls => {
                 let what = "cannot list trusted key providers";
                 let providers =
                     at.open_key_provider(what).await?.providers().await.map_err(|error| problem(what, &error))?;
@@ -129,7 +120,7 @@ impl Provider {
                     table(&["provider", "key server", "primary key", "used", "policies"], rows)
                 })
             }
-            Self::Rm { provider, at } => {
+            Self::Rm { provider } => {
                 let what = format!("cannot remove trusted key provider `{provider}`");
                 at.open_key_provider(&what)
                     .await?
@@ -150,8 +141,8 @@ const fn used(primary_use: PrimaryUse) -> &'static str {
 }
 
 impl Add {
-    async fn run(self, output: Output) -> Result<(), Problem> {
-        let Self { name, server, ca, cert, key, primary_key, make: _, policies, fetch, at } = self;
+    async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
+        let Self { name, server, ca, cert, key, primary_key, make, policies, fetch } = self;
         let what = format!("cannot set trusted key provider `{name}`");
         let invalid = |why: String| Problem::new(Code::RequestInvalid, &what, why, "correct that and try again");
         let (host, port) = match server.rsplit_once(':') {
@@ -166,20 +157,38 @@ impl Add {
         let ca = read_file(&what, &ca)?;
         let primary_key = match primary_key {
             Some(id) => KeyId::try_from(id).map_err(|error| invalid(error.to_string()))?,
-            None => ward_trust::key_provider::make_primary_key(&what, &name, (&host, port), &ca, &credentials).await?,
+            None => {
+                let known = admin.providers().await.map_err(|error| problem(&what, &error))?;
+                if let Some(known) = known.get(&name) {
+                    let why = format!(
+                        "it is there, with primary key {}; under another one nothing would open that was wrapped under that",
+                        known.primary_key
+                    );
+                    let remedy = "name its key with `--primary-key`, or choose another name";
+                    return Err(Problem::new(Code::Exists, &what, why, remedy));
+                }
+                make_primary_key(&what, &name, (&host, port), &ca, &credentials).await?
+            }
         };
         let mut provider = Settings { host, port, ca, primary_key, primary_use: PrimaryUse::AtServer, policies };
         if fetch {
             provider.primary_use = PrimaryUse::Fetched;
         }
-        match admin.set_provider(&name, &provider, &credentials).await {
-            // A key server that does not encrypt, or may not with that key.
-            Err(problem) if !fetch && matches!(problem.code, Code::KeyServerRefused | Code::KeyNotUsable) => {
-                provider.primary_use = PrimaryUse::Fetched;
-                admin.set_provider(&name, &provider, &credentials).await?;
-            }
-            done => done?,
+        let mut set = admin.set_provider(&name, &provider, &credentials).await;
+        // A key server that does not encrypt, or may not with that key.
+        if set.as_ref().is_err_and(|problem| matches!(problem.code, Code::KeyServerRefused | Code::KeyNotUsable))
+            && !fetch
+        {
+            provider.primary_use = PrimaryUse::Fetched;
+            set = admin.set_provider(&name, &provider, &credentials).await;
         }
+        set.map_err(|mut problem| {
+            if make {
+                problem.remedy +=
+                    &format!("; the primary key was made: go on with `--primary-key {}`", provider.primary_key);
+            }
+            problem
+        })?;
         output.show(&provider, || {
             format!(
                 "trusted key provider {name}: primary key {}, used {}",

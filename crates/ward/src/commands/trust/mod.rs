@@ -22,17 +22,26 @@ mod tpms;
 
 pub(crate) use fleet::{AddArguments, add};
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use ward_types::{Code, Problem};
 
 use crate::output::Output;
 
-/// What to do with the trust authority. All but `status`, `remediate` and `import-description` is done on the services' own
-/// machine, by the trust administrators: whoever may read the services' directory.
+/// `ward trust`. All but `status`, `remediate` and `import-description` is done on the services' own machine, by the trust
+/// administrators: whoever may read the services' directory.
+#[derive(Args)]
+pub(crate) struct Trust {
+    #[command(flatten)]
+    at: At,
+    #[command(subcommand)]
+    what: What,
+}
+
+/// What to do with the trust authority.
 #[derive(Subcommand)]
-pub(crate) enum Trust {
+enum What {
     /// Set a trust authority up on this machine: the administrators' key, an attestation service, a key provider service.
     #[command(after_help = services::SEQUENCE)]
     Init(services::Init),
@@ -43,10 +52,7 @@ pub(crate) enum Trust {
     /// Sign the description of the services: what a controller imports, and its hosts go by.
     Describe(services::Describe),
     /// Print the trust administrators' public key, for `ward host run --trust-key`.
-    AdminKey {
-        #[command(flatten)]
-        at: At,
-    },
+    AdminKey,
     /// The signed configuration: for further instances of the services.
     #[command(subcommand)]
     Config(services::Config),
@@ -68,10 +74,7 @@ pub(crate) enum Trust {
     /// Change how the attestation service behaves.
     Settings(policies::ChangeSettings),
     /// Print the public key with which this instance of the attestation service signs tokens, for `issuer add`.
-    TokenKey {
-        #[command(flatten)]
-        at: At,
-    },
+    TokenKey,
     /// The attestation services whose tokens are accepted: one key for each instance.
     #[command(subcommand)]
     Issuer(issuers::Issuer),
@@ -94,10 +97,16 @@ pub(crate) enum Trust {
 }
 
 /// Where the trust authority keeps its state on this machine.
-#[derive(Args, Clone)]
+#[derive(Args)]
 pub(crate) struct At {
     /// The directory of the trust authority.
-    #[arg(long = "dir", value_name = "DIR", default_value = "/var/lib/ward/trust", env = "WARD_TRUST_DIR")]
+    #[arg(
+        long = "dir",
+        value_name = "DIR",
+        default_value = "/var/lib/ward/trust",
+        env = "WARD_TRUST_DIR",
+        global = true
+    )]
     directory: PathBuf,
 }
 
@@ -126,31 +135,32 @@ impl At {
 impl Trust {
     /// Whether it is a process that serves.
     pub(crate) const fn is_service(&self) -> bool {
-        matches!(self, Self::Attestation(_) | Self::KeyProvider(_))
+        matches!(self.what, What::Attestation(_) | What::KeyProvider(_))
     }
 
     pub(crate) async fn run(self, output: Output) -> Result<(), Problem> {
-        match self {
-            Self::Init(init) => init.run(output).await,
-            Self::Attestation(run) => run.attestation().await,
-            Self::KeyProvider(run) => run.key_provider().await,
-            Self::Describe(describe) => describe.run(output).await,
-            Self::AdminKey { at } => services::admin_key(&at, output),
-            Self::Config(config) => config.run(output).await,
-            Self::TpmCa(tpm_ca) => tpm_ca.run(output).await,
-            Self::Ek(ek) => ek.run(output).await,
-            Self::BaseImage(image) => image.run(output).await,
-            Self::Policy(policy) => policy.run(output).await,
-            Self::Host(host) => host.run(output).await,
-            Self::Settings(settings) => settings.run(output).await,
-            Self::TokenKey { at } => issuers::token_key(&at, output).await,
-            Self::Issuer(issuer) => issuer.run(output).await,
-            Self::DenyBefore(deny) => deny.run(output).await,
-            Self::Provider(provider) => provider.run(output).await,
-            Self::Audit(audit) => audit.run(output).await,
-            Self::Status => fleet::status(output).await,
-            Self::Remediate { host } => fleet::remediate(host, output).await,
-            Self::ImportDescription(import) => import.run(output).await,
+        let Self { at, what } = self;
+        match what {
+            What::Init(init) => init.run(&at, output).await,
+            What::Attestation(run) => run.attestation(&at).await,
+            What::KeyProvider(run) => run.key_provider(&at).await,
+            What::Describe(describe) => describe.run(&at, output).await,
+            What::AdminKey => services::admin_key(&at, output),
+            What::Config(config) => config.run(&at, output).await,
+            What::TpmCa(tpm_ca) => tpm_ca.run(&at, output).await,
+            What::Ek(ek) => ek.run(&at, output).await,
+            What::BaseImage(image) => image.run(&at, output).await,
+            What::Policy(policy) => policy.run(&at, output).await,
+            What::Host(host) => host.run(&at, output).await,
+            What::Settings(settings) => settings.run(&at, output).await,
+            What::TokenKey => issuers::token_key(&at, output).await,
+            What::Issuer(issuer) => issuer.run(&at, output).await,
+            What::DenyBefore(deny) => deny.run(&at, output).await,
+            What::Provider(provider) => provider.run(&at, output).await,
+            What::Audit(audit) => audit.run(&at, output).await,
+            What::Status => fleet::status(output).await,
+            What::Remediate { host } => fleet::remediate(host, output).await,
+            What::ImportDescription(import) => import.run(output).await,
         }
     }
 }
@@ -165,11 +175,4 @@ fn problem(what: &str, error: &ward_trust::Error) -> Problem {
         _ => (Code::StorageIo, "mend that and try again"),
     };
     Problem::new(code, what, error.to_string(), remedy)
-}
-
-fn read_bytes(what: &str, path: &Path) -> Result<Vec<u8>, Problem> {
-    std::fs::read(path).map_err(|error| {
-        let why = format!("{}: {error}", path.display());
-        Problem::new(Code::RequestInvalid, what, why, "name a file that is there and can be read")
-    })
 }

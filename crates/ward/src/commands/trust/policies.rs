@@ -30,20 +30,13 @@ pub(crate) enum Policy {
         /// Attest hosts whose TPM has no certificate of a trusted CA too.
         #[arg(long)]
         bare_eks: bool,
-        #[command(flatten)]
-        at: At,
     },
     /// List the policies.
-    Ls {
-        #[command(flatten)]
-        at: At,
-    },
+    Ls,
     /// Remove a policy.
     Rm {
         /// Its name.
         policy: Label,
-        #[command(flatten)]
-        at: At,
     },
 }
 
@@ -56,9 +49,9 @@ fn bank(text: &str) -> Result<HashAlg, String> {
 }
 
 impl Policy {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         match self {
-            Self::Set { policy, pcrs, bank, without_secure_boot, bare_eks, at } => {
+            Self::Set { policy, pcrs, bank, without_secure_boot, bare_eks } => {
                 let what = format!("cannot set attestation policy `{policy}`");
                 let settings = PolicySettings {
                     bank,
@@ -71,7 +64,7 @@ impl Policy {
                 set.map_err(|error| problem(&what, &error))?;
                 output.show(&settings, || format!("attestation policy {policy}: set"))
             }
-            Self::Ls { at } => {
+            Self::Ls => {
                 let what = "cannot list attestation policies";
                 let policies =
                     at.open_attestation(what).await?.policies().await.map_err(|error| problem(what, &error))?;
@@ -89,7 +82,7 @@ impl Policy {
                     table(&["policy", "bank", "pcrs", "secure boot", "ek certificate"], rows)
                 })
             }
-            Self::Rm { policy, at } => {
+            Self::Rm { policy } => {
                 let what = format!("cannot remove attestation policy `{policy}`");
                 at.open_attestation(&what)
                     .await?
@@ -105,8 +98,6 @@ impl Policy {
 /// `ward trust settings`.
 #[derive(Args)]
 pub(crate) struct ChangeSettings {
-    #[command(flatten)]
-    at: At,
     /// How long a token is good for, in seconds.
     #[arg(long, value_name = "SECONDS")]
     token_seconds: Option<u64>,
@@ -127,9 +118,9 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
 }
 
 impl ChangeSettings {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         let what = "cannot change the settings";
-        let admin = self.at.open_attestation(what).await?;
+        let admin = at.open_attestation(what).await?;
         let mut settings = admin.settings().await.map_err(|error| problem(what, &error))?;
         settings.token_seconds = self.token_seconds.unwrap_or(settings.token_seconds);
         settings.admit_by_hand = self.admit_by_hand.unwrap_or(settings.admit_by_hand);

@@ -28,13 +28,12 @@ pub(super) const SEQUENCE: &str = "In this order:
   ward host run --tpm device:/dev/tpmrm0 ...                 # on each host; it enrols itself
   ward trust host ls; ward trust host admit NAME             # let it in
   ward trust base-image capture NAME --image standard --version 1   # what a good host has booted
+  ward trust config export --out configuration-1             # sign it; further instances import it
   ward trust status                                          # healthy: its VMs can be encrypted";
 
 /// `ward trust init`.
 #[derive(Args)]
 pub(crate) struct Init {
-    #[command(flatten)]
-    at: At,
     /// The trust authority's name.
     #[arg(long, default_value = "trust")]
     name: Label,
@@ -61,10 +60,10 @@ struct SetUp {
 }
 
 impl Init {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         let what = "cannot set a trust authority up";
         let failed = |error: ward_trust::Error| problem(what, &error);
-        let Self { at, name, server_names, without_secure_boot, bare_eks, admin_key } = self;
+        let Self { name, server_names, without_secure_boot, bare_eks, admin_key } = self;
         let given = admin_key.map(|path| public_key(what, &path, "admin-key")).transpose()?;
         attestation::init(&at.attestation(), &name, &server_names).await.map_err(failed)?;
         key_provider::init(&at.key_provider(), &name, &server_names).await.map_err(failed)?;
@@ -90,7 +89,7 @@ impl Init {
             };
             admin.set_policy(&default, &settings).await.map_err(failed)?;
         }
-        let done = SetUp { name, directory: at.directory, admin_key: signer.id() };
+        let done = SetUp { name, directory: at.directory.clone(), admin_key: signer.id() };
         output.show(&done, || {
             fields(&[
                 ("name", done.name.to_string()),
@@ -105,8 +104,6 @@ impl Init {
 /// `ward trust attestation`, `ward trust key-provider`.
 #[derive(Args)]
 pub(crate) struct Run {
-    #[command(flatten)]
-    at: At,
     /// Where it listens: port 8460 is usual for attestation, 8461 for keys.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
@@ -117,19 +114,19 @@ const ATTESTATION_PORT: u16 = 8460;
 const KEY_PROVIDER_PORT: u16 = 8461;
 
 impl Run {
-    pub(super) async fn attestation(self) -> Result<(), Problem> {
+    pub(super) async fn attestation(self, at: &At) -> Result<(), Problem> {
         let what = "cannot run the attestation service";
         ward_secret::harden_process().map_err(|error| Problem::internal(what, error))?;
         let listen = self.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], ATTESTATION_PORT)));
-        let server = attestation::Service::start(&self.at.attestation(), listen).await;
+        let server = attestation::Service::start(&at.attestation(), listen).await;
         serve("attestation", server.map_err(|error| problem(what, &error))?).await
     }
 
-    pub(super) async fn key_provider(self) -> Result<(), Problem> {
+    pub(super) async fn key_provider(self, at: &At) -> Result<(), Problem> {
         let what = "cannot run the key provider service";
         ward_secret::harden_process().map_err(|error| Problem::internal(what, error))?;
         let listen = self.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], KEY_PROVIDER_PORT)));
-        let server = key_provider::Service::start(&self.at.key_provider(), listen).await;
+        let server = key_provider::Service::start(&at.key_provider(), listen).await;
         serve("key provider", server.map_err(|error| problem(what, &error))?).await
     }
 }
@@ -143,8 +140,6 @@ async fn serve(name: &str, server: ward_trust::Server) -> Result<(), Problem> {
 /// `ward trust describe`.
 #[derive(Args)]
 pub(crate) struct Describe {
-    #[command(flatten)]
-    at: At,
     /// The policy that the hosts are to meet.
     #[arg(long, default_value = "default")]
     policy: Label,
@@ -161,11 +156,11 @@ pub(crate) struct Describe {
 }
 
 impl Describe {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         let what = "cannot describe the services";
         let failed = |error: ward_trust::Error| problem(what, &error);
-        let (admin, keys) = (self.at.open_attestation(what).await?, self.at.open_key_provider(what).await?);
-        let key = AdminKey::load(&self.at.admin_key()).map_err(failed)?;
+        let (admin, keys) = (at.open_attestation(what).await?, at.open_key_provider(what).await?);
+        let key = AdminKey::load(&at.admin_key()).map_err(failed)?;
         if !admin.policies().await.map_err(failed)?.iter().any(|(name, _)| *name == self.policy) {
             let why = format!("there is no policy `{}`", self.policy);
             return Err(Problem::new(Code::NotFound, what, why, "`ward trust policy ls` lists them"));
@@ -175,7 +170,7 @@ impl Describe {
         let or_local = |given: Vec<String>, port| if given.is_empty() { local(port) } else { given };
         let services = Services {
             version: 1,
-            serial: jiff::Timestamp::now().as_millisecond(),
+            serial: admin.next_description().await.map_err(failed)?,
             name: description.issuer,
             policy: self.policy,
             attestation: addresses(what, or_local(self.attestation, ATTESTATION_PORT), &description.certificate)?,
@@ -232,16 +227,12 @@ pub(crate) enum Config {
     /// Sign what both services of this machine go by, and write it to a file. Holds no secret: the credentials at key
     /// servers, and the keys that sign tokens, are each instance's own.
     Export {
-        #[command(flatten)]
-        at: At,
         /// The file to write; it must not exist.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
     /// Go by a signed configuration, in the place of what the services of this machine went by. Running services notice.
     Import {
-        #[command(flatten)]
-        at: At,
         /// The file.
         #[arg(long = "in", value_name = "FILE")]
         file: PathBuf,
@@ -252,9 +243,9 @@ pub(crate) enum Config {
 }
 
 impl Config {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         match self {
-            Self::Export { at, out } => {
+            Self::Export { out } => {
                 let what = "cannot export the configuration";
                 let failed = |error: ward_trust::Error| problem(what, &error);
                 let key = AdminKey::load(&at.admin_key()).map_err(failed)?;
@@ -263,7 +254,7 @@ impl Config {
                 signed.save(&out).map_err(failed)?;
                 output.show(&signed.digest(), || format!("{}: digest {}", out.display(), signed.digest()))
             }
-            Self::Import { at, file, admin_key } => {
+            Self::Import { file, admin_key } => {
                 let what = "cannot import the configuration";
                 let failed = |error: ward_trust::Error| problem(what, &error);
                 let signed = Signed::load(&file).map_err(failed)?;
@@ -278,8 +269,6 @@ impl Config {
 /// `ward trust audit`.
 #[derive(Args)]
 pub(crate) struct Audit {
-    #[command(flatten)]
-    at: At,
     /// What the key provider service was asked; else the attestation service.
     #[arg(long)]
     keys: bool,
@@ -289,13 +278,13 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         let what = "cannot list requests";
         let failed = |error: ward_trust::Error| problem(what, &error);
         let entries: Vec<AuditEntry> = if self.keys {
-            self.at.open_key_provider(what).await?.audit(self.last).await.map_err(failed)?
+            at.open_key_provider(what).await?.audit(self.last).await.map_err(failed)?
         } else {
-            self.at.open_attestation(what).await?.audit(self.last).await.map_err(failed)?
+            at.open_attestation(what).await?.audit(self.last).await.map_err(failed)?
         };
         output.show(&entries, || {
             let rows = entries.iter().map(|entry| {

@@ -7,7 +7,8 @@ use attest::tpm::Name;
 use clap::Subcommand;
 use ward_types::{Code, Problem};
 
-use super::{At, problem, read_bytes};
+use super::{At, problem};
+use crate::commands::{read_bytes, write_file};
 use crate::output::{Output, table};
 
 /// What to do with TPM makers' CAs.
@@ -17,34 +18,27 @@ pub(crate) enum TpmCa {
     Import {
         /// The certificate.
         file: PathBuf,
-        #[command(flatten)]
-        at: At,
     },
     /// List the trusted CAs.
-    Ls {
-        #[command(flatten)]
-        at: At,
-    },
+    Ls,
     /// Stop trusting a CA: hosts whose TPM it certified are attested no longer.
     Rm {
         /// SHA-256 of its certificate, as `ls` tells it.
         sha256: String,
-        #[command(flatten)]
-        at: At,
     },
 }
 
 impl TpmCa {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         match self {
-            Self::Import { file, at } => {
+            Self::Import { file } => {
                 let what = format!("cannot trust the CA in {}", file.display());
                 let der = certificate(&what, &file)?;
                 let info =
                     at.open_attestation(&what).await?.add_tpm_ca(&der).await.map_err(|error| problem(&what, &error))?;
                 output.show(&info, || format!("trusted: {} ({})", info.subject, info.sha256))
             }
-            Self::Ls { at } => {
+            Self::Ls => {
                 let what = "cannot list TPM CAs";
                 let cas = at.open_attestation(what).await?.tpm_cas().await.map_err(|error| problem(what, &error))?;
                 output.show(&cas, || {
@@ -55,7 +49,7 @@ impl TpmCa {
                     table(&["subject", "kind", "valid until", "sha256"], rows)
                 })
             }
-            Self::Rm { sha256, at } => {
+            Self::Rm { sha256 } => {
                 let what = format!("cannot stop trusting CA {sha256}");
                 at.open_attestation(&what)
                     .await?
@@ -93,8 +87,6 @@ pub(crate) enum Ek {
         /// What the host is to be called.
         #[arg(long)]
         name: Label,
-        #[command(flatten)]
-        at: At,
     },
     /// On a host: write the endorsement key of its TPM to a file, for `import`.
     Export {
@@ -106,23 +98,18 @@ pub(crate) enum Ek {
         out: PathBuf,
     },
     /// List the endorsement keys that are trusted by themselves.
-    Ls {
-        #[command(flatten)]
-        at: At,
-    },
+    Ls,
     /// Stop trusting an endorsement key by itself.
     Rm {
         /// Its Name, as `ls` tells it.
-        ek: String,
-        #[command(flatten)]
-        at: At,
+        ek: Name,
     },
 }
 
 impl Ek {
-    pub(super) async fn run(self, output: Output) -> Result<(), Problem> {
+    pub(super) async fn run(self, at: &At, output: Output) -> Result<(), Problem> {
         match self {
-            Self::Import { file, name, at } => {
+            Self::Import { file, name } => {
                 let what = format!("cannot trust the endorsement key in {}", file.display());
                 let public = read_bytes(&what, &file)?;
                 let ek = at.open_attestation(&what).await?.import_ek(&public, &name).await;
@@ -132,25 +119,18 @@ impl Ek {
             Self::Export { tpm, out } => {
                 let what = "cannot export the endorsement key";
                 let ek = ward_host::endorsement_key(&tpm)?;
-                std::fs::write(&out, ek).map_err(|error| {
-                    let why = format!("{}: {error}", out.display());
-                    Problem::new(Code::StorageIo, what, why, "name a file that can be written")
-                })?;
+                write_file(what, &out, &ek)?;
                 output.note(&format!("endorsement key: written to {}", out.display()))
             }
-            Self::Ls { at } => {
+            Self::Ls => {
                 let what = "cannot list endorsement keys";
                 let eks = at.open_attestation(what).await?.eks().await.map_err(|error| problem(what, &error))?;
                 output
                     .show(&eks, || table(&["ek", "host"], eks.iter().map(|(ek, host)| vec![ek.clone(), host.clone()])))
             }
-            Self::Rm { ek, at } => {
+            Self::Rm { ek } => {
                 let what = format!("cannot stop trusting endorsement key {ek}");
-                let parsed = ek.parse::<Name>().map_err(|error| {
-                    Problem::new(Code::RequestInvalid, &what, error.to_string(), "take it from `ward trust ek ls`")
-                });
-                let name = parsed?;
-                at.open_attestation(&what).await?.remove_ek(&name).await.map_err(|error| problem(&what, &error))?;
+                at.open_attestation(&what).await?.remove_ek(&ek).await.map_err(|error| problem(&what, &error))?;
                 output.note(&format!("endorsement key {ek}: no longer trusted"))
             }
         }

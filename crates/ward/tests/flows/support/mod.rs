@@ -26,10 +26,10 @@ pub(crate) use server::{Access, Pki, PyKmip};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a system consists of.
-pub(crate) struct Parts<'a> {
+pub(crate) struct Parts {
     pub(crate) hosts: u16,
     /// The key server, where it is not Ward's own.
-    pub(crate) key_server: Option<&'a PyKmip>,
+    pub(crate) key_server: Option<PyKmip>,
     /// The size of the datastore, where it is a file system of its own.
     pub(crate) datastore: Option<u64>,
 }
@@ -38,7 +38,28 @@ pub(crate) struct Parts<'a> {
 pub(crate) struct System {
     dir: TempDir,
     small_datastore: bool,
+    /// The key server, where it is not Ward's own.
+    pykmip: Option<PyKmip>,
 }
+
+/// Makes of each body a test with Ward's key server, and one with `PyKMIP`'s.
+macro_rules! at_both_servers {
+    ($($name:ident($hosts:literal))*) => {
+        mod at_wards_server {
+            $(#[test]
+            fn $name() {
+                super::$name($crate::support::System::start($hosts));
+            })*
+        }
+        mod at_pykmips_server {
+            $(#[test]
+            fn $name() {
+                super::$name($crate::support::System::with_pykmip($hosts));
+            })*
+        }
+    };
+}
+pub(crate) use at_both_servers;
 
 impl Drop for System {
     fn drop(&mut self) {
@@ -48,25 +69,35 @@ impl Drop for System {
 
 impl System {
     pub(crate) fn start(hosts: u16) -> Self {
-        Self::of(&Parts { hosts, key_server: None, datastore: None })
+        Self::of(Parts { hosts, key_server: None, datastore: None })
     }
 
-    pub(crate) fn of(parts: &Parts<'_>) -> Self {
-        let system = Self { dir: TempDir::new().unwrap(), small_datastore: parts.datastore.is_some() };
-        system.choose_ports(parts);
+    /// The same with PyKMIP's key server.
+    pub(crate) fn with_pykmip(hosts: u16) -> Self {
+        Self::of(Parts { hosts, key_server: Some(PyKmip::start()), datastore: None })
+    }
+
+    pub(crate) fn of(parts: Parts) -> Self {
+        let dir = TempDir::new().unwrap();
+        let system = Self { dir, small_datastore: parts.datastore.is_some(), pykmip: parts.key_server };
+        system.choose_ports(parts.hosts);
         let mut command = match parts.datastore {
             None => Command::new(ward()),
             Some(size) => system.in_own_file_systems(size),
         };
         command.args(["up", "--detach", "--hosts", &parts.hosts.to_string(), "--state", text(&system.state())]);
-        if let Some(server) = parts.key_server {
-            let Access { address, ca, cert, key } = server.access();
-            command.args(["--with-key-server", &address]);
-            command.args(["--ca", text(&ca), "--cert", text(&cert), "--key", text(&key)]);
-        }
+        command.args(system.with_key_server());
         let output = system.finish(command);
         assert!(output.status.success(), "{}{}", lossy(&output.stdout), lossy(&output.stderr));
         system
+    }
+
+    /// What the first start is told of a key server that is not Ward's own.
+    pub(crate) fn with_key_server(&self) -> Vec<String> {
+        let Some(server) = &self.pykmip else { return Vec::new() };
+        let Access { address, ca, cert, key } = server.access();
+        let words = ["--with-key-server", &address, "--ca", text(&ca), "--cert", text(&cert), "--key", text(&key)];
+        words.map(str::to_owned).to_vec()
     }
 
     /// Where everything of the system lies.
@@ -96,13 +127,13 @@ impl System {
         fs::read_to_string(self.state().join(format!("run/{process}.pid"))).unwrap().trim().to_owned()
     }
 
-    fn choose_ports(&self, parts: &Parts<'_>) {
+    fn choose_ports(&self, hosts: u16) {
         let port = free_port;
         let chosen = serde_json::json!({
-            "keyserver_port": parts.key_server.is_none().then(port),
+            "keyserver_port": self.pykmip.is_none().then(port),
             "api_port": port(),
             "hosts_port": port(),
-            "agent_ports": (0..parts.hosts).map(|_| port()).collect::<Vec<_>>(),
+            "agent_ports": (0..hosts).map(|_| port()).collect::<Vec<_>>(),
         });
         fs::create_dir(self.state()).unwrap();
         fs::write(self.state().join("up.json"), chosen.to_string()).unwrap();
@@ -194,11 +225,17 @@ impl System {
 
     /// An operator stops a process.
     pub(crate) fn stop(&self, process: &str) {
+        if let ("keyserver", Some(server)) = (process, &self.pykmip) {
+            return server.script("stop");
+        }
         let () = self.get(&["up", "stop", process, "--state", text(&self.state())]);
     }
 
     /// An operator starts it again; it answers when this returns.
     pub(crate) fn restart(&self, process: &str) {
+        if let ("keyserver", Some(server)) = (process, &self.pykmip) {
+            return server.script("start");
+        }
         let () = self.get(&["up", "start", process, "--state", text(&self.state())]);
         self.answers(process);
     }
@@ -244,10 +281,11 @@ impl System {
         names
     }
 
-    /// The names in a directory of the datastore; `.` is the datastore itself.
+    /// The names in a directory of the datastore; `.` is the datastore itself, whose mark is left out.
     pub(crate) fn names(&self, directory: &str) -> BTreeSet<String> {
         let entries = fs::read_dir(self.datastore().join(directory)).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name != ".ward-datastore").collect()
     }
 
     pub(crate) fn host(&self, host: &str) -> HostView {
@@ -296,8 +334,21 @@ impl System {
         eventually(&format!("an event {kind}"), || self.events().into_iter().find(|event| event.kind == kind))
     }
 
-    /// The way to the embedded key server that the controller has too.
+    /// Where all lies that the key server has: its keys, its authority, its certificate.
+    pub(crate) fn key_server(&self) -> PathBuf {
+        self.pykmip.as_ref().map_or_else(|| self.state().join("keyserver"), |server| server.path("."))
+    }
+
+    /// What it says of a key that was destroyed: PyKMIP's forgets it.
+    pub(crate) fn destroyed(&self) -> Code {
+        if self.pykmip.is_some() { Code::KeyMissing } else { Code::KeyNotUsable }
+    }
+
+    /// The way to the key server that the controller has too.
     pub(crate) fn access(&self) -> Access {
+        if let Some(server) = &self.pykmip {
+            return server.access();
+        }
         let out = self.path("access");
         if !out.exists() {
             let state = self.state().join("keyserver");
