@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use ward_rpc::{Authority, EkAuthority};
 use ward_secret::SealKey;
-use ward_types::{EventKind, EventSubject, Problem};
+use ward_types::{EventKind, EventSubject, Problem, UserId};
 
 use crate::RootKeyWay;
 use crate::api::auth::Guard;
@@ -18,6 +18,7 @@ use crate::keys::{self, Health, Pool};
 use crate::store::{self, Store};
 use crate::tasks::Board;
 use crate::trusted::ServiceStates;
+use crate::turns::Turns;
 
 /// What all parts of a running controller share.
 pub(crate) struct Controller {
@@ -44,6 +45,8 @@ pub(crate) struct Controller {
     pub(crate) reserved: keys::ReservedKeys,
     pub(crate) guard: Guard,
     pub(crate) recent: Recent,
+    /// The requests with a key that are being done.
+    pub(crate) turns: Turns<(UserId, String)>,
     /// How the services of trust authorities are.
     pub(crate) trusted: ServiceStates,
     pub(crate) shutdown: CancellationToken,

@@ -43,6 +43,7 @@ mod server;
 mod store;
 mod tasks;
 mod trusted;
+mod turns;
 mod vtpm;
 
 pub use config::{Config, RootKey, RootKeyWay};

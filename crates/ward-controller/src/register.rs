@@ -5,8 +5,9 @@ use std::sync::Arc;
 use ward_rpc::api::host::{HomeRef, ReadHome};
 use ward_types::{ClusterId, Code, EventKind, EventSubject, KeyRef, Name, Power, Problem, VmConfig, VmId};
 
+use crate::api::auth::Caller;
 use crate::authz::operations::{RegisterEncryptedVm, RegisterVm, ReloadVm, UnlockVm};
-use crate::authz::{Granted, Note, Target as _, grant};
+use crate::authz::{Granted, Note, Target as _, grant, grant_to_schedule};
 use crate::controller::Shared;
 use crate::hosts::{self, Link, make_cluster_safe};
 use crate::keys::{KeyFault, Supply, going, report, supply};
@@ -14,35 +15,71 @@ use crate::native;
 use crate::plan::{self, ModeChange, Needs, on_demand, place};
 use crate::store::cluster::{self, DatastoreRow};
 use crate::store::vm::{self, VmRow};
-use crate::store::{self, Tx, event, policy, server_key, task};
+use crate::store::{self, Tx, event, policy, server_key, task, vm_left};
 use crate::tasks::may::MayEnable;
+use crate::tasks::may_key::MayGive;
 
-/// The proof for having a VM's keys given to hosts.
-struct MayUnlock;
-
-impl From<Granted<RegisterEncryptedVm>> for MayUnlock {
-    fn from(_: Granted<RegisterEncryptedVm>) -> Self {
-        Self
-    }
-}
-
-impl From<Granted<UnlockVm>> for MayUnlock {
-    fn from(_: Granted<UnlockVm>) -> Self {
-        Self
-    }
-}
-
-impl From<Granted<ReloadVm>> for MayUnlock {
-    fn from(_: Granted<ReloadVm>) -> Self {
-        Self
-    }
-}
+/// The proof for having a VM's keys given to hosts: these, and no others that its home may name.
+struct MayUnlock(MayGive);
 
 impl MayUnlock {
-    /// For a VM of the inventory, of which hosts hold the keys anyway as soon as these are to be had.
-    const fn by_itself() -> Self {
-        Self
+    fn new(_: &Granted<RegisterEncryptedVm>, gives: MayGive) -> Self {
+        Self(gives)
     }
+
+    /// For the keys that the VM has in the inventory, which its hosts hold as soon as they are to be had.
+    fn again(_: &Granted<UnlockVm>, row: &VmRow) -> Self {
+        Self(MayGive::of(row))
+    }
+
+    /// The same.
+    fn reload(granted: &Granted<ReloadVm>) -> Self {
+        Self(MayGive::of(granted.on()))
+    }
+
+    /// For others too, which its home names.
+    async fn others(controller: &Shared, caller: &Caller, row: &VmRow, others: Vec<KeyRef>) -> Result<Self, Problem> {
+        let note = Note { detail: "its home names other keys".to_owned(), keys: others.clone() };
+        let _: Granted<UnlockVm> = grant(controller, caller, row.clone(), note).await?;
+        let have = row.keys();
+        MayGive::ask(controller, caller, (row.cluster, &have), others).await.map(Self)
+    }
+}
+
+/// Who has the home of a VM of the inventory read again.
+enum By<'a> {
+    Unlock(&'a Granted<UnlockVm>),
+    Reload(&'a Granted<ReloadVm>),
+    /// The controller itself, since somebody wants something of the VM.
+    Itself(&'a Name),
+}
+
+impl By<'_> {
+    /// The proof for the keys that the VM has in the inventory.
+    async fn known(&self, controller: &Shared, row: &VmRow) -> Result<MayUnlock, Problem> {
+        Ok(match self {
+            Self::Unlock(granted) => MayUnlock::again(granted, row),
+            Self::Reload(granted) => MayUnlock::reload(granted),
+            Self::Itself(user) => {
+                let note = Note::from(format!("again, since `{user}` wants something of it"));
+                MayUnlock::again(&grant_to_schedule(controller, row.clone(), note).await?, row)
+            }
+        })
+    }
+
+    const fn caller(&self) -> Option<&Caller> {
+        match self {
+            Self::Unlock(granted) => Some(granted.caller()),
+            Self::Reload(granted) => Some(granted.caller()),
+            Self::Itself(_) => None,
+        }
+    }
+}
+
+/// The keys that a home names and the inventory does not.
+fn others(row: &VmRow, config: &VmConfig) -> Vec<KeyRef> {
+    let have = row.keys();
+    config.keys().into_iter().filter(|key| !have.contains(key)).cloned().collect()
 }
 
 /// A home, and a host that can read it.
@@ -116,12 +153,12 @@ impl Place {
         place(&self.what, &controller.links.facts(self.cluster), needs).map(drop)
     }
 
-    /// Gets the VM's keys to the hosts and has the home's code checked under them: the description as Ward wrote it, or
-    /// why the VM is locked. A home that something else wrote is refused.
+    /// Gets the home's key to the one host that reads it and has its code checked under it: the description as Ward wrote
+    /// it, or why the VM is locked. A home that something else wrote is refused, before any other host has a key for it.
     async fn unlock(
         &self,
         controller: &Shared,
-        _: MayUnlock,
+        MayUnlock(gives): MayUnlock,
         config: VmConfig,
     ) -> Result<(VmConfig, Option<Problem>), Problem> {
         let Some(home) = config.home.key().cloned() else { return Ok((config, None)) };
@@ -131,7 +168,7 @@ impl Place {
         {
             return Ok((config, Some(problem)));
         }
-        if let Err(problem) = self.supply(controller, std::slice::from_ref(&home)).await {
+        if let Err(problem) = self.supply(controller, &home, &[Arc::clone(&self.link)]).await {
             return Ok((config, Some(problem)));
         }
         let read = match self.read().await {
@@ -141,9 +178,14 @@ impl Place {
             Err(problem) => Err(problem),
         };
         if let Ok((config, None)) = &read {
+            if !gives.covers(config.keys()) {
+                let why = "its home names other keys than a moment ago";
+                return Err(Problem::new(Code::Busy, self.what.clone(), why, "try again"));
+            }
             // A disk whose key is not to be had does not lock the VM: it is told, and named again where the VM is started.
+            let hosts = controller.links.safe_of_cluster(self.cluster);
             for key in config.keys().into_iter().filter(|key| **key != home) {
-                if self.supply(controller, std::slice::from_ref(key)).await.is_err() {
+                if self.supply(controller, key, &hosts).await.is_err() {
                     tracing::warn!(%key, home = %self.home.path().display(), "the key of a disk is not to be had");
                 }
             }
@@ -151,14 +193,16 @@ impl Place {
         read
     }
 
-    async fn supply(&self, controller: &Shared, keys: &[KeyRef]) -> Result<(), Problem> {
+    /// Gives hosts a key, where the one that reads the home lacks it. What the others lack of a VM's keys, their supervisors
+    /// see to.
+    async fn supply(&self, controller: &Shared, key: &KeyRef, hosts: &[Arc<Link>]) -> Result<(), Problem> {
         let must = Some(self.link.id);
-        let lacks = self.link.lacks(keys).await.map_err(|error| error.into_problem(&self.what))?;
+        let lacks = self.link.lacks(std::slice::from_ref(key)).await;
+        let lacks = lacks.map_err(|error| error.into_problem(&self.what))?;
         if lacks.is_empty() {
             return Ok(());
         }
-        let hosts = controller.links.safe_of_cluster(self.cluster);
-        let order = Supply { what: &self.what, subject: &self.subject, keys: &lacks, hosts: &hosts, must };
+        let order = Supply { what: &self.what, subject: &self.subject, keys: &lacks, hosts, must };
         supply(controller, order).await
     }
 }
@@ -180,11 +224,13 @@ pub(crate) async fn register(
     let (config, locked) = if keys.is_empty() {
         (config, None)
     } else {
-        let note = Note { detail: format!("VM `{}` in directory `{directory}`", config.name), keys };
-        let may: Granted<RegisterEncryptedVm> = grant(controller, granted.caller(), datastore.clone(), note).await?;
+        let caller = granted.caller();
+        let note = Note { detail: format!("VM `{}` in directory `{directory}`", config.name), keys: keys.clone() };
+        let may: Granted<RegisterEncryptedVm> = grant(controller, caller, datastore.clone(), note).await?;
+        let gives = MayGive::ask(controller, caller, (datastore.cluster, &[]), keys).await?;
         place.check_providers(controller, datastore, &config).await?;
-        place.enable = MayEnable::ask(controller, granted.caller(), datastore.cluster).await?;
-        place.unlock(controller, may.into(), config).await?
+        place.enable = MayEnable::ask(controller, caller, datastore.cluster).await?;
+        place.unlock(controller, MayUnlock::new(&may, gives), config).await?
     };
     let mut tx = controller.store.write().await?;
     check_new(&mut tx, &what, &config).await?;
@@ -208,6 +254,8 @@ pub(crate) async fn register(
         added => added?,
     }
     vm::set_config(&mut tx, row.id, &config).await?;
+    vm_left::come_back(&mut tx, row.id).await?;
+    policy::follow(&mut tx, row.id, &plan::keys(&config)).await?;
     let message = format!("VM `{}` registered from {}", row.name, place.home.path().display());
     record(&mut tx, user, &row, EventKind::VmRegistered, &message).await?;
     let locked = locked.map(|problem| lock_of(&row, &config, &problem));
@@ -279,8 +327,8 @@ pub(crate) async fn unlock(controller: &Shared, granted: Granted<UnlockVm>) -> R
     }
     controller.links.settled().await;
     let enable = MayEnable::ask(controller, granted.caller(), row.cluster).await?;
-    let place = place_of(controller, (&user, enable), format!("cannot unlock VM `{}`", row.name), &row).await?;
-    match read_again(controller, &place, granted.into(), &row).await? {
+    let mut place = place_of(controller, (&user, enable), format!("cannot unlock VM `{}`", row.name), &row).await?;
+    match read_again(controller, &mut place, By::Unlock(&granted), &row).await? {
         None => Ok(()),
         Some(problem) => Err(problem),
     }
@@ -291,8 +339,8 @@ pub(crate) async fn unlock(controller: &Shared, granted: Granted<UnlockVm>) -> R
 pub(crate) async fn try_again(controller: &Shared, row: &VmRow, user: &Name) {
     let what = format!("cannot unlock VM `{}`", row.name);
     let again = async {
-        let place = place_of(controller, (user, MayEnable::nothing()), what, row).await?;
-        read_again(controller, &place, MayUnlock::by_itself(), row).await
+        let mut place = place_of(controller, (user, MayEnable::nothing()), what, row).await?;
+        read_again(controller, &mut place, By::Itself(user), row).await
     };
     if let Err(problem) = again.await {
         tracing::debug!(vm = %row.name, %problem, "a VM stays locked");
@@ -313,8 +361,8 @@ pub(crate) async fn reload(controller: &Shared, granted: Granted<ReloadVm>) -> R
         true => MayEnable::nothing(),
         false => MayEnable::ask(controller, granted.caller(), row.cluster).await?,
     };
-    let place = place_of(controller, (&user, enable), what, &row).await?;
-    read_again(controller, &place, granted.into(), &row).await?;
+    let mut place = place_of(controller, (&user, enable), what, &row).await?;
+    read_again(controller, &mut place, By::Reload(&granted), &row).await?;
     let mut tx = controller.store.write().await?;
     let message = format!("VM `{}` read from {} again", row.name, place.home.path().display());
     record(&mut tx, &user, &row, EventKind::VmReloaded, &message).await?;
@@ -324,8 +372,8 @@ pub(crate) async fn reload(controller: &Shared, granted: Granted<ReloadVm>) -> R
 /// Reads the home of a VM of the inventory, with its keys, and writes down what it says; tells why the VM is locked, if it is.
 async fn read_again(
     controller: &Shared,
-    place: &Place,
-    may: MayUnlock,
+    place: &mut Place,
+    by: By<'_>,
     row: &VmRow,
 ) -> Result<Option<Problem>, Problem> {
     let config = place.read().await?;
@@ -335,6 +383,16 @@ async fn read_again(
         return Err(Problem::new(Code::HomeInvalid, place.what.clone(), why, remedy));
     }
     let _reserved = controller.reserved.reserve(config.keys().into_iter().cloned().collect());
+    let other = others(row, &config);
+    let may = match by.caller() {
+        _ if other.is_empty() => by.known(controller, row).await?,
+        Some(caller) => {
+            place.enable = MayEnable::ask(controller, caller, row.cluster).await?;
+            MayUnlock::others(controller, caller, row, other).await?
+        }
+        // Somebody who may must ask for them.
+        None => return Ok(row.locked.clone()),
+    };
     let (config, locked) = place.unlock(controller, may, config).await?;
     let user = place.subject.user.clone();
     let locked = locked.map(|problem| lock_of(row, &config, &problem));
@@ -390,8 +448,8 @@ pub(crate) async fn unlock_by_itself(controller: &Shared, row: &VmRow, link: &Li
     let datastore = datastore.ok_or_else(|| Problem::internal(what.clone(), "its datastore is gone"))?;
     let home = HomeRef { datastore: datastore.directory, directory: row.directory.clone() };
     let config = link.call(ReadHome { home }).await.map_err(|error| error.into_problem(&what))?;
-    // What the home names now may be another key, which nobody has asked for yet.
-    if config.home.key() != row.config.as_ref().and_then(|config| config.home.key()) {
+    // What the home names now may be other keys, for which nobody has asked yet.
+    if !others(row, &config).is_empty() {
         return Ok(());
     }
     settle(controller, row, None, &config, None).await

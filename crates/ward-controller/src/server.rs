@@ -18,6 +18,7 @@ use crate::hosts::Links;
 use crate::keys::{self, Health, Pool};
 use crate::store::Store;
 use crate::tasks::Board;
+use crate::turns::Turns;
 use crate::{Config, Error, api, files, hosts, init, native, recryption, tasks, trusted};
 
 /// How long open requests and tasks may take to end.
@@ -73,6 +74,7 @@ impl Server {
             reserved: keys::ReservedKeys::default(),
             guard: Guard::default(),
             recent: Recent::default(),
+            turns: Turns::default(),
             trusted: Default::default(),
             shutdown,
             background: TaskTracker::new(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Json};
+use axum::extract::{ConnectInfo, Extension, Json};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use http::StatusCode;
@@ -52,7 +52,7 @@ impl Default for Limits {
 }
 
 /// Serves `router` to TLS clients until `shutdown`; then lets open requests end. Handlers find the [`Peer`] among the
-/// request's extensions.
+/// request's extensions, and its address as [`ConnectInfo`].
 pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, router: Router, shutdown: CancellationToken) {
     let who = |certificate: Option<&CertificateDer<'_>>| Some(Peer::from_certificate(certificate));
     serve_known(listener, tls, router, shutdown, Limits::default(), who).await;
@@ -115,11 +115,13 @@ async fn connection<P: Clone + Send + Sync + 'static>(
     who: impl Fn(Option<&CertificateDer<'_>>) -> Option<P>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
+    let address = ConnectInfo(stream.peer_addr()?);
     let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
     let certificates = stream.get_ref().1.peer_certificates();
     let peer = who(certificates.and_then(<[_]>::first)).ok_or("the peer showed no certificate")?;
     let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(address);
         let router = router.clone();
         async move {
             // A client that waits to be told to send its body is better told no.

@@ -272,10 +272,15 @@ pub struct Role {
 }
 
 /// What an administrator without cryptography lacks besides the cryptographic privileges, since each would be a way
-/// round: a host that is added is given keys, a file that is imported may hold one, and whoever manages users and
-/// permissions can be anybody.
-const WAYS_ROUND: PrivilegeSet =
-    PrivilegeSet::of(&[Privilege::HostAdd, Privilege::VmImport, Privilege::UserManage, Privilege::PermissionManage]);
+/// round: a host that is added is given keys, a file that is imported may hold one, so may whatever lies where a datastore
+/// is added, and whoever manages users and permissions can be anybody.
+const WAYS_ROUND: PrivilegeSet = PrivilegeSet::of(&[
+    Privilege::HostAdd,
+    Privilege::DatastoreAdd,
+    Privilege::VmImport,
+    Privilege::UserManage,
+    Privilege::PermissionManage,
+]);
 
 /// The roles that are part of Ward: `administrator`, `no-crypto-administrator`, `read-only`, `trust-administrator`.
 #[must_use]

@@ -59,6 +59,17 @@ pub enum CryptoSpec {
     Register,
 }
 
+impl CryptoSpec {
+    /// The KEK that is wanted, where one is.
+    #[must_use]
+    pub const fn wish(&self) -> Option<&KeyWish> {
+        match self {
+            Self::Encrypt(wish) | Self::ShallowRecrypt(wish) | Self::DeepRecrypt(wish) => Some(wish),
+            Self::Decrypt | Self::NoOp | Self::Register => None,
+        }
+    }
+}
+
 /// As it comes: of a tagged enum Serde would let pass what no variant has.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,6 +141,11 @@ impl CryptoRequest {
     pub fn specs(&self) -> impl Iterator<Item = (Component, &CryptoSpec)> {
         let disks = self.disks.iter().map(|(disk, spec)| (Component::Disk(*disk), spec));
         std::iter::once((Component::Home, &self.home)).chain(disks)
+    }
+
+    /// The KEKs that are wanted.
+    pub fn wishes(&self) -> impl Iterator<Item = &KeyWish> {
+        self.specs().filter_map(|(_, spec)| spec.wish())
     }
 }
 

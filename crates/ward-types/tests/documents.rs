@@ -16,8 +16,9 @@ fn tests(directory: &Path, names: &mut HashSet<String>) {
             let mut is_test = false;
             for line in text.lines().map(str::trim) {
                 is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
-                // In a list for a macro that makes a test of each.
+                // In a list for a macro that makes a test of each, perhaps with a number for it.
                 let listed = line.trim_end_matches(',');
+                let listed = listed.trim_end_matches(|c: char| c.is_ascii_digit() || c == '(' || c == ')');
                 if listed.contains('_') && listed.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
                     names.insert(listed.to_owned());
                 }

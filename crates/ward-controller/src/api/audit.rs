@@ -5,7 +5,7 @@ use ward_types::{AuditEntry, AuditRecord, Code, Problem};
 
 use super::edge::{ApiResult, Params, invalid};
 use super::page::{Listed, Page};
-use super::types::{AuditQuery, CodeView};
+use super::types::{AuditCount, AuditQuery, CodeView};
 use crate::authz::Granted;
 use crate::authz::operations::ReadAudit;
 use crate::controller::Shared;
@@ -34,6 +34,14 @@ pub(super) async fn list(
         entry.map_or_else(|_| after.saturating_add(limit - 1).to_string(), |entry| entry.number.to_string())
     });
     Ok(page.page(records, last))
+}
+
+/// Tells how many entries the audit log has had: a log that has fewer was cut off.
+#[utoipa::path(get, path = "/audit/count", tag = "audit",
+    responses((status = 200, body = AuditCount), (status = "4XX", body = Problem)))]
+pub(super) async fn count(State(controller): State<Shared>, _: Granted<ReadAudit>) -> ApiResult<Json<AuditCount>> {
+    let entries = audit::count(&mut *controller.store.read().await?).await?;
+    Ok(Json(AuditCount { entries }))
 }
 
 /// Lists all codes of errors. This needs no session.

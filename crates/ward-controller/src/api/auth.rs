@@ -1,35 +1,38 @@
 //! Who is asking. Every request but a login goes through [`authenticate`]; what it proves is a [`Caller`].
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use http::header::{AUTHORIZATION, COOKIE};
 use http::request::Parts;
 use jiff::{Timestamp, ToSpan as _};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 use ward_secret::Zeroizing;
 use ward_types::{
     AuditOutcome, Code, EventKind, EventSubject, Name, Object, PrivilegeSet, Problem, TaskId, TokenId, UserId,
 };
 
 use super::edge::ApiError;
-use super::repeat::{self, Examined};
-use super::tasks::task_view;
+use super::repeat;
 use crate::controller::{Controller, Shared};
 use crate::password;
 use crate::store::audit::{self, Draft};
 use crate::store::request::RequestKey;
 use crate::store::user::UserRow;
 use crate::store::{event, user};
+use crate::turns::Turns;
 
-/// How many failures in a row a name may have before it must wait.
+/// How many failures in a row with a name somebody may have before it must wait.
 const MAX_FAILURES: u32 = 5;
-/// How long it must wait.
+/// How long it must wait then; each further failure doubles that, so many times.
 const LOCK_OUT: Duration = Duration::from_secs(30);
+const LOCK_OUT_DOUBLES: u32 = 4;
 /// How many names are remembered.
 const MAX_NAMES: usize = 10_000;
 /// How many characters a password has.
@@ -103,6 +106,11 @@ impl Caller {
         self.task
     }
 
+    /// Notes the key by which a repetition of the request is known.
+    pub(super) fn carry(&mut self, key: RequestKey) {
+        self.request = Some(key);
+    }
+
     /// The key by which a repetition of the request is known.
     pub(crate) const fn request(&self) -> Option<&RequestKey> {
         self.request.as_ref()
@@ -143,16 +151,8 @@ pub(crate) async fn authenticate(
 ) -> Result<Response, ApiError> {
     let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = token.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(nobody)?;
-    let mut caller = caller(&controller, token).await?.ok_or_else(nobody)?;
-    let mut request = match repeat::examine(&controller, &caller, request).await? {
-        Examined::New(request, key) => {
-            caller.request = key;
-            request
-        }
-        Examined::Repeated(task) => return Ok(task_view(&controller, task).into_response()),
-    };
-    request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    let caller = caller(&controller, token).await?.ok_or_else(nobody)?;
+    repeat::once(&controller, caller, request, next).await
 }
 
 /// Who a token stands for.
@@ -183,42 +183,84 @@ pub(crate) async fn caller_by_cookie(
     }
 }
 
-/// Keeps guessers slow, and password hashing from using all memory.
+/// From where somebody tries to log in: the address, of IPv6 its network, for whoever has one of that has all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Origin(Option<IpAddr>);
+
+impl Origin {
+    /// From within a session, whatever the address.
+    const SESSION: Self = Self(None);
+
+    fn new(address: IpAddr) -> Self {
+        Self(Some(match address.to_canonical() {
+            IpAddr::V4(address) => IpAddr::V4(address),
+            IpAddr::V6(address) => IpAddr::V6((u128::from(address) & (u128::MAX << 64)).into()),
+        }))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Origin {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let address = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        Ok(address.map_or(Self(None), |address| Self::new(address.0.ip())))
+    }
+}
+
+/// Keeps guessers slow, and password hashing from using all memory. Whoever guesses a name's password makes itself wait, and
+/// nobody who has that name and asks from elsewhere.
 pub(crate) struct Guard {
-    failures: Mutex<HashMap<String, (u32, Instant)>>,
+    failures: Mutex<HashMap<(String, Origin), (u32, Instant)>>,
     hashing: Semaphore,
+    /// Of each origin one at a time is let to hash.
+    origins: Turns<Origin>,
+}
+
+/// What lets its holder hash a password.
+struct Permit<'a> {
+    _hashing: SemaphorePermit<'a>,
+    _turn: OwnedMutexGuard<()>,
 }
 
 impl Default for Guard {
     fn default() -> Self {
         // One hash takes 19 MiB.
-        Self { failures: Mutex::default(), hashing: Semaphore::new(2) }
+        Self { failures: Mutex::default(), hashing: Semaphore::new(2), origins: Turns::default() }
     }
 }
 
 impl Guard {
-    /// How long a name must still wait.
-    fn waits(&self, name: &str) -> Option<Duration> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let (times, last) = failures.get(name)?;
-        (*times >= MAX_FAILURES).then(|| LOCK_OUT.checked_sub(last.elapsed())).flatten()
+    async fn permit(&self, what: &str, origin: Origin) -> Result<Permit<'_>, Problem> {
+        let turn = self.origins.take(origin).await;
+        let hashing = self.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
+        Ok(Permit { _hashing: hashing, _turn: turn })
     }
 
-    fn failed(&self, name: &str) {
+    /// How long whoever gives a name must still wait.
+    fn waits(&self, name: &str, origin: Origin) -> Option<Duration> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let (times, last) = failures.get(&(name.to_owned(), origin))?;
+        let more = times.checked_sub(MAX_FAILURES)?;
+        (LOCK_OUT * (1 << more.min(LOCK_OUT_DOUBLES))).checked_sub(last.elapsed())
+    }
+
+    fn failed(&self, name: &str, origin: Origin) {
         // Nobody can have that name, so nobody needs to be kept from it; and it may be of any length.
         if name.parse::<Name>().is_err() {
             return;
         }
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.retain(|_, (_, last)| last.elapsed() < LOCK_OUT * 4);
-        if failures.len() < MAX_NAMES || failures.contains_key(name) {
-            let entry = failures.entry(name.to_owned()).or_insert((0, Instant::now()));
-            *entry = (entry.0 + 1, Instant::now());
+        failures.retain(|_, (_, last)| last.elapsed() < LOCK_OUT * (2 << LOCK_OUT_DOUBLES));
+        let key = (name.to_owned(), origin);
+        if failures.len() < MAX_NAMES || failures.contains_key(&key) {
+            let entry = failures.entry(key).or_insert((0, Instant::now()));
+            *entry = (entry.0.saturating_add(1), Instant::now());
         }
     }
 
-    fn succeeded(&self, name: &str) {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    fn succeeded(&self, name: &str, origin: Origin) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&(name.to_owned(), origin));
     }
 }
 
@@ -227,12 +269,13 @@ pub(crate) async fn log_in(
     controller: &Arc<Controller>,
     name: &str,
     password: Zeroizing<String>,
+    origin: Origin,
 ) -> Result<(Zeroizing<String>, Timestamp), Problem> {
     let what = "cannot log in";
     let guard = &controller.guard;
-    let permit = guard.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
+    let permit = guard.permit(what, origin).await?;
     // Asked by whoever holds a permit: else those who wait for one would all have been let past.
-    if let Some(wait) = guard.waits(name) {
+    if let Some(wait) = guard.waits(name, origin) {
         return Err(throttled(what, wait));
     }
     // What can't be a name is nobody's.
@@ -261,7 +304,7 @@ pub(crate) async fn log_in(
         return Err(Problem::new(Code::AuthDenied, what, why, "ask an administrator: `ward user enable` lifts that"));
     }
     let Some(user) = found.filter(|_| good) else {
-        guard.failed(name);
+        guard.failed(name, origin);
         drop(permit);
         let shown: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
         let message = format!("somebody failed to log in as `{shown}`");
@@ -274,13 +317,16 @@ pub(crate) async fn log_in(
             "check both; the first user is `admin`, its password lies in `admin-password` in the state directory",
         ));
     };
-    guard.succeeded(name);
+    guard.succeeded(name, origin);
     drop(permit);
     let token = password::random_secret().map_err(|error| Problem::internal(what, error))?;
     let expires =
         Timestamp::now().checked_add(SESSION_HOURS.hours()).map_err(|error| Problem::internal(what, error))?;
     let mut tx = controller.store.write().await?;
-    user::add_session(&mut tx, user.id, &password::digest_secret(&token), expires.as_microsecond()).await?;
+    if !user::begin_session(&mut tx, &user, &password::digest_secret(&token), expires.as_microsecond()).await? {
+        let why = "the password was changed, or the user disabled, in this moment";
+        return Err(Problem::new(Code::AuthDenied, what, why, "log in again"));
+    }
     let subject = EventSubject { user: Some(user.name.clone()), ..EventSubject::default() };
     event::record(&mut tx, EventKind::UserLogin, &subject, &format!("user `{}` logged in", user.name)).await?;
     tx.commit().await?;
@@ -325,8 +371,8 @@ pub(crate) async fn change_password(
     let name = caller.user().as_str();
     let user = user::find(&mut *controller.store.read().await?, name).await?.ok_or_else(nobody)?;
     let hash = new_hash(controller, what, new).await?;
-    let permit = guard.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
-    if let Some(wait) = guard.waits(name) {
+    let permit = guard.permit(what, Origin::SESSION).await?;
+    if let Some(wait) = guard.waits(name, Origin::SESSION) {
         return Err(throttled(what, wait));
     }
     let known = user.password_hash.clone();
@@ -334,14 +380,18 @@ pub(crate) async fn change_password(
         .await
         .map_err(|error| Problem::internal(what, error))?;
     if !good {
-        guard.failed(name);
+        guard.failed(name, Origin::SESSION);
         drop(permit);
         note(controller, &user, OPERATION, AuditOutcome::Refused, "the current password was wrong").await?;
         return Err(Problem::new(Code::AuthDenied, what, "the current password is wrong", "try again"));
     }
-    guard.succeeded(name);
+    guard.succeeded(name, Origin::SESSION);
     note(controller, &user, OPERATION, AuditOutcome::Granted, "").await?;
     let mut tx = controller.store.write().await?;
+    if user::find(&mut tx, name).await?.is_none_or(|now| now.password_hash != user.password_hash) {
+        let why = "somebody else has changed it in this moment";
+        return Err(Problem::new(Code::AuthDenied, what, why, "log in again"));
+    }
     user::set_password(&mut tx, user.id, &hash, Some(caller.session())).await?;
     tx.commit().await?;
     Ok(())
@@ -357,7 +407,7 @@ pub(crate) async fn new_hash(
         let why = format!("a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters");
         return Err(Problem::new(Code::RequestInvalid, what, why, "choose another; several words make a good one"));
     }
-    let permit = controller.guard.hashing.acquire().await.map_err(|error| Problem::internal(what, error))?;
+    let permit = controller.guard.permit(what, Origin::SESSION).await?;
     let hash = tokio::task::spawn_blocking(move || password::hash(&password)).await;
     drop(permit);
     hash.map_err(|error| Problem::internal(what, error))?.map_err(|error| Problem::internal(what, error))
@@ -378,13 +428,27 @@ mod tests {
     #[test]
     fn a_guesser_must_wait_and_others_need_not() {
         let guard = Guard::default();
+        let origin = |text: &str| text.parse().map(Origin::new).unwrap_or(Origin::SESSION);
+        let (here, there) = (origin("192.0.2.1"), origin("192.0.2.2"));
         for _ in 0..MAX_FAILURES {
-            assert_eq!(guard.waits("a"), None);
-            guard.failed("a");
+            assert_eq!(guard.waits("a", here), None);
+            guard.failed("a", here);
         }
-        assert!(guard.waits("a").is_some());
-        assert_eq!(guard.waits("b"), None);
-        guard.succeeded("a");
-        assert_eq!(guard.waits("a"), None);
+        let first = guard.waits("a", here);
+        assert!(first.is_some_and(|wait| wait <= LOCK_OUT));
+        assert_eq!(guard.waits("b", here), None);
+        assert_eq!(guard.waits("a", there), None, "who has the name and asks from elsewhere");
+        guard.failed("a", here);
+        assert!(guard.waits("a", here).is_some_and(|wait| wait > LOCK_OUT));
+        for _ in 0..100 {
+            guard.failed("a", here);
+        }
+        assert!(guard.waits("a", here).is_some_and(|wait| wait <= LOCK_OUT * 16));
+        guard.succeeded("a", here);
+        assert_eq!(guard.waits("a", here), None);
+        // Whoever has an address of an IPv6 network has all of it.
+        assert_eq!(origin("2001:db8::1"), origin("2001:db8::2"));
+        assert_ne!(origin("2001:db8::1"), origin("2001:db8:0:1::1"));
+        assert_eq!(origin("::ffff:192.0.2.1"), here);
     }
 }

@@ -1,5 +1,7 @@
 //! Clusters and datastores.
 
+use std::path::{Component, Path, PathBuf};
+
 use axum::extract::{Json, State};
 use ward_types::{Code, Problem};
 
@@ -86,13 +88,10 @@ pub(super) async fn add_datastore(
     Body(new): Body<AddDatastore>,
 ) -> ApiResult<Json<DatastoreView>> {
     let what = format!("cannot add datastore `{}`", new.name);
-    let directory = match new.directory.to_str() {
-        Some(directory) if new.directory.is_absolute() && !directory.contains('\0') => directory.to_owned(),
-        _ => {
-            let why = format!("`{}` is not an absolute path in UTF-8", new.directory.display());
-            let remedy = "give the path under which all hosts of the cluster find it";
-            return Err(Problem::new(Code::RequestInvalid, what, why, remedy).into());
-        }
+    let Some(directory) = directory_of(&new.directory) else {
+        let why = format!("`{}` is not an absolute path in UTF-8 without `..`", new.directory.display());
+        let remedy = "give the path under which all hosts of the cluster find it";
+        return Err(Problem::new(Code::RequestInvalid, what, why, remedy).into());
     };
     let target = cluster_named(&controller, &what, new.cluster.as_deref()).await?;
     let note = format!("add datastore `{}` at {directory}", new.name);
@@ -107,7 +106,37 @@ pub(super) async fn add_datastore(
         added => added?,
     };
     tx.commit().await?;
-    Ok(Json(DatastoreView { id: datastore, name: new.name, cluster, directory: new.directory }))
+    Ok(Json(DatastoreView { id: datastore, name: new.name, cluster, directory: directory.into() }))
+}
+
+/// A path as it is kept: in one way of several in which it can be written, so that no directory is two datastores.
+fn directory_of(path: &Path) -> Option<String> {
+    let is_plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    // Single dots and slashes at the end are none of its components.
+    let plain: PathBuf = path.components().collect();
+    let text = plain.to_str().filter(|text| !text.contains('\0'))?;
+    (plain.is_absolute() && plain.components().all(is_plain)).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_written_in_one_way() {
+        for (given, kept) in [
+            ("/store", Some("/store")),
+            ("/store/", Some("/store")),
+            ("/store/.", Some("/store")),
+            ("//store//a/./b", Some("/store/a/b")),
+            ("/store/../other", None),
+            ("store", None),
+            ("", None),
+            ("/a\0b", None),
+        ] {
+            assert_eq!(directory_of(Path::new(given)).as_deref(), kept, "{given:?}");
+        }
+    }
 }
 
 /// Forgets a datastore on which no VM of the inventory is. What is on it stays as it is.

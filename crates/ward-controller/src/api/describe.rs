@@ -47,14 +47,16 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
     let has_body = operation.contains_key("requestBody");
     let parameters = operation.get("parameters").and_then(Value::as_array).cloned().unwrap_or_default();
     let has = |place: &str| parameters.iter().any(|parameter| parameter["in"] == place);
-    let begins_task = operation["responses"]["200"].to_string().contains("/TaskView") && method == "post";
+    let changes = method != "get";
+    let may_be_repeated = changes && !open;
     let is_list = operation["responses"]["200"]["content"]["application/json"]["schema"]["type"] == "array";
-    if begins_task {
+    if may_be_repeated {
         let key = json!({
             "name": repeat::HEADER,
             "in": "header",
             "required": false,
-            "description": "Makes the request one that may be sent again: its task is begun once.",
+            "description": "Makes the request one that may be sent again within 7 days: it is done once, and answered as the \
+                first time while its user's permissions are the same.",
             "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" },
         });
         if let Some(parameters) = operation.entry("parameters").or_insert_with(|| json!([])).as_array_mut() {
@@ -69,7 +71,6 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
             "schema": { "type": "string" },
         }});
     }
-    let changes = method != "get";
     let mut statuses = vec![500];
     let applies = [
         (!open, [401, 403].as_slice()),
@@ -78,7 +79,7 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
         (path.ends_with("/session/password"), &[429]),
         (has("path") || has("query") || has_body, &[400, 404]),
         (has_body, &[413, 415]),
-        (begins_task, &[400, 413, 422]),
+        (may_be_repeated, &[400, 413, 422]),
         (changes, &[409]),
         // Those who have others do the work.
         (

@@ -1,6 +1,5 @@
 //! Host encryption mode, host keys, key persistence, dumps.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +9,17 @@ use axum::response::Response;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use ward_rpc::api::host::{self as rpc, HostStatus, Status, SupportBundle};
-use ward_types::{Code, DumpInfo, DumpSubject, EventKind, EventSubject, HostCrypto, Name, Power, Problem};
+use ward_types::{Code, DumpInfo, EventKind, EventSubject, HostCrypto, Name, Power, Problem};
 
 use super::auth::Caller;
+use super::dumps::readable;
 use super::edge::{ApiResult, Body, Keys};
 use super::hosts::one;
 use super::types::{HostView, MakeBundle, SetClusterPersistence, SetEncryption, SetHostPersistence};
 use crate::authz::operations::{
     self, BundleHost, ChangeHostKey, DisableHost, EnableHost, SetHostPersistence as MayPersist,
 };
-use crate::authz::{Granted, Note, Target as _, allows, grant_named};
+use crate::authz::{Granted, Note, Target as _, grant_named};
 use crate::controller::{Controller, Shared};
 use crate::hosts::{self, Link, Rekey};
 use crate::plan::ModeChange;
@@ -196,7 +196,11 @@ pub(super) async fn bundle(
     }
     let link = link(&controller, &what, row)?;
     let dumps = match password {
-        Some(_) => Some(readable(&controller, &caller, row, &link).await?),
+        Some(_) => {
+            let status = link.snapshot().status;
+            let dumps = status.map_or_else(Vec::new, |status| status.crypto.dumps.clone());
+            Some(readable(&controller, &caller, row.cluster, &dumps).await?)
+        }
         None => None,
     };
     let asked = link.support_bundle(&SupportBundle { password, dumps }).await;
@@ -206,24 +210,6 @@ pub(super) async fn bundle(
     let mut response = Response::new(HttpBody::from_stream(answer.bytes_stream()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
     Ok(response)
-}
-
-/// The dumps of a host whose memory somebody may read: a guest's like its VM's, a process's where it may read every VM of the
-/// cluster, since it may have been any one's.
-async fn readable(controller: &Controller, caller: &Caller, row: &HostRow, link: &Link) -> Result<Vec<Name>, Problem> {
-    let mut denied = BTreeSet::new();
-    for vm in vm::list(&mut *controller.store.read().await?).await? {
-        if vm.cluster == row.cluster && !allows::<operations::DumpVm>(controller, caller, &vm).await? {
-            denied.insert(vm.id);
-        }
-    }
-    let status = link.snapshot().status;
-    let dumps = status.iter().flat_map(|status| &status.crypto.dumps);
-    let may = |dump: &&DumpInfo| match dump.about.subject {
-        DumpSubject::Guest { vm } => !denied.contains(&vm),
-        DumpSubject::Process { .. } => denied.is_empty(),
-    };
-    Ok(dumps.filter(may).map(|dump| dump.name.clone()).collect())
 }
 
 /// Dumps the memory of a VM's guest, which waits meanwhile. The dump stays on its host, encrypted under the host key.

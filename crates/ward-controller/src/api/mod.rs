@@ -4,6 +4,7 @@ mod audit;
 pub(crate) mod auth;
 mod clusters;
 mod describe;
+mod dumps;
 pub(crate) mod edge;
 pub(crate) mod events;
 mod host_crypto;
@@ -90,6 +91,7 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(roles::permissions, roles::give))
         .routes(routes!(roles::take))
         .routes(routes!(audit::list))
+        .routes(routes!(audit::count))
         .routes(routes!(clusters::list, clusters::add))
         .routes(routes!(clusters::datastores, clusters::add_datastore))
         .routes(routes!(clusters::remove_datastore))

@@ -13,7 +13,7 @@ use crate::controller::{Controller, Shared};
 use crate::plan;
 use crate::store::policy::{self, PolicyRow};
 use crate::store::vm::{self, VmRow};
-use crate::store::{Tx, event, provider};
+use crate::store::{Tx, event, provider, task};
 
 /// Policies, with those VMs under them that are to be shown.
 async fn views(controller: &Controller, sight: &Sight, rows: Vec<PolicyRow>) -> Result<Vec<PolicyView>, Problem> {
@@ -156,9 +156,15 @@ pub(super) async fn remove(State(controller): State<Shared>, caller: Caller, key
     for ((id, _), _) in assigned.iter().filter(|(_, policy)| **policy == row.name) {
         users.extend(vm::get(&mut tx, *id).await?.map(|vm| vm.name.to_string()));
     }
+    for task in task::open(&mut tx).await? {
+        if task.work.policies().iter().any(|(_, policy)| *policy == row.name) {
+            users.push(task.info.vm_name.to_string());
+        }
+    }
+    users.sort();
     users.dedup();
     if !users.is_empty() {
-        let why = format!("parts of {} are under it", users.join(", "));
+        let why = format!("parts of {} are under it, or about to be", users.join(", "));
         return Err(Problem::new(Code::InUse, what, why, "put them under another one with `ward vm set-policy`").into());
     }
     policy::remove(&mut tx, &row.name).await?;

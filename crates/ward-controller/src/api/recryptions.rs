@@ -14,7 +14,7 @@ use crate::authz::{Granted, Note, Sight, grant};
 use crate::controller::{Controller, Shared};
 use crate::recryption;
 
-async fn view(controller: &Controller, id: TaskId) -> ApiResult<Json<RecryptionView>> {
+pub(super) async fn view(controller: &Controller, id: TaskId) -> ApiResult<Json<RecryptionView>> {
     let view = recryption::view(controller, id).await?;
     Ok(Json(view.ok_or_else(|| not_found("recryption", &id.to_string()))?))
 }

@@ -4,7 +4,7 @@ use axum::extract::{Json, State};
 use ward_secret::Zeroizing;
 use ward_types::{Privilege, Problem};
 
-use super::auth::{Caller, change_password, log_in, log_out};
+use super::auth::{Caller, Origin, change_password, log_in, log_out};
 use super::edge::{ApiResult, Body, Keys, not_found};
 use super::page::{Listed, Page};
 use super::types::{Allowed, AllowedQuery, ChangePassword, Login, PageQuery, Session, SessionView, WhoAmI};
@@ -17,9 +17,13 @@ use crate::store::user::{self, SessionRow};
 /// Begins a session. The only call that needs none.
 #[utoipa::path(post, path = "/session", tag = "session", security(()), request_body = Login,
     responses((status = 200, body = Session), (status = "4XX", body = Problem)))]
-pub(super) async fn begin(State(controller): State<Shared>, Body(login): Body<Login>) -> ApiResult<Json<Session>> {
+pub(super) async fn begin(
+    State(controller): State<Shared>,
+    origin: Origin,
+    Body(login): Body<Login>,
+) -> ApiResult<Json<Session>> {
     let password = Zeroizing::new(login.password);
-    let (token, expires) = log_in(&controller, &login.user, password).await?;
+    let (token, expires) = log_in(&controller, &login.user, password, origin).await?;
     Ok(Json(Session { token: token.to_string(), expires }))
 }
 

@@ -84,7 +84,7 @@ pub(super) async fn show(
     Ok(Json(TaskView { info, revision }))
 }
 
-/// Asks a task to stop: possible while a host works on it. What was done is undone.
+/// Asks a task to stop, where it can: what was done is undone. One whose host is away, with its VM, stops when that answers.
 #[utoipa::path(post, path = "/tasks/{task}/cancel", tag = "task", params(("task" = String, Path, description = "ID")),
     responses((status = 200), (status = "4XX", body = Problem)))]
 pub(super) async fn cancel(State(controller): State<Shared>, granted: Granted<CancelTask>) -> ApiResult<Json<()>> {

@@ -261,7 +261,7 @@ pub struct VmView {
     pub encrypted: bool,
     /// The keys that it needs to run.
     pub keys: Vec<KeyRef>,
-    /// Its description; none while its home is being made.
+    /// Its description, without the keys that lie in it wrapped; none while its home is being made.
     #[serde(default)]
     pub config: Option<VmConfig>,
     /// The task that works on it.

@@ -81,7 +81,7 @@ pub(super) async fn crypto(
     Body(request): Body<CryptoRequest>,
 ) -> ApiResult<Json<TaskView>> {
     let vm = named(&controller, keys.first()).await?;
-    let may = MayCrypt::ask(&controller, &caller, vm, &request).await?;
+    let may = MayCrypt::ask(&controller, &caller, vm, &request, &[]).await?;
     if may.is_nothing() {
         // What is wrong with the request is told to those who may see the VM.
         let _: Granted<ReadVm> = grant(&controller, &caller, may.vm().clone(), Note::default()).await?;
@@ -91,7 +91,7 @@ pub(super) async fn crypto(
 }
 
 /// Puts parts of a VM under storage policies, and encrypts and decrypts them as these want, which takes the privileges
-/// for that too.
+/// for that too. Where the keys of what is encrypted are replaced at another age then, it takes the privilege to recrypt.
 #[utoipa::path(post, path = "/vms/{vm}/policy", tag = "vm", request_body = SetPolicy,
     params(("vm" = String, Path, description = "name or ID")),
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
@@ -103,8 +103,8 @@ pub(super) async fn set_policy(
 ) -> ApiResult<Json<TaskView>> {
     let granted: Granted<SetVmPolicy> = grant_named(&controller, &caller, keys.first(), note(&wanted)).await?;
     let order = Order { controller: &controller };
-    let request = order.policy_request(&granted, &wanted).await?;
-    let may = MayCrypt::ask(&controller, &caller, granted.on().clone(), &request).await?;
+    let (request, rotated) = order.policy_request(&granted, &wanted).await?;
+    let may = MayCrypt::ask(&controller, &caller, granted.on().clone(), &request, &rotated).await?;
     let info = order.set_policy(granted, &may, &wanted).await?;
     Ok(task_view(&controller, info))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use axum::extract::{Json, State};
 use ward_rpc::api::host::{self, KernelSource, NewFirmware};
-use ward_types::{Code, Component, KeyRef, PolicyName, Problem, TaskInfo, VmId};
+use ward_types::{Code, Component, HomeCrypto, KeyRef, PolicyName, Problem, TaskInfo, VmConfig, VmId};
 
 use super::auth::Caller;
 use super::edge::{ApiResult, Body, Keys, Params, not_found};
@@ -16,13 +16,13 @@ use super::types::{
     AddDisk, AddVm, ComponentPolicy, ConsoleQuery, ConsoleView, PageQuery, Start, Stop, TaskView, VmView,
 };
 use crate::authz::operations::{ReadConsole, ReadVm, RemoveVm};
-use crate::authz::{Granted, Note, Sight, grant_named};
+use crate::authz::{Granted, Note, Sight, grant_named, named};
 use crate::controller::{Controller, Shared};
 use crate::plan::{NewDisk, NewVm};
 use crate::store::cluster::{self, DatastoreRow};
 use crate::store::vm::{self, VmRow};
 use crate::store::{policy, task};
-use crate::tasks::may::MayMake;
+use crate::tasks::may::{MayMake, MayStart};
 use crate::tasks::submit::{self, Order};
 
 const MAX_WAIT_MS: u32 = 30_000;
@@ -58,12 +58,24 @@ fn view(
         home,
         encrypted: !keys.is_empty(),
         keys,
-        config: row.config,
+        config: row.config.map(shown),
         task: open.iter().find(|task| task.vm == row.id).map(|task| task.id),
         locked: row.locked,
         template: row.template,
         policies,
     })
+}
+
+/// A description as it is shown: without the keys that lie in it wrapped, of which nobody needs to see more than that they
+/// are there.
+fn shown(mut config: VmConfig) -> VmConfig {
+    if let HomeCrypto::Encrypted { wrapped_key, .. } = &mut config.home {
+        wrapped_key.0.clear();
+    }
+    if let Some(tpm) = &mut config.tpm {
+        tpm.wrapped_key.0.clear();
+    }
+    config
 }
 
 /// All VMs that are to be shown.
@@ -145,7 +157,7 @@ pub(super) async fn remove(State(controller): State<Shared>, granted: Granted<Re
     Ok(task_view(&controller, info))
 }
 
-/// Starts a VM.
+/// Starts a VM. To start an encrypted one on another host than it ran on last takes the privilege to move it.
 #[utoipa::path(post, path = "/vms/{vm}/start", tag = "vm", request_body = Start,
     params(("vm" = String, Path, description = "name or ID")),
     responses((status = 200, body = TaskView), (status = "4XX", body = Problem)))]
@@ -155,8 +167,9 @@ pub(super) async fn start(
     keys: Keys,
     Body(how): Body<Start>,
 ) -> ApiResult<Json<TaskView>> {
-    let granted = grant_named(&controller, &caller, keys.first(), Note::default()).await?;
-    let info = Order { controller: &controller }.start(granted, how.host).await?;
+    let vm = named(&controller, keys.first()).await?;
+    let may = MayStart::ask(&controller, &caller, vm, how.host.as_ref()).await?;
+    let info = Order { controller: &controller }.start(&may, how.host).await?;
     Ok(task_view(&controller, info))
 }
 

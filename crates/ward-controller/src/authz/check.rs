@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use ward_types::{AuditOutcome, Code, KeyRef, Name, Object, Privilege, PrivilegeSet, Problem, TokenId};
+use ward_types::{AuditOutcome, Code, KeyRef, Name, Object, PrivilegeSet, Problem, TokenId};
 
 use super::decide::privileges_on;
 use super::operations::Operation;
@@ -60,15 +60,15 @@ impl From<String> for Note {
 
 /// Which readings are in the audit log already.
 #[derive(Default)]
-pub(crate) struct Recent(Mutex<HashMap<(TokenId, Object), Instant>>);
+pub(crate) struct Recent(Mutex<HashMap<(TokenId, &'static str, Object), Instant>>);
 
 impl Recent {
     /// Whether it is the first in a long time; from now on it is not.
-    fn is_first(&self, session: TokenId, object: Object) -> bool {
+    fn is_first(&self, session: TokenId, operation: &'static str, object: Object) -> bool {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         recent.retain(|_, since| since.elapsed() < ONE_READING);
         let mut first = false;
-        recent.entry((session, object)).or_insert_with(|| {
+        recent.entry((session, operation, object)).or_insert_with(|| {
             first = true;
             Instant::now()
         });
@@ -77,7 +77,7 @@ impl Recent {
 }
 
 /// Decides whether the caller may do the operation on the object. What changes anything or takes a cryptographic
-/// privilege is written to the audit log first; where that can't be, it is refused.
+/// privilege is written to the audit log first, reading once an hour; where that can't be, it is refused.
 pub(crate) async fn grant<O: Operation>(
     controller: &Controller,
     caller: &Caller,
@@ -89,9 +89,7 @@ pub(crate) async fn grant<O: Operation>(
     let lacks = needs.without(have);
     let allowed = lacks.is_empty();
     let audited = if allowed {
-        let reads = needs.contains(Privilege::CryptoAccess)
-            && (O::CHANGES || controller.recent.is_first(caller.session(), on.object()));
-        O::CHANGES || reads
+        O::CHANGES || needs.has_crypto() && controller.recent.is_first(caller.session(), O::NAME, on.object())
     } else {
         O::CHANGES || needs.has_crypto()
     };

@@ -22,4 +22,4 @@ pub(crate) use check::{Granted, Note, Recent, allows, grant, grant_if_allowed, g
 pub(crate) use decide::Grant;
 pub(crate) use policy::{Excess, Given, Policy};
 pub(crate) use sight::Sight;
-pub(crate) use target::{Fleet, Place, Root, Target, TaskTarget, named};
+pub(crate) use target::{Fleet, KeyTarget, Place, Root, Target, TaskTarget, named};

@@ -87,6 +87,7 @@ operations! {
         [CryptoRegisterHost];
     BundleHost on HostRow: "host.support-bundle", "make a support bundle of", changes, [CryptoAccess];
     DumpVm on VmRow: "vm.dump", "dump", changes, [VmConsole] if encrypted [CryptoAccess];
+    ReadDumps on Place: "dump.read", "read dumps of VMs that were on", reads, [VmConsole, CryptoAccess];
     ReadProvider on ProviderRow: "provider.read", "show", reads, [CryptoReadKeyServers];
     AddProvider on Root: "provider.add", "add a key provider", changes, [CryptoManageKeyServers];
     SetDefaultProvider on ProviderRow: "provider.default", "make default", changes, [CryptoManageKeyServers];
@@ -100,6 +101,7 @@ operations! {
     ChangeProviderKey on ProviderRow: "provider.change-key", "change the key of", changes, [CryptoManageKeys];
     ReadKey on KeyTarget: "key.read", "show", reads, [CryptoReadKeyServers];
     CheckKeys on Root: "key.check", "check the keys of the inventory", reads, [CryptoReadKeyServers];
+    AdoptKey on KeyTarget: "key.adopt", "take into use", changes, [CryptoManageKeys];
     FetchKeys on Root: "key.fetch", "get the keys of the inventory", changes, [CryptoManageKeys];
     DestroyKey on KeyTarget: "key.destroy", "destroy", changes, [CryptoManageKeys];
     FindOrphans on ProviderRow: "key.orphans", "look for keys of failed tasks at", changes, [CryptoManageKeys];
@@ -114,6 +116,8 @@ operations! {
     CloneVm on VmRow: "vm.clone", "clone", begins, [VmClone] if encrypted [CryptoClone];
     ImportVm on DatastoreRow: "vm.import", "import a VM to", begins, [VmCreate, VmImport];
     StartVm on VmRow: "vm.start", "start", begins, [VmPower];
+    StartElsewhere on VmRow: "vm.start-elsewhere", "start on another host", begins,
+        [VmPower] if encrypted [CryptoMigrate];
     StopVm on VmRow: "vm.stop", "stop", begins, [VmPower];
     EncryptVm on VmRow: "vm.encrypt", "encrypt", begins, [CryptoEncrypt];
     DecryptVm on VmRow: "vm.decrypt", "decrypt", begins, [CryptoDecrypt];
@@ -184,6 +188,14 @@ mod tests {
         let names: HashSet<_> = ALL.iter().map(|line| line.name).collect();
         assert_eq!(names.len(), ALL.len());
         assert!(ALL.iter().all(|line| !line.needs.is_empty() && !line.on.is_empty()));
+    }
+
+    #[test]
+    fn every_privilege_takes_part_in_something() {
+        // Whose events are shown is asked of each object, and no operation.
+        let used = |privilege| ALL.iter().any(|it| it.needs.union(it.if_encrypted).contains(privilege));
+        let unused: Vec<_> = Privilege::ALL.iter().filter(|it| !used(**it)).collect();
+        assert_eq!(unused, [&Privilege::EventRead, &Privilege::TrustRead]);
     }
 
     /// `UPDATE_TABLES=1` writes it anew.

@@ -55,7 +55,8 @@ impl Policy {
     }
 
     fn path<'a>(&'a self, object: &'a Object) -> Vec<Object> {
-        self.paths.get(object).cloned().unwrap_or_else(|| vec![object.clone()])
+        // What is on the way to an object that is gone was the root, whatever else it was.
+        self.paths.get(object).cloned().unwrap_or_else(|| vec![object.clone(), Object::Root])
     }
 
     fn subjects(&self) -> impl Iterator<Item = Subject> {

@@ -16,7 +16,7 @@ use crate::store::cluster::{self, ClusterRow, DatastoreRow};
 use crate::store::host::{self, HostRow};
 use crate::store::provider::{self, ProviderRow};
 use crate::store::vm::{self, VmRow};
-use crate::store::{self, needed, recryption, task};
+use crate::store::{self, needed, recryption, task, vm_left};
 
 /// Something that operations are done on.
 pub(crate) trait Target: Send + Sync + Sized + 'static {
@@ -259,6 +259,16 @@ impl Place {
         Ok(found.map(|it| Self { object: it.object(), path: it.path(), name: it.name() }))
     }
 
+    /// A VM that was taken out of the inventory: the permissions on it stay, and can be taken away.
+    async fn left(db: &mut AnyConnection, id: &str) -> store::Result<Option<Self>> {
+        let Ok(id) = id.parse() else { return Ok(None) };
+        Ok(vm_left::get(db, id).await?.map(|left| Self {
+            object: Object::Vm(id),
+            path: vec![Object::Vm(id), Object::Cluster(left.cluster), Object::Root],
+            name: id.to_string(),
+        }))
+    }
+
     /// The object as people write it: `root`, or KIND/NAME.
     pub(crate) fn text(&self) -> String {
         match self.object {
@@ -278,7 +288,10 @@ impl Target for Place {
             Some((ClusterRow::NOUN, key)) => Self::of::<ClusterRow>(db, key).await,
             Some((DatastoreRow::NOUN, key)) => Self::of::<DatastoreRow>(db, key).await,
             Some((HostRow::NOUN, key)) => Self::of::<HostRow>(db, key).await,
-            Some((VmRow::NOUN, key)) => Self::of::<VmRow>(db, key).await,
+            Some((VmRow::NOUN, key)) => match Self::of::<VmRow>(&mut *db, key).await? {
+                Some(place) => Ok(Some(place)),
+                None => Self::left(db, key).await,
+            },
             Some((ProviderRow::NOUN, key)) => Self::of::<ProviderRow>(db, key).await,
             _ => Ok(None),
         }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use ward_secret::Zeroizing;
 use ward_types::Problem;
 
-use crate::api::auth::{COOKIE_NAME, caller_by_cookie, log_in, log_out};
+use crate::api::auth::{COOKIE_NAME, Origin, caller_by_cookie, log_in, log_out};
 use crate::controller::Shared;
 
 /// The console's routes.
@@ -42,8 +42,8 @@ async fn show(State(controller): State<Shared>, headers: HeaderMap) -> Response 
     }
 }
 
-async fn begin(State(controller): State<Shared>, Form(form): Form<LoginForm>) -> Response {
-    match log_in(&controller, &form.user, Zeroizing::new(form.password)).await {
+async fn begin(State(controller): State<Shared>, origin: Origin, Form(form): Form<LoginForm>) -> Response {
+    match log_in(&controller, &form.user, Zeroizing::new(form.password), origin).await {
         Ok((token, _)) => {
             let cookie = format!("{COOKIE_NAME}={}; Path=/; HttpOnly; Secure; SameSite=Strict", *token);
             with_cookie(&cookie)

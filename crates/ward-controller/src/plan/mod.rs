@@ -19,13 +19,13 @@ mod tests;
 
 pub(crate) use clone::{CloneWish, clone, create_under};
 pub(crate) use create::{NewDisk, NewVm, create};
-pub(crate) use crypt::{CryptPlan, KeyChoice, PlannedAction, Selection, Verb, crypt, keys, kind, whole};
+pub(crate) use crypt::{CryptPlan, KeyChoice, PlannedAction, Selection, Verb, crypt, keys, kind, named_key, whole};
 pub(crate) use destroy::{KeyFacts, destroy, kept_until};
 pub(crate) use disks::{DiskVerb, DiskWish, NewDiskPlan, Origin, add_disk, change_disk};
 pub(crate) use host_mode::{ModeChange, change_mode, on_demand};
 pub(crate) use key::{KeyUse, judge_state, trusted};
 pub(crate) use place::{Needs, parts, place};
-pub(crate) use policy::set_policy;
+pub(crate) use policy::{rotated_otherwise, set_policy};
 pub(crate) use power::{reload, remove, set_template, start, stop, unregister};
 pub(crate) use tpm::{add_tpm, with_tpm_off};
 

@@ -1,6 +1,8 @@
 //! What storage policies come to.
 
-use ward_types::{Code, Component, CryptoRequest, CryptoSpec, KeyWish, PolicyName, Problem, TaskKind};
+use std::collections::BTreeMap;
+
+use ward_types::{Code, Component, CryptoRequest, CryptoSpec, KeyWish, PolicyName, Problem, TaskKind, VmConfig};
 
 use super::{VmFacts, cannot, idle, keys};
 use crate::api::types::SetPolicy;
@@ -57,6 +59,23 @@ pub(super) fn set_policy_as(
         return Err(refuse(Code::RequestInvalid, why, "give `--home`, `--disk` or `--all-disks`"));
     }
     Ok((request, assigned))
+}
+
+/// The components that are encrypted and stay so, and whose keys are replaced at another age once they are under `wanted`:
+/// that replaces them, or keeps them from being replaced.
+pub(crate) fn rotated_otherwise(
+    config: &VmConfig,
+    (was, wanted): (&BTreeMap<Component, PolicyName>, &[(Component, PolicyName)]),
+    policies: &[PolicyRow],
+) -> Vec<Component> {
+    let keys = keys(config);
+    let days = |name: &PolicyName| policies.iter().find(|policy| policy.name == *name)?.rotate_days;
+    let encrypts = |name: &PolicyName| policies.iter().any(|policy| policy.name == *name && policy.encrypts);
+    let differs = |(component, name): &&(Component, PolicyName)| {
+        let is_encrypted = keys.get(component).is_some_and(Option::is_some);
+        is_encrypted && encrypts(name) && days(name) != was.get(component).and_then(days)
+    };
+    wanted.iter().filter(differs).map(|(component, _)| *component).collect()
 }
 
 #[cfg(test)]
@@ -116,6 +135,27 @@ mod tests {
         };
         let request = ask(None, &[None, None], &one).unwrap();
         assert_eq!(request.disks, [(DiskId(0), encrypt(None))].into());
+    }
+
+    #[test]
+    fn another_age_of_keys_is_noticed_where_something_stays_encrypted() {
+        let name = |name: &str| name.parse::<PolicyName>().unwrap();
+        let mut policies = policies();
+        policies[1].rotate_days = Some(1);
+        let (home, disk) = (Component::Home, Component::Disk(DiskId(0)));
+        for (was, wanted, expected) in [
+            (None, "shut", vec![home]),
+            (Some("other"), "shut", vec![home]),
+            (Some("shut"), "other", vec![home]),
+            (Some("shut"), "shut", vec![]),
+            (None, "other", vec![]),
+            (Some("shut"), "open", vec![]),
+        ] {
+            let was: BTreeMap<_, _> = was.map(|was| (home, name(was))).into_iter().collect();
+            let wanted = [(home, name(wanted)), (disk, name(wanted))];
+            let got = rotated_otherwise(&vm(Some(1), &[None]), (&was, &wanted), &policies);
+            assert_eq!(got, expected, "{was:?} {wanted:?}");
+        }
     }
 
     #[test]

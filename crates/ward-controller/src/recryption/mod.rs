@@ -5,12 +5,12 @@
 mod schedule;
 mod select;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use ward_types::{Code, EventKind, EventSubject, Privilege, Problem, TaskId, TaskInfo, TaskKind, TaskState};
+use ward_types::{Code, EventKind, EventSubject, Privilege, Problem, TaskId, TaskInfo, TaskKind, TaskState, VmId};
 
 use crate::api::auth::Caller;
 use crate::api::types::{
@@ -21,6 +21,7 @@ use crate::authz::{self, Granted, Note, Sight, grant, grant_to_schedule, named};
 use crate::controller::{Controller, Shared};
 use crate::plan;
 use crate::store::recryption::{self, RecryptionRow};
+use crate::store::request::{self, Came};
 use crate::store::vm::VmRow;
 use crate::store::{StoreError, Tx, cluster, event, policy, provider, task, vm};
 use crate::tasks::cannot;
@@ -70,10 +71,16 @@ pub(crate) async fn plan(
     Ok(Planned { fleet: authz::Fleet::new(if unable.is_empty() { able } else { unable }), vms })
 }
 
-/// What is due by the clock.
-async fn due(controller: &Controller, request: &RecryptionRequest, now: Timestamp) -> Result<Planned, Problem> {
+/// What is due by the clock, but for VMs that are taken.
+async fn due(
+    controller: &Controller,
+    request: &RecryptionRequest,
+    now: Timestamp,
+    taken: &BTreeSet<VmId>,
+) -> Result<Planned, Problem> {
     check(controller, request).await?;
-    let vms = load(controller).await?.select(request, now);
+    let mut vms = load(controller).await?.select(request, now);
+    vms.retain(|planned| !taken.contains(&planned.vm));
     let mut rows = vm::list(&mut *controller.store.read().await?).await?;
     rows.retain(|row| vms.iter().any(|planned| row.id == planned.vm));
     Ok(Planned { fleet: authz::Fleet::new(rows), vms })
@@ -105,6 +112,9 @@ pub(crate) async fn begin(
     let vms: Vec<_> = vms.into_iter().map(item).collect();
     let mut tx = controller.store.write().await?;
     recryption::add(&mut tx, &row, &vms).await?;
+    if let Some(key) = granted.caller().request() {
+        request::began(&mut tx, "cannot recrypt VMs", key, &Came::Recryption(row.id)).await?;
+    }
     let message = format!("recryption {} of {} VMs begun by `{}`", row.id, vms.len(), row.user);
     event::record(&mut tx, EventKind::RecryptionStarted, &about(&row), &message).await?;
     let id = row.id;

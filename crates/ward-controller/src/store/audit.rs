@@ -68,6 +68,12 @@ pub(crate) async fn record(tx: &mut Tx, draft: Draft<'_>) -> Result<()> {
     Ok(())
 }
 
+/// How many entries were ever written.
+pub(crate) async fn count(db: &mut AnyConnection) -> Result<i64> {
+    let row = sqlx::query("SELECT value FROM counter WHERE name = 'audit'").fetch_one(db).await?;
+    Cells(&row).int("value")
+}
+
 /// The entries after number `after`, oldest first.
 pub(crate) async fn after(db: &mut AnyConnection, after: i64, limit: i64) -> Result<Vec<AuditRecord>> {
     let rows = sqlx::query("SELECT entry, hash FROM audit WHERE id > $1 ORDER BY id LIMIT $2")

@@ -4,7 +4,7 @@ use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 use ward_types::{ClusterId, HostId, KeyRef, Name, Object, TokenId};
 
-use super::cells::{Cells, now};
+use super::cells::{Cells, json, now};
 use super::{Result, host_crypto, permission};
 
 #[derive(Clone, Debug)]
@@ -46,6 +46,14 @@ pub(crate) async fn list(db: &mut AnyConnection) -> Result<Vec<HostRow>> {
 pub(crate) async fn find(db: &mut AnyConnection, key: &str) -> Result<Option<HostRow>> {
     let row = sqlx::query("SELECT * FROM host WHERE name = $1 OR id = $1").bind(key).fetch_optional(db).await?;
     row.as_ref().map(host).transpose()
+}
+
+/// The hosts that need a key for themselves, by name.
+pub(crate) async fn under(db: &mut AnyConnection, key: &KeyRef) -> Result<Vec<HostRow>> {
+    let query = "SELECT host.* FROM host JOIN host_key ON host.id = host_key.host_id \
+                 WHERE host_key.key_ref = $1 ORDER BY host.name";
+    let rows = sqlx::query(query).bind(json(key)?).fetch_all(db).await?;
+    rows.iter().map(host).collect()
 }
 
 pub(crate) async fn set_address(db: &mut AnyConnection, id: HostId, address: &str) -> Result<()> {

@@ -22,6 +22,7 @@ pub(crate) mod task;
 pub(crate) mod trusted;
 pub(crate) mod user;
 pub(crate) mod vm;
+pub(crate) mod vm_left;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -62,6 +63,17 @@ impl StoreError {
         matches!(self, Self::Sql(sqlx::Error::Database(error)) if error.is_unique_violation())
     }
 
+    /// Whether it would fail the same way however often it were tried: the database is there, and does not take it.
+    pub(crate) fn is_for_good(&self) -> bool {
+        match self {
+            Self::Sql(sqlx::Error::Database(error)) => {
+                error.is_unique_violation() || error.is_foreign_key_violation() || error.is_check_violation()
+            }
+            Self::Sql(_) | Self::Migrate(_) => false,
+            Self::Corrupt { .. } => true,
+        }
+    }
+
     /// Whether a text was given that no text of the database can be (PostgreSQL: `character_not_in_repertoire`).
     fn is_unkeepable(&self) -> bool {
         matches!(self, Self::Sql(sqlx::Error::Database(error)) if error.code().as_deref() == Some("22021"))
@@ -93,6 +105,19 @@ pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
+/// The audit log is only added to, whoever asks, as long as nobody takes these away: that shows in the chain. The two
+/// databases write them differently, so that they are no migration.
+const APPEND_ONLY_SQLITE: &str = "\
+    CREATE TRIGGER IF NOT EXISTS audit_not_changed BEFORE UPDATE ON audit \
+        BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END; \
+    CREATE TRIGGER IF NOT EXISTS audit_not_cut BEFORE DELETE ON audit \
+        BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;";
+const APPEND_ONLY_POSTGRES: &str = "\
+    CREATE OR REPLACE FUNCTION audit_append_only() RETURNS trigger LANGUAGE plpgsql AS \
+        $$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$; \
+    CREATE OR REPLACE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit \
+        FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only();";
+
 /// The controller's database.
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -120,7 +145,11 @@ impl Store {
             .connect(url)
             .await?;
         MIGRATIONS.run(&pool).await?;
-        Ok(Self { pool, sqlite, said: watch::Sender::new(()) })
+        let store = Self { pool, sqlite, said: watch::Sender::new(()) };
+        let mut tx = store.write().await?;
+        tx.execute(if sqlite { APPEND_ONLY_SQLITE } else { APPEND_ONLY_POSTGRES }).await?;
+        tx.commit().await?;
+        Ok(store)
     }
 
     /// Opens the SQLite database in a file, which is made where there is none.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use sqlx::AnyConnection;
-use ward_types::{KeyRef, Name, ProviderName};
+use ward_types::{ClusterId, KeyRef, Name, ProviderName};
 
 use super::Result;
 use super::cells::{Cells, json};
@@ -63,6 +63,16 @@ pub(crate) async fn of_provider(db: &mut AnyConnection, provider: &ProviderName)
         Ok(if cells.text("owner")? == "host" { KeyOwner::Host(name) } else { KeyOwner::Vm(name) })
     };
     rows.iter().map(|row| Ok((owner(&Cells(row))?, Cells(row).json("key_ref")?))).collect()
+}
+
+/// Whether a VM of the cluster has ever needed the key.
+pub(crate) async fn was_in(db: &mut AnyConnection, key: &KeyRef, cluster: ClusterId) -> Result<bool> {
+    let row = sqlx::query("SELECT 1 AS one FROM key_cluster WHERE key_ref = $1 AND cluster_id = $2")
+        .bind(json(key)?)
+        .bind(cluster.to_string())
+        .fetch_optional(db)
+        .await?;
+    Ok(row.is_some())
 }
 
 /// Of `keys`, those that nothing needs.

@@ -62,10 +62,10 @@ pub(crate) async fn remove(db: &mut AnyConnection, name: &PolicyName) -> Result<
     Ok(())
 }
 
-/// Puts a component under a policy.
-pub(crate) async fn assign(db: &mut AnyConnection, vm: VmId, component: Component, name: &PolicyName) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO vm_policy (vm_id, component, policy) VALUES ($1, $2, $3) \
+/// Puts a component under a policy; says whether it is, for the policy may be gone.
+pub(crate) async fn assign(db: &mut AnyConnection, vm: VmId, component: Component, name: &PolicyName) -> Result<bool> {
+    let done = sqlx::query(
+        "INSERT INTO vm_policy (vm_id, component, policy) SELECT $1, $2, name FROM policy WHERE name = $3 \
          ON CONFLICT (vm_id, component) DO UPDATE SET policy = excluded.policy",
     )
     .bind(vm.to_string())
@@ -73,7 +73,7 @@ pub(crate) async fn assign(db: &mut AnyConnection, vm: VmId, component: Componen
     .bind(name.as_str())
     .execute(db)
     .await?;
-    Ok(())
+    Ok(done.rows_affected() > 0)
 }
 
 /// Which components are under which policy, of all VMs or of one.

@@ -73,6 +73,13 @@ pub(crate) async fn open(db: &mut AnyConnection) -> Result<Vec<RecryptionRow>> {
     rows.iter().map(recryption).collect()
 }
 
+/// Those that are to be gone on with, and those that were begun after a time.
+pub(crate) async fn open_or_after(db: &mut AnyConnection, time: Timestamp) -> Result<Vec<RecryptionRow>> {
+    let query = "SELECT * FROM recryption WHERE ended IS NULL OR created > $1 ORDER BY created";
+    let rows = sqlx::query(query).bind(time.as_microsecond()).fetch_all(db).await?;
+    rows.iter().map(recryption).collect()
+}
+
 /// Changes the state of one that has not ended; says whether it did.
 pub(crate) async fn set_state(db: &mut AnyConnection, id: TaskId, state: RecryptionState) -> Result<bool> {
     let ended = state.is_final().then(now);

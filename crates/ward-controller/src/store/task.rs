@@ -121,6 +121,18 @@ pub(crate) async fn end(
     Ok(())
 }
 
+/// Writes down that a task is to end where it can; says whether it has not ended.
+pub(crate) async fn cancel(db: &mut AnyConnection, id: TaskId) -> Result<bool> {
+    let query = "UPDATE task SET cancelled = 1 WHERE id = $1 AND ended IS NULL";
+    Ok(sqlx::query(query).bind(id.to_string()).execute(db).await?.rows_affected() > 0)
+}
+
+/// Whether somebody has asked for that.
+pub(crate) async fn is_cancelled(db: &mut AnyConnection, id: TaskId) -> Result<bool> {
+    let row = sqlx::query("SELECT cancelled FROM task WHERE id = $1").bind(id.to_string()).fetch_optional(db).await?;
+    row.map_or(Ok(false), |row| Cells(&row).flag("cancelled"))
+}
+
 pub(crate) async fn get(db: &mut AnyConnection, id: TaskId) -> Result<Option<TaskInfo>> {
     let row = sqlx::query("SELECT * FROM task WHERE id = $1").bind(id.to_string()).fetch_optional(db).await?;
     row.as_ref().map(info).transpose()

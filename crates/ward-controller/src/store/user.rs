@@ -173,6 +173,21 @@ pub(crate) async fn leave(db: &mut AnyConnection, group: GroupId, user: UserId) 
     Ok(())
 }
 
+/// Adds a session of a user who may log in and has that password still; says whether it did. Sweeps expired ones away.
+pub(crate) async fn begin_session(
+    db: &mut AnyConnection,
+    user: &UserRow,
+    secret_hash: &str,
+    expires: i64,
+) -> Result<bool> {
+    let now = find(&mut *db, user.name.as_str()).await?;
+    let same = now.is_some_and(|now| now.id == user.id && now.password_hash == user.password_hash && !now.disabled);
+    if same {
+        add_session(db, user.id, secret_hash, expires).await?;
+    }
+    Ok(same)
+}
+
 /// Adds a session, and sweeps expired ones away.
 pub(crate) async fn add_session(
     db: &mut AnyConnection,

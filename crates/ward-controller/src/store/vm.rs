@@ -99,6 +99,14 @@ pub(crate) async fn set_config(db: &mut AnyConnection, id: VmId, config: &VmConf
             .bind(json(key)?)
             .execute(&mut *db)
             .await?;
+        sqlx::query(
+            "INSERT INTO key_cluster (key_ref, cluster_id) SELECT $1, cluster_id FROM vm WHERE id = $2 \
+             ON CONFLICT (key_ref, cluster_id) DO NOTHING",
+        )
+        .bind(json(key)?)
+        .bind(id.to_string())
+        .execute(&mut *db)
+        .await?;
         sqlx::query("INSERT INTO key_age (key_ref, since) VALUES ($1, $2) ON CONFLICT (key_ref) DO NOTHING")
             .bind(json(key)?)
             .bind(now())
@@ -138,8 +146,14 @@ pub(crate) async fn set_power(db: &mut AnyConnection, id: VmId, power: Power, ho
     Ok(())
 }
 
+/// Takes a VM out whose home is gone too, and all that was said of it.
 pub(crate) async fn remove(db: &mut AnyConnection, id: VmId) -> Result<()> {
     permission::forget(&mut *db, &Object::Vm(id)).await?;
+    take_out(db, id).await
+}
+
+/// Takes the row of a VM out, and what follows from it.
+pub(super) async fn take_out(db: &mut AnyConnection, id: VmId) -> Result<()> {
     server_key::changed(&mut *db).await?;
     sqlx::query("DELETE FROM vm_key WHERE vm_id = $1").bind(id.to_string()).execute(&mut *db).await?;
     sqlx::query("DELETE FROM vm_policy WHERE vm_id = $1").bind(id.to_string()).execute(&mut *db).await?;

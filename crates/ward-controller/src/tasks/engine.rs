@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ward_rpc::CallError;
 use ward_rpc::api::host::CancelJob;
 use ward_types::{Code, EventKind, EventSubject, Problem, TaskId, TaskInfo};
 
@@ -81,7 +82,8 @@ async fn run(controller: &Shared, mut row: TaskRow, live: tokio::sync::watch::Se
     }
 }
 
-/// Asks a task to stop where it can: while a host works on it.
+/// Asks a task to stop where it can: before a host has begun, and while one works on it. Where that is away, it stops when it
+/// is back, or another one takes the job over.
 pub(crate) async fn cancel(controller: &Controller, granted: &Granted<CancelTask>) -> Result<(), Problem> {
     let info = &granted.on().info;
     let what = format!("cannot cancel task {}", info.id);
@@ -89,16 +91,18 @@ pub(crate) async fn cancel(controller: &Controller, granted: &Granted<CancelTask
         let why = format!("it has {} already", info.state);
         return Err(Problem::new(Code::Cancelled, what, why, "nothing is to be done"));
     }
-    let host = host_of(controller, info.id).await?.and_then(|host| controller.links.get(host));
-    let Some(host) = host else {
-        return Err(Problem::new(
-            Code::Busy,
-            what,
-            "no host works on it yet",
-            "try again in a moment, or wait for its end",
-        ));
+    let mut tx = controller.store.write().await?;
+    task::cancel(&mut tx, info.id).await?;
+    tx.commit().await?;
+    let Some(host) = host_of(controller, info.id).await?.and_then(|host| controller.links.get(host)) else {
+        return Ok(());
     };
-    host.call(CancelJob { job: info.id }).await.map_err(|error| error.into_problem(&what))
+    match host.call(CancelJob { job: info.id }).await {
+        // It has not begun, or is away: whoever runs the task sees what is wished.
+        Ok(()) | Err(CallError::Unreachable { .. }) => Ok(()),
+        Err(CallError::Refused(problem)) if problem.code == Code::NotFound => Ok(()),
+        Err(error) => Err(error.into_problem(&what)),
+    }
 }
 
 async fn host_of(controller: &Controller, id: TaskId) -> Result<Option<ward_types::HostId>, StoreError> {

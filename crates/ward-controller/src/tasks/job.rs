@@ -20,6 +20,8 @@ use crate::plan::{Needs, place};
 const WATCH_MS: u32 = 20_000;
 /// How long a host may be away before another one takes its job.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long, where somebody waits for the job to be undone: the other one goes on with it, and undoes it.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a host that is away is tried.
 const TRY_EVERY: Duration = Duration::from_secs(1);
 /// How often a host may lose its keys in the course of one job before we stop giving them.
@@ -66,6 +68,7 @@ pub(super) async fn check_job(run: &mut Run, spec: &JobSpec, have: &[KeyRef], tp
     let mut away_since: Option<Instant> = None;
     let mut losses = 0;
     loop {
+        run.check_cancelled().await?;
         let tpm = tpm || needs_tpm(&mut *run.controller.store.read().await?, have).await?;
         let link = placed(run, Some(have), tpm).await?;
         let answer = match give_keys(run, &link, have).await? {
@@ -114,6 +117,7 @@ pub(super) async fn placed(run: &mut Run, keys: Option<&[KeyRef]>, tpm: bool) ->
         safe(run, &link, keys).await?;
         return Ok(link);
     }
+    run.check_cancelled().await?;
     run.controller.links.settled().await;
     let hosts = run.controller.links.facts(run.vm.cluster);
     let trusted = run.trusted().await?;
@@ -147,7 +151,12 @@ async fn attend(run: &Run, link: &Arc<Link>, spec: &JobSpec, keys: &[KeyRef]) ->
     let mut away_since: Option<Instant> = None;
     let mut began = false;
     let mut seen = 0;
+    let mut cancels = false;
     loop {
+        if began && !cancels && run.is_cancelled().await? {
+            // Whoever asked for it may have found the host away, or the job not begun.
+            cancels = link.call(CancelJob { job: run.info.id }).await.is_ok();
+        }
         let answer = if began { watch(run, link, seen).await } else { begin(run, link, spec, keys).await? };
         match answer {
             Ok(status) => {
@@ -185,7 +194,8 @@ async fn attend(run: &Run, link: &Arc<Link>, spec: &JobSpec, keys: &[KeyRef]) ->
                 // Whoever answers next may be a new agent, without keys and jobs.
                 began = false;
                 tracing::debug!(host = %link.name, why, "no answer during a job");
-                if since.elapsed() > PATIENCE {
+                let patience = if run.is_cancelled().await? { CANCEL_PATIENCE } else { PATIENCE };
+                if since.elapsed() > patience {
                     return Ok(Attended::Away);
                 }
                 run.say(&format!("waits for host {}, which does not answer", link.name));

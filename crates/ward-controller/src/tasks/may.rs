@@ -10,9 +10,10 @@ use ward_types::{
 use crate::api::auth::Caller;
 use crate::api::types::{CloneKeys, SetPolicy};
 use crate::authz::operations::{
-    CloneVm, CreateEncryptedVm, CreateVm, DecryptVm, EnableHost, EncryptVm, ImportVm, RecryptVm,
+    CloneVm, CreateEncryptedVm, CreateVm, DecryptVm, EnableHost, EncryptVm, ImportVm, RecryptVm, StartElsewhere,
+    StartVm,
 };
-use crate::authz::{Granted, Note, grant, grant_if_allowed, grant_named};
+use crate::authz::{Granted, Note, Target as _, grant, grant_if_allowed, grant_named};
 use crate::controller::Controller;
 use crate::plan::{CloneWish, CryptPlan, NewVm, PlannedAction};
 use crate::store::cluster::DatastoreRow;
@@ -59,6 +60,55 @@ impl MayEnable {
     }
 }
 
+/// That a VM may be started: where it was, or where the controller sees fit; or on another host, which somebody names.
+pub(crate) enum MayStart {
+    Here(Granted<StartVm>),
+    On(Granted<StartElsewhere>),
+}
+
+impl MayStart {
+    /// Asks for what it takes.
+    pub(crate) async fn ask(
+        controller: &Controller,
+        caller: &Caller,
+        vm: VmRow,
+        host: Option<&Name>,
+    ) -> Result<Self, Problem> {
+        let Some(host) = host else { return Ok(Self::Here(grant(controller, caller, vm, Note::default()).await?)) };
+        let note = format!("on host `{host}`").into();
+        Ok(match moves(controller, &vm, host) {
+            true => Self::On(grant(controller, caller, vm, note).await?),
+            false => Self::Here(grant(controller, caller, vm, note).await?),
+        })
+    }
+
+    pub(crate) const fn caller(&self) -> &Caller {
+        match self {
+            Self::Here(granted) => granted.caller(),
+            Self::On(granted) => granted.caller(),
+        }
+    }
+
+    /// Which VM.
+    pub(crate) const fn vm(&self) -> &VmRow {
+        match self {
+            Self::Here(granted) => granted.on(),
+            Self::On(granted) => granted.on(),
+        }
+    }
+
+    /// Whether the VM, as it is now, may be started there.
+    pub(crate) fn covers(&self, controller: &Controller, now: &VmRow, host: Option<&Name>) -> bool {
+        let goes = host.is_some_and(|host| moves(controller, now, host));
+        !goes || matches!(self, Self::On(_)) && (now.keys().is_empty() || !self.vm().keys().is_empty())
+    }
+}
+
+/// Whether a VM that ran somewhere is to run on another host.
+fn moves(controller: &Controller, vm: &VmRow, host: &Name) -> bool {
+    vm.host.is_some_and(|last| controller.links.name(last).as_ref() != Some(host))
+}
+
 /// What somebody may do to the components of a VM.
 pub(crate) struct MayCrypt {
     caller: Caller,
@@ -73,15 +123,22 @@ impl MayCrypt {
         Self { caller: caller.clone(), vm: vm.clone(), encrypt: None, decrypt: None, recrypt: None }
     }
 
-    /// Asks for each privilege that the request takes.
+    /// Asks for each privilege that the request takes. Whoever has keys replaced at another age has them replaced, or keeps
+    /// them from being replaced: that takes what replacing them takes.
     pub(crate) async fn ask(
         controller: &Controller,
         caller: &Caller,
         vm: VmRow,
         request: &CryptoRequest,
+        rotated: &[Component],
     ) -> Result<Self, Problem> {
         let mut may = Self::nothing(caller, &vm);
-        for (kind, parts) in by_kind(request) {
+        let mut kinds = by_kind(request);
+        if !rotated.is_empty() {
+            let parts = rotated.iter().map(|part| format!("{part}: its keys are replaced at another age"));
+            kinds.entry(Kind::Recrypt).or_default().extend(parts);
+        }
+        for (kind, parts) in kinds {
             let note = parts.join("; ").into();
             match kind {
                 Kind::Encrypt => may.encrypt = Some(grant(controller, caller, vm.clone(), note).await?),
@@ -95,6 +152,11 @@ impl MayCrypt {
     /// Whether nothing was asked for.
     pub(crate) const fn is_nothing(&self) -> bool {
         self.encrypt.is_none() && self.decrypt.is_none() && self.recrypt.is_none()
+    }
+
+    /// Whether keys may be replaced.
+    pub(crate) const fn recrypts(&self) -> bool {
+        self.recrypt.is_some()
     }
 
     pub(crate) const fn caller(&self) -> &Caller {

@@ -3,6 +3,7 @@
 use ward_types::{CryptoSpec, Problem};
 
 use super::may;
+use super::may_key::MayGive;
 use crate::api::auth::Caller;
 use crate::authz::operations::{
     AddDisk, AddEncryptedDisk, AttachDisk, CopyDisk, DecryptVm, DetachDisk, EncryptNewDisk, ImportDisk, RecryptVm,
@@ -18,8 +19,10 @@ pub(crate) struct MayAddDisk {
     add: Granted<AddDisk>,
     /// One from a file on a host.
     import: Option<Granted<ImportDisk>>,
-    /// One of other VMs.
-    copies: Vec<Granted<CopyDisk>>,
+    /// One of another VM.
+    copy: Option<Granted<CopyDisk>>,
+    /// The key that it has where it comes from.
+    gives: MayGive,
     /// One that is encrypted in the VM.
     encrypted: Option<Granted<AddEncryptedDisk>>,
     encrypt: Option<Granted<EncryptNewDisk>>,
@@ -50,31 +53,35 @@ impl MayAddDisk {
         let mut may = Self {
             add: grant(controller, caller, vm.clone(), note("a new disk")).await?,
             import: None,
-            copies: Vec::new(),
+            copy: None,
+            gives: MayGive::nothing(),
             encrypted: None,
             encrypt: None,
             decrypt: None,
             recrypt: None,
         };
-        let mut sources = Vec::new();
+        let copies = || note(&format!("to VM `{}`", vm.name));
         match from {
             From::Nowhere => {}
-            From::Vm(source) => sources.push(*source),
+            From::Vm(source) => {
+                let granted = grant(controller, caller, *source, copies()).await?;
+                may.gives = MayGive::copied(&granted);
+                may.copy = Some(granted);
+            }
             From::File => {
                 if let Origin::Image { path, .. } | Origin::Volume { path, .. } = origin {
                     let note = path.display().to_string().into();
                     may.import = Some(grant(controller, caller, vm.clone(), note).await?);
                 }
                 if let Origin::Volume { label, .. } = origin {
-                    let rows = vm::list(&mut *controller.store.read().await?).await?;
-                    let others = rows.into_iter().filter(|row| row.id != vm.id);
-                    sources.extend(others.filter(|row| row.id == label.vm || row.keys().contains(&label.key)));
+                    let of = vm::get(&mut *controller.store.read().await?, label.vm).await?;
+                    if let Some(of) = of.filter(|of| of.id != vm.id) {
+                        may.copy = Some(grant(controller, caller, of, copies()).await?);
+                    }
+                    let have = vm.keys();
+                    may.gives = MayGive::ask(controller, caller, (vm.cluster, &have), [label.key.clone()]).await?;
                 }
             }
-        }
-        for source in sources {
-            let to = format!("to VM `{}`", vm.name);
-            may.copies.push(grant(controller, caller, source, to.into()).await?);
         }
         let was = origin.key();
         let (encrypts, decrypts) = match (policy_encrypts, was) {
@@ -118,10 +125,11 @@ impl MayAddDisk {
 
     /// Whether all of a plan may be done.
     pub(crate) fn covers(&self, plan: &NewDiskPlan) -> bool {
-        let from_outside = self.import.is_some() || !self.copies.is_empty();
+        let from_outside = self.import.is_some() || self.copy.is_some();
         let action = plan.crypt.steps.first().map(|step| step.action);
         let stays_encrypted = plan.origin.key().is_some() && action != Some(PlannedAction::Decrypt);
         (matches!(plan.origin, Origin::Blank { .. }) || from_outside)
+            && self.gives.covers(plan.origin.key())
             && (!stays_encrypted || self.encrypted.is_some())
             && match action {
                 None => true,

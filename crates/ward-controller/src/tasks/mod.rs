@@ -10,6 +10,7 @@ mod flow;
 mod job;
 pub(crate) mod may;
 pub(crate) mod may_disk;
+pub(crate) mod may_key;
 mod run;
 pub(crate) mod submit;
 
@@ -166,6 +167,30 @@ impl Work {
             _ => (&[], &[]),
         };
         choices.iter().zip(marks)
+    }
+
+    /// The storage policies under which it puts components.
+    pub(crate) fn policies(&self) -> &[(Component, PolicyName)] {
+        match self {
+            Self::Make { policies, .. }
+            | Self::Crypt { policies, .. }
+            | Self::MakeEncrypted { policies, .. }
+            | Self::Clone { policies, .. }
+            | Self::AddDisk { policies, .. } => policies,
+            Self::Tpm { .. }
+            | Self::ChangeDisk { .. }
+            | Self::Start { .. }
+            | Self::Stop { .. }
+            | Self::Remove { .. } => &[],
+        }
+    }
+
+    /// The keys of others that it is to take.
+    pub(crate) fn named_keys(&self) -> impl Iterator<Item = &KeyRef> {
+        self.keys().filter_map(|(choice, _)| match choice {
+            KeyChoice::Existing(key) => Some(key),
+            KeyChoice::New(_) => None,
+        })
     }
 
     /// Every key that it needs or takes, as far as each is known.

@@ -26,7 +26,7 @@ use crate::trusted;
 pub(crate) enum Interrupted {
     /// The task has failed for good.
     Failed(Problem),
-    /// The controller's own state could not be read or written: to be tried again.
+    /// The controller's own state could not be read or written just now: to be tried again.
     Store(StoreError),
 }
 
@@ -38,7 +38,7 @@ impl From<Problem> for Interrupted {
 
 impl From<StoreError> for Interrupted {
     fn from(error: StoreError) -> Self {
-        Self::Store(error)
+        if error.is_for_good() { Self::Failed(error.into()) } else { Self::Store(error) }
     }
 }
 
@@ -117,6 +117,19 @@ impl Run {
     /// Where the VM runs, if it does.
     pub(crate) fn runs_on(&self) -> Option<HostId> {
         self.vm.host.filter(|_| self.vm.power == Power::On)
+    }
+
+    /// Whether somebody has asked that the task ends where it can.
+    pub(crate) async fn is_cancelled(&self) -> Result<bool, StoreError> {
+        task::is_cancelled(&mut *self.controller.store.read().await?, self.info.id).await
+    }
+
+    /// The end, where somebody has asked for it: nothing has begun yet.
+    pub(crate) async fn check_cancelled(&self) -> Step {
+        match self.is_cancelled().await? {
+            true => Err(Problem::new(Code::Cancelled, self.what(), "it was cancelled", "ask for it again").into()),
+            false => Ok(()),
+        }
     }
 
     /// Says what is being done just now.

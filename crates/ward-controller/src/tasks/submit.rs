@@ -2,20 +2,19 @@
 
 mod disk;
 
+use sqlx::AnyConnection;
 use ward_rpc::api::host::{HomeRef, HostParts, TpmChange};
 use ward_types::{
     ClusterId, Code, Component, CryptoRequest, EventKind, EventSubject, KeyRef, KeyWish, Name, PolicyName, Power,
     Problem, TaskInfo, TaskKind, VmId,
 };
 
-use super::may::{MayClone, MayCrypt, MayEnable, MayMake};
+use super::may::{MayClone, MayCrypt, MayEnable, MayMake, MayStart};
+use super::may_key::MayGive;
 use super::{KeyMark, Work, cannot, engine};
 use crate::api::auth::Caller;
-use crate::api::repeat::repeated;
 use crate::api::types::{CertifyTpm, SetPolicy, TpmClone};
-use crate::authz::operations::{
-    self, AddTpm, RemoveTpm, RemoveVm, SetTemplate, SetVmPolicy, StartVm, StopVm, UnregisterVm,
-};
+use crate::authz::operations::{self, AddTpm, RemoveTpm, RemoveVm, SetTemplate, SetVmPolicy, StopVm, UnregisterVm};
 use crate::authz::{Granted, Sight, Target as _};
 use crate::controller::Shared;
 use crate::hosts;
@@ -26,9 +25,11 @@ use crate::plan::{
 };
 use crate::register;
 use crate::store::cluster::{ClusterRow, DatastoreRow};
+use crate::store::policy::PolicyRow;
+use crate::store::request::Came;
 use crate::store::task::TaskRow;
 use crate::store::vm::VmRow;
-use crate::store::{self, Tx, cluster, event, policy, provider, request, task, vm};
+use crate::store::{self, Tx, cluster, event, policy, provider, request, task, vm, vm_left};
 use crate::trusted;
 use crate::vtpm;
 
@@ -45,6 +46,22 @@ struct Asked {
     host: Option<Name>,
     /// The hosts whose encryption mode whoever asks may switch on for it.
     enable: MayEnable,
+    /// The keys that are there already and that whoever asks may have given to hosts for it.
+    gives: MayGive,
+}
+
+/// Which keys are asked for.
+enum Takes {
+    /// Those that the VM has.
+    Own,
+    /// Others too: new ones, and such as are named.
+    Others(Vec<KeyWish>),
+}
+
+impl Takes {
+    fn others<'a>(wishes: impl IntoIterator<Item = &'a KeyWish>) -> Self {
+        Self::Others(wishes.into_iter().cloned().collect())
+    }
 }
 
 impl Asked {
@@ -103,7 +120,7 @@ impl Order<'_> {
         self.place(&mut tx, &what, place.cluster, needs, (&enable, may.caller().user())).await?;
         let row = new_row(plan.spec.id, &plan.spec.name, place);
         self.add_row(&mut tx, &what, &row).await?;
-        self.begin(tx, may.caller(), plan.kind, (row.id, &row.name), work).await
+        self.begin(tx, (may.caller(), &MayGive::nothing()), plan.kind, (row.id, &row.name), work).await
     }
 
     /// Makes a VM from another one.
@@ -114,7 +131,12 @@ impl Order<'_> {
         wish: &plan::CloneWish,
     ) -> Result<TaskInfo, Problem> {
         let kind = TaskKind::VmClone;
-        let mut asked = self.ask_for_keys(kind, may.vm(), may.caller(), may.encrypts()).await?;
+        let wishes = std::iter::once(&wish.key).chain(wish.crypto.wishes()).filter(|wish| wish.key_id.is_some());
+        let takes = match wishes.cloned().collect::<Vec<_>>() {
+            named if named.is_empty() && !may.encrypts() => Takes::Own,
+            named => Takes::Others(named),
+        };
+        let mut asked = self.ask_for_keys(kind, may.vm(), may.caller(), takes).await?;
         let place = may.place();
         let exists = vm::find(&mut asked.tx, new.as_str()).await?.is_some();
         let providers = providers(&mut asked.tx, asked.row.cluster).await?;
@@ -154,7 +176,7 @@ impl Order<'_> {
             replace_tpm: wish.tpm == Some(TpmClone::Replace),
             has_tpm,
         };
-        self.begin(asked.tx, may.caller(), kind, (row.id, &row.name), work).await
+        self.begin(asked.tx, (may.caller(), &asked.gives), kind, (row.id, &row.name), work).await
     }
 
     async fn add_row(&self, tx: &mut Tx, what: &str, row: &VmRow) -> Result<(), Problem> {
@@ -176,24 +198,27 @@ impl Order<'_> {
         selection: &Selection,
         verb: Verb,
     ) -> Result<TaskInfo, Problem> {
-        let asked = self.ask_for_keys(verb.kind(), may.vm(), may.caller(), true).await?;
+        let asked = self.ask_for_keys(verb.kind(), may.vm(), may.caller(), Takes::others(verb.wish())).await?;
         let request = plan::whole(asked.facts(), selection, verb)?;
         self.crypt_asked(may, asked, &request, Vec::new()).await
     }
 
     /// Does what is asked of each component of a VM.
     pub(crate) async fn crypt(&self, may: &MayCrypt, request: &CryptoRequest) -> Result<TaskInfo, Problem> {
-        let asked = self.ask_for_keys(plan::kind(request), may.vm(), may.caller(), true).await?;
+        let takes = Takes::others(request.wishes());
+        let asked = self.ask_for_keys(plan::kind(request), may.vm(), may.caller(), takes).await?;
         self.crypt_asked(may, asked, request, Vec::new()).await
     }
 
-    /// What it would take to put components of a VM under storage policies.
+    /// What it would take to put components of a VM under storage policies; and those whose keys are replaced at another age
+    /// then.
     pub(crate) async fn policy_request(
         &self,
         granted: &Granted<SetVmPolicy>,
         wanted: &SetPolicy,
-    ) -> Result<CryptoRequest, Problem> {
-        let rows = policy::list(&mut *self.controller.store.read().await?).await?;
+    ) -> Result<(CryptoRequest, Vec<Component>), Problem> {
+        let mut db = self.controller.store.read().await?;
+        let rows = policy::list(&mut db).await?;
         let row = granted.on();
         let facts = VmFacts {
             name: &row.name,
@@ -204,7 +229,9 @@ impl Order<'_> {
             locked: row.locked.as_ref(),
             template: row.template,
         };
-        Ok(plan::set_policy(facts, wanted, &rows)?.0)
+        let (request, policies) = plan::set_policy(facts, wanted, &rows)?;
+        let rotated = rotated_otherwise(&mut db, row, &policies, &rows).await?;
+        Ok((request, rotated))
     }
 
     /// Puts components of a VM under storage policies, and makes them as these want.
@@ -214,15 +241,21 @@ impl Order<'_> {
         may: &MayCrypt,
         wanted: &SetPolicy,
     ) -> Result<TaskInfo, Problem> {
-        let mut asked =
-            self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), !may.is_nothing()).await?;
+        // A policy names no key.
+        let takes = if may.is_nothing() { Takes::Own } else { Takes::Others(Vec::new()) };
+        let mut asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), takes).await?;
         let rows = policy::list(&mut asked.tx).await?;
         let (request, policies) = plan::set_policy(asked.facts(), wanted, &rows)?;
+        let rotated = rotated_otherwise(&mut asked.tx, &asked.row, &policies, &rows).await?;
+        if !rotated.is_empty() && !may.recrypts() {
+            return Err(changed(cannot(TaskKind::VmReconfigure, &asked.row.name), "a storage policy"));
+        }
         if request == CryptoRequest::default() {
             // All is as the policies want it already; only their names change.
             let (row, plan) = (asked.row, CryptPlan::default());
             let work = Work::Crypt { plan, marks: Vec::new(), policies, host: None };
-            return self.begin(asked.tx, granted.caller(), TaskKind::VmReconfigure, (row.id, &row.name), work).await;
+            let by = (granted.caller(), &asked.gives);
+            return self.begin(asked.tx, by, TaskKind::VmReconfigure, (row.id, &row.name), work).await;
         }
         self.crypt_asked(may, asked, &request, policies).await
     }
@@ -256,12 +289,13 @@ impl Order<'_> {
             let keys = asked.row.keys();
             return Err(self.no_key(asked.tx, &asked.row, may.caller().user(), keys.first(), problem).await);
         }
-        self.begin(asked.tx, may.caller(), kind, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, (may.caller(), &asked.gives), kind, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Gives a VM a vTPM.
     pub(crate) async fn add_tpm(&self, granted: Granted<AddTpm>, wish: &KeyWish) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), true).await?;
+        let takes = Takes::others([wish]);
+        let mut asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), takes).await?;
         let providers = providers(&mut asked.tx, asked.row.cluster).await?;
         let plan = plan::add_tpm(asked.facts(), wish, &providers)?;
         let tpm = makes_under_tpm(&plan, &providers);
@@ -270,7 +304,8 @@ impl Order<'_> {
 
     /// Takes a VM's vTPM away.
     pub(crate) async fn remove_tpm(&self, granted: Granted<RemoveTpm>) -> Result<TaskInfo, Problem> {
-        let asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), true).await?;
+        let takes = Takes::Others(Vec::new());
+        let asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), takes).await?;
         plan::with_tpm_off(asked.facts())?;
         self.change_tpm(granted.caller(), asked, TpmChange::Remove, CryptPlan::default(), false).await
     }
@@ -281,7 +316,7 @@ impl Order<'_> {
         granted: Granted<operations::CertifyTpm>,
         wish: &CertifyTpm,
     ) -> Result<TaskInfo, Problem> {
-        let asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), false).await?;
+        let asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), Takes::Own).await?;
         plan::with_tpm_off(asked.facts())?;
         let change = vtpm::certified(&self.controller.vtpm, &asked.row, wish)?;
         self.change_tpm(granted.caller(), asked, change, CryptPlan::default(), false).await
@@ -306,19 +341,23 @@ impl Order<'_> {
         let needs = plan::Needs { rather, keys: true, tpm, trusted: &trusted, parts, ..plan::Needs::default() };
         let what = cannot(kind, &asked.row.name);
         self.place_asked(&mut asked, &what, needs, caller).await?;
-        self.begin(asked.tx, caller, kind, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, (caller, &asked.gives), kind, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Starts a VM.
-    pub(crate) async fn start(&self, granted: Granted<StartVm>, host: Option<Name>) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask(TaskKind::VmStart, granted.on(), granted.user()).await?;
+    pub(crate) async fn start(&self, may: &MayStart, host: Option<Name>) -> Result<TaskInfo, Problem> {
+        let user = may.caller().user();
+        let mut asked = self.ask(TaskKind::VmStart, may.vm(), user).await?;
+        if !may.covers(self.controller, &asked.row, host.as_ref()) {
+            return Err(changed(cannot(TaskKind::VmStart, &asked.row.name), "it"));
+        }
         let hosts = self.controller.links.facts(asked.row.cluster);
         let keys = plan::start(asked.facts(), asked.row.host, host.as_ref(), &hosts)?;
         if let Err(problem) = check_native(&mut asked.tx, TaskKind::VmStart, &asked.row, &keys).await {
-            return Err(self.no_key(asked.tx, &asked.row, granted.user(), keys.first(), problem).await);
+            return Err(self.no_key(asked.tx, &asked.row, user, keys.first(), problem).await);
         }
         let work = Work::Start { asked: host, keys, host: None };
-        self.begin(asked.tx, granted.caller(), TaskKind::VmStart, (asked.row.id, &asked.row.name), work).await
+        self.begin_plain(asked, may.caller(), TaskKind::VmStart, work).await
     }
 
     /// Stops a VM.
@@ -326,7 +365,7 @@ impl Order<'_> {
         let asked = self.ask(TaskKind::VmStop, granted.on(), granted.user()).await?;
         let host = plan::stop(asked.facts(), asked.row.host)?;
         let work = Work::Stop { host, force, wait_ms };
-        self.begin(asked.tx, granted.caller(), TaskKind::VmStop, (asked.row.id, &asked.row.name), work).await
+        self.begin_plain(asked, granted.caller(), TaskKind::VmStop, work).await
     }
 
     /// Deletes a VM with its home.
@@ -335,7 +374,7 @@ impl Order<'_> {
         let hosts = self.controller.links.facts(asked.row.cluster);
         let keys = plan::remove(asked.facts(), &hosts)?;
         let work = Work::Remove { keys, host: None };
-        self.begin(asked.tx, granted.caller(), TaskKind::VmRemove, (asked.row.id, &asked.row.name), work).await
+        self.begin_plain(asked, granted.caller(), TaskKind::VmRemove, work).await
     }
 
     /// Takes a VM out of the inventory. Its home stays as it is, and its keys stay at their key servers.
@@ -344,7 +383,7 @@ impl Order<'_> {
         let keys = plan::unregister(asked.facts())?;
         let (id, name, cluster) = (asked.row.id, asked.row.name.clone(), asked.row.cluster);
         let tx = &mut asked.tx;
-        vm::remove(tx, id).await?;
+        vm_left::leave(tx, &asked.row).await?;
         let subject = EventSubject { vm: Some(id), user: Some(granted.user().clone()), ..EventSubject::default() };
         let message = format!("VM `{name}` unregistered; its home stays");
         event::record(tx, EventKind::VmUnregistered, &subject, &message).await?;
@@ -379,7 +418,8 @@ impl Order<'_> {
         })?;
         let busy = task::open_of_vm(&mut tx, row.id).await?;
         let host = row.host.and_then(|host| self.controller.links.name(host));
-        Ok(Asked { tx, row, busy, host, enable: MayEnable::nothing() })
+        let gives = MayGive::of(&row);
+        Ok(Asked { tx, row, busy, host, enable: MayEnable::nothing(), gives })
     }
 
     /// As [`Self::ask`], for what takes keys: those that the VM has, or others. It may switch on encryption modes.
@@ -388,14 +428,22 @@ impl Order<'_> {
         kind: TaskKind,
         known: &VmRow,
         caller: &Caller,
-        others: bool,
+        takes: Takes,
     ) -> Result<Asked, Problem> {
-        if !others && known.keys().is_empty() {
-            return self.ask(kind, known, caller.user()).await;
-        }
+        let (have, wishes) = (
+            known.keys(),
+            match takes {
+                Takes::Own if known.keys().is_empty() => return self.ask(kind, known, caller.user()).await,
+                Takes::Own => Vec::new(),
+                Takes::Others(wishes) => wishes,
+            },
+        );
+        let providers = providers(&mut *self.controller.store.read().await?, known.cluster).await?;
+        let named: Vec<_> = wishes.iter().filter_map(|wish| plan::named_key(wish, &providers)).collect();
+        let gives = MayGive::ask(self.controller, caller, (known.cluster, &have), named).await?;
         self.controller.links.settled().await;
         let enable = MayEnable::ask(self.controller, caller, known.cluster).await?;
-        Ok(Asked { enable, ..self.ask(kind, known, caller.user()).await? })
+        Ok(Asked { enable, gives, ..self.ask(kind, known, caller.user()).await? })
     }
 
     /// Makes sure that there is a host which can do the work. Where that takes keys, it switches on the encryption modes that
@@ -442,14 +490,28 @@ impl Order<'_> {
         keys::report_problem(self.controller, &EventSubject { key: key.cloned(), ..subject }, problem).await
     }
 
+    /// Begins what has nothing to do with other keys than the VM's.
+    async fn begin_plain(
+        &self,
+        asked: Asked,
+        caller: &Caller,
+        kind: TaskKind,
+        work: Work,
+    ) -> Result<TaskInfo, Problem> {
+        self.begin(asked.tx, (caller, &asked.gives), kind, (asked.row.id, &asked.row.name), work).await
+    }
+
     async fn begin(
         &self,
         mut tx: Tx,
-        caller: &Caller,
+        (caller, gives): (&Caller, &MayGive),
         kind: TaskKind,
         (id, name): (VmId, &Name),
         work: Work,
     ) -> Result<TaskInfo, Problem> {
+        if !gives.covers(work.named_keys()) {
+            return Err(changed(cannot(kind, name), "where keys come from"));
+        }
         let row: TaskRow = match task::add(&mut tx, (caller.task(), kind), (id, name), caller.user(), &work).await {
             // Only where two controllers share a database: here the transaction would have seen the other task.
             Err(error) if error.is_conflict() => {
@@ -459,15 +521,7 @@ impl Order<'_> {
             added => added?,
         };
         if let Some(key) = caller.request() {
-            match request::add(&mut tx, caller.user(), key, row.info.id).await {
-                // The same request, at the same time: the other one was first.
-                Err(error) if error.is_conflict() => {
-                    drop(tx);
-                    let gone = || Problem::internal(cannot(kind, name), "the task of an earlier request is gone");
-                    return repeated(self.controller, caller, key).await?.ok_or_else(gone);
-                }
-                added => added?,
-            }
+            request::began(&mut tx, &cannot(kind, name), key, &Came::Task(row.info.id)).await?;
         }
         let message = format!("task {} ({kind} of VM `{name}`) begun by `{}`", row.info.id, caller.user());
         event::record(&mut tx, EventKind::TaskStarted, &engine::about(&row.info), &message).await?;
@@ -477,6 +531,19 @@ impl Order<'_> {
         engine::spawn(self.controller, row);
         Ok(info)
     }
+}
+
+/// The components whose keys are replaced at another age once they are under these policies.
+async fn rotated_otherwise(
+    db: &mut AnyConnection,
+    row: &VmRow,
+    wanted: &[(Component, PolicyName)],
+    policies: &[PolicyRow],
+) -> Result<Vec<Component>, Problem> {
+    let Some(config) = &row.config else { return Ok(Vec::new()) };
+    let was = policy::assigned(db, Some(row.id)).await?;
+    let was = was.into_iter().map(|((_, component), name)| (component, name)).collect();
+    Ok(plan::rotated_otherwise(config, (&was, wanted), policies))
 }
 
 /// A VM whose home is about to be made.
@@ -501,10 +568,10 @@ fn changed(what: String, of: &str) -> Problem {
 }
 
 /// What planners need to know of key providers, for VMs of a cluster.
-pub(crate) async fn providers(tx: &mut Tx, cluster: ClusterId) -> Result<Vec<ProviderFacts>, Problem> {
-    let natives = store::native::list(tx).await?;
-    let trusted = store::trusted::list(tx).await?;
-    let own_default = provider::default_of(tx, cluster).await?;
+pub(crate) async fn providers(db: &mut AnyConnection, cluster: ClusterId) -> Result<Vec<ProviderFacts>, Problem> {
+    let natives = store::native::list(db).await?;
+    let trusted = store::trusted::list(db).await?;
+    let own_default = provider::default_of(db, cluster).await?;
     let facts = |row: provider::ProviderRow| {
         let native = natives.iter().find(|native| native.name == row.name).map(|native| NativeFacts {
             backed_up: native.backed_up.is_some(),
@@ -520,7 +587,7 @@ pub(crate) async fn providers(tx: &mut Tx, cluster: ClusterId) -> Result<Vec<Pro
         let is_default = own_default.as_ref().map_or(row.is_default, |own| *own == row.name);
         ProviderFacts { name: row.name, is_default, native }
     };
-    Ok(provider::list(tx).await?.into_iter().map(facts).collect())
+    Ok(provider::list(db).await?.into_iter().map(facts).collect())
 }
 
 /// Whether a plan takes a key that only hosts with a TPM may make.

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use kmip::attribute::{Attribute, AttributeName};
 use kmip::names::State;
 use serde_json::{Value, json};
-use ward_controller::api::types::{HostView, KeyStanding, KeyView, ProviderView, Session, VmView};
+use ward_controller::api::types::{HostView, KeyStanding, KeyView, ProviderView, VmView};
 use ward_types::{Code, DumpAbout, DumpInfo, DumpSubject, EventKind, HostCrypto, HostMode, KeyLocator, KeyRef};
 
 use crate::support::host::Inside;
@@ -31,20 +31,6 @@ async fn changed(ward: &Ward, host: &Host, to: &str) {
 fn id(key: &KeyRef) -> String {
     let KeyLocator::Standard { key_id } = &key.key else { panic!("{key}") };
     key_id.to_string()
-}
-
-/// A user with a role of these privileges on some objects.
-async fn user(ward: &Ward, name: &str, privileges: &[&str], on: &[&str]) -> Api {
-    let password = "a long enough passphrase";
-    ward.api.post::<Value>("/users", json!({ "name": name, "password": password })).await.unwrap();
-    let role = json!({ "name": name, "privileges": privileges });
-    ward.api.post::<Value>("/roles", role).await.unwrap();
-    for object in on {
-        let permission = json!({ "subject": format!("user/{name}"), "object": object, "role": name });
-        ward.api.post::<Value>("/permissions", permission).await.unwrap();
-    }
-    let session: Session = ward.api.post("/session", json!({ "user": name, "password": password })).await.unwrap();
-    ward.api.with_token(&session.token)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,15 +73,14 @@ async fn the_first_operation_of_one_who_may_switches_it_on_for_the_whole_cluster
 async fn who_may_not_switches_nothing_on() {
     let (ward, _server, hosts) = Ward::with_hosts(&["a", "b"]).await;
     let may = ["read", "crypto.encrypt", "vm.power"];
-    let encrypter = user(&ward, "encrypter", &may, &["vm/web"]).await;
+    let encrypter = ward.user("encrypter", &may, &["vm/web"]).await;
     let refused = encrypter.post::<Value>("/vms/web/encrypt", json!({})).await.unwrap_err();
     assert_eq!(refused.code(), Code::AuthDenied);
     assert!(refused.0.why.contains("crypto.register-host"), "{:?}", refused.0);
     let refused = encrypter.put::<Value>("/hosts/a/encryption", json!({ "on": true })).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
     // Who may on one host only has the work done there; the other one stays off, without the key.
-    let of_one =
-        user(&ward, "of-one", &["read", "crypto.encrypt", "crypto.register-host"], &["vm/web", "host/b"]).await;
+    let of_one = ward.user("of-one", &["read", "crypto.encrypt", "crypto.register-host"], &["vm/web", "host/b"]).await;
     of_one.done(Method::POST, "/vms/web/encrypt", Some(json!({}))).await;
     assert_eq!((mode(&ward, "a").await, mode(&ward, "b").await), (HostMode::Incapable, HostMode::Safe));
     hosts[0].look(|inside| assert!(inside.keys.is_empty()));

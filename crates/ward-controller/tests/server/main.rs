@@ -22,6 +22,7 @@ mod push;
 mod replicas;
 mod requests;
 mod restart;
+mod rights;
 mod tasks;
 mod trust;
 mod vtpm;

@@ -1,6 +1,7 @@
 //! New keys, storage policies, clones, templates, and VMs that come and go with their homes.
 
 use http::Method;
+use kmip::names::State;
 use serde_json::{Value, json};
 use ward_controller::api::types::{PolicyView, RecryptionPlanVm, RecryptionView, TaskView, VmDiskView, VmView};
 use ward_types::{Code, EventKind, KeyRef, Problem, TaskKind};
@@ -145,6 +146,11 @@ async fn what_a_host_would_refuse_makes_no_key() {
         assert_eq!(server.count().await, keys, "{path}");
     }
     assert_eq!(ward.api.told(EventKind::KeyUnneeded).await.len(), 0);
+    // Nor is one that is there taken into use.
+    let there = server.key().await;
+    let task: TaskView = ward.api.post("/vms/plain/encrypt", json!({ "key_id": there })).await.unwrap();
+    assert!(ward.api.ended(&task.info).await.problem.is_some());
+    assert_eq!(server.client().state(&there).await.unwrap(), State::PRE_ACTIVE);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -190,7 +190,8 @@ async fn what_strangers_send_is_not_kept() {
     assert_eq!(refused.code, Code::EnrolmentRefused);
     assert!(refused.why.contains("certificate is longer than 16384 bytes"), "{refused}");
     let endless = junk(1 << 20).enrol(&authority).await.unwrap_err();
-    assert!(endless.why.contains("HTTP status 413"), "{endless}");
+    // It may end the connection before all of that is sent.
+    assert!(endless.why.contains("HTTP status 413") || endless.code == Code::TrustUnreachable, "{endless}");
     // A key that was imported needs none, and what nobody has certified is thrown away.
     let other = junk(1000);
     authority.admin.import_ek(&other.ek.to_tpm2b(), &label("host-2")).await.unwrap();

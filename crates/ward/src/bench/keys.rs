@@ -254,7 +254,13 @@ async fn answer(state: &Path, address: SocketAddr) -> Result<Api, Failure> {
         let tried = async {
             let ca = fs::read_to_string(state.join(ward_controller::CA_FILE))?;
             let password = fs::read_to_string(state.join(ward_controller::ADMIN_PASSWORD_FILE))?;
-            let config = ClientConfig { url: format!("https://{address}"), ca, user: "admin".to_owned(), token: None };
+            let config = ClientConfig {
+                url: format!("https://{address}"),
+                ca,
+                user: "admin".to_owned(),
+                token: None,
+                audit_head: None,
+            };
             let (config, _) = log_in(config, password.trim().to_owned()).await?;
             Ok::<_, Failure>(Api::new(&config)?)
         };

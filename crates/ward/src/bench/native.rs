@@ -103,7 +103,13 @@ impl Controller {
             let known = std::fs::read_to_string(state.join("ca.pem"))
                 .and_then(|ca| Ok((ca, std::fs::read_to_string(state.join("admin-password"))?)));
             if let Ok((ca, password)) = known {
-                let config = ClientConfig { url: format!("https://{api}"), ca, user: "admin".into(), token: None };
+                let config = ClientConfig {
+                    url: format!("https://{api}"),
+                    ca,
+                    user: "admin".into(),
+                    token: None,
+                    audit_head: None,
+                };
                 match log_in(config, password.trim_end().to_owned()).await {
                     Ok((config, _)) => return Ok((controller, Api::new(&config)?)),
                     Err(problem) if Instant::now() > deadline => return Err(problem.into()),

@@ -17,6 +17,9 @@ pub(crate) struct ClientConfig {
     pub(crate) user: String,
     /// The session's token; none after logging out.
     pub(crate) token: Option<String>,
+    /// The head of the controller's audit log when it was verified last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) audit_head: Option<String>,
 }
 
 impl ClientConfig {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 use ward_controller::api::types::PageQuery;
 use ward_types::{Code, Problem};
 
@@ -175,7 +176,11 @@ impl Api {
     }
 
     fn request_to(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.url));
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.url));
+        if method != Method::GET {
+            // So that it can be sent again where its answer was lost.
+            request = request.header("Idempotency-Key", Uuid::new_v4().to_string());
+        }
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
@@ -207,7 +212,13 @@ impl Api {
 
     /// An answer that is no refusal.
     async fn answered(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Problem> {
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let again = request.try_clone();
+        let response = match (request.send().await, again) {
+            // The connection broke after the request was on its way: whether it was done is not known.
+            (Err(error), Some(again)) if !error.is_connect() && !error.is_timeout() => again.send().await,
+            (response, _) => response,
+        };
+        let response = response.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);

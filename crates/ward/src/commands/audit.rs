@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
-use ward_controller::api::types::AuditQuery;
+use ward_controller::api::types::{AuditCount, AuditQuery};
 use ward_controller::audit::{Broken, Head, Verifier};
 use ward_types::{AuditEntry, AuditOutcome, AuditRecord, Code, Problem};
 
-use crate::client::Api;
+use crate::client::{Api, ClientConfig};
 use crate::output::{Output, print_text, table};
 
 /// What to do with the audit log.
@@ -38,7 +38,8 @@ pub(crate) enum Audit {
     /// Check that no entry was changed, removed or moved, and print the log's head.
     #[command(
         after_help = "Whoever can write to the controller's database can cut off the log's end, or write it anew. \
-                            That shows only against\na head that was noted before and kept elsewhere:\n  ward audit \
+                            That shows only against\na head that was noted before and kept elsewhere. This client \
+                            remembers the one that it met last; others:\n  ward audit \
                             verify --head 1234:9f86d0...\n  ward audit verify --since audit.jsonl     # the head of an \
                             earlier export\n  ward audit verify --file audit.jsonl      # an export by itself"
     )]
@@ -104,11 +105,7 @@ impl Audit {
                 };
                 let head = match file {
                     Some(path) => read_export(&path, noted)?,
-                    None => {
-                        let mut verifier = Verifier::new(noted);
-                        each(&Api::open()?, 0, |record| verifier.next(record).map(drop).map_err(broken)).await?;
-                        verifier.finish().map_err(broken)?
-                    }
+                    None => verify(noted).await?,
                 };
                 output.show(&Last { head: head.to_string() }, || {
                     format!("the audit log is whole: {} entries\nhead: {head}", head.number)
@@ -136,6 +133,27 @@ impl Audit {
             }
         }
     }
+}
+
+/// Checks the controller's log, against a head that was noted: the one that is given, or else the one that this user's
+/// client met last. Notes the head as it is now.
+async fn verify(noted: Option<Head>) -> Result<Head, Problem> {
+    let mut config = ClientConfig::load()?;
+    let met = config.audit_head.as_deref().and_then(|head| head.parse().ok());
+    let api = Api::new(&config)?;
+    // Before the entries: what comes meanwhile is more.
+    let AuditCount { entries } = api.get("/audit/count").await?;
+    let mut verifier = Verifier::new(noted.or(met));
+    each(&api, 0, |record| verifier.next(record).map(drop).map_err(broken)).await?;
+    let head = verifier.finish().map_err(broken)?;
+    if let Ok(number) = u64::try_from(entries)
+        && head.number < number
+    {
+        return Err(broken(Broken::Cut { ends: head.number, number }));
+    }
+    config.audit_head = Some(head.to_string());
+    config.save()?;
+    Ok(head)
 }
 
 /// Hands over every entry after number `after`, in order.

@@ -50,7 +50,10 @@ impl Login {
                 Problem::new(Code::RequestInvalid, what, why, "give it in a file with --password-file")
             })?,
         };
-        let user = log_in(ClientConfig { url, ca, user: self.user, token: None }, password).await?;
+        // It is the same controller's as long as its CA is.
+        let audit_head = ClientConfig::load().ok().filter(|known| known.ca == ca).and_then(|known| known.audit_head);
+        let config = ClientConfig { url, ca, user: self.user, token: None, audit_head };
+        let user = log_in(config, password).await?;
         user.0.save()?;
         output.show(&user.1, || format!("logged in to {} as {}", user.0.url, user.1.user))
     }

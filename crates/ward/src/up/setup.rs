@@ -63,7 +63,7 @@ pub(super) async fn session(layout: &Layout, chosen: &Chosen) -> Result<ClientCo
     let directory = layout.directory(CONTROLLER);
     let ca = read_file(WHAT, &directory.join(ward_controller::CA_FILE))?;
     let password = read_file(WHAT, &directory.join(ward_controller::ADMIN_PASSWORD_FILE))?;
-    let config = ClientConfig { url: chosen.url(), ca, user: "admin".to_owned(), token: None };
+    let config = ClientConfig { url: chosen.url(), ca, user: "admin".to_owned(), token: None, audit_head: None };
     let (config, _) = log_in(config, password.trim_end().to_owned()).await?;
     config.save_to(&path)?;
     Ok(config)

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use ward_types::{Object, Power};
 
 use super::{House, copy, key, name};
+use crate::authz::operations::ALL;
 use crate::store::permission::SubjectId;
 use crate::store::{permission, user};
 
@@ -163,6 +164,7 @@ async fn every_endpoint_answers_every_identity_as_the_table_says() {
     }
     let template = house.close().await;
     let mut columns = Vec::new();
+    let mut takes_crypto = Vec::new();
     for (_, who) in IDENTITIES {
         let mut column = Vec::new();
         let mut house = House::open(copy(template.path())).await;
@@ -172,7 +174,11 @@ async fn every_endpoint_answers_every_identity_as_the_table_says() {
                 None => None,
             };
             let verb: Method = method.to_uppercase().parse().unwrap();
+            let before = house.audit().await.len();
             let answer = house.ask(verb.clone(), uri, token.as_deref(), &[], body.clone()).await;
+            if who == Some("admin") {
+                takes_crypto.push(house.audit().await[before..].iter().any(|entry| needs_crypto(&entry.operation)));
+            }
             let status = answer.status.as_u16().to_string();
             assert!(operation["responses"].get(&status).is_some(), "{method} {uri} does not tell of status {status}");
             column.push(shown(uri, &answer));
@@ -185,7 +191,8 @@ async fn every_endpoint_answers_every_identity_as_the_table_says() {
         house.close().await;
         columns.push(column);
     }
-    check_rules(&endpoints.iter().map(|it| (it.0.as_str(), it.1.as_str(), &it.4)).collect::<Vec<_>>(), &columns);
+    let asked: Vec<_> = endpoints.iter().map(|it| (it.0.as_str(), it.1.as_str(), &it.4)).collect();
+    check_rules(&asked, &columns, &takes_crypto);
 
     let mut table = format!("{:<6} {:<42}", "", "");
     for (identity, _) in IDENTITIES {
@@ -207,8 +214,16 @@ async fn every_endpoint_answers_every_identity_as_the_table_says() {
     assert!(kept == table, "{path} says otherwise; read what changed, then run with UPDATE_TABLES=1:\n{changed:#?}");
 }
 
-/// What must hold whatever the table says, so that a table written anew hides nothing.
-fn check_rules(endpoints: &[(&str, &str, &Value)], columns: &[Vec<String>]) {
+/// Whether an operation takes a cryptographic privilege, on a VM that is encrypted as the one is that is asked about.
+fn needs_crypto(operation: &str) -> bool {
+    ALL.iter().any(|line| line.name == operation && line.needs.union(line.if_encrypted).has_crypto())
+}
+
+/// What must hold whatever the table says, so that a table written anew hides nothing. `takes_crypto` is what the audit log
+/// tells of an administrator's request: that it took a cryptographic privilege.
+fn check_rules(endpoints: &[(&str, &str, &Value)], columns: &[Vec<String>], takes_crypto: &[bool]) {
+    // Those that are seen to take one, so that the rule does not come to rule nothing.
+    assert!(takes_crypto.iter().filter(|takes| **takes).count() > 40, "{takes_crypto:?}");
     let allowed = |identity: usize, row: usize| columns[identity][row].starts_with('2');
     // What a user does about its own login takes no privilege.
     let own = |path: &str| path.starts_with("/api/v1/session") && !path.contains('{');
@@ -221,11 +236,12 @@ fn check_rules(endpoints: &[(&str, &str, &Value)], columns: &[Vec<String>]) {
             let of_nothing = ["/api/v1/recryptions", "/api/v1/recryptions/plan"].contains(&path);
             assert!(!allowed(3, row) || of_nothing, "{method} {path}: it is of the other cluster");
         }
-        if method != "get"
-            && ["/users", "/groups", "/roles", "/permissions", "/providers", "/hosts", "/policies", "/recryptions"]
-                .iter()
-                .any(|noun| path["/api/v1".len()..].starts_with(noun))
-        {
+        if takes_crypto[row] {
+            let refused = ["403", "404"].contains(&columns[2][row].as_str());
+            assert!(refused, "{method} {path}: without cryptography it is refused, and not only in vain");
+        }
+        let way_round = ["/users", "/groups", "/roles", "/permissions", "/hosts", "/datastores"];
+        if method != "get" && way_round.iter().any(|noun| path["/api/v1".len()..].starts_with(noun)) {
             assert!(!allowed(2, row), "{method} {path}: a way round");
         }
         let refused = ["401", "403", "404"].contains(&columns[4][row].as_str());

@@ -5,9 +5,9 @@ use serde_json::json;
 use ward_types::{AuditOutcome, Object, Power, Privilege, ProviderKind};
 
 use super::{ADMIN_PASSWORD, House, key};
-use crate::store::host;
 use crate::store::provider::{self, ProviderRow};
 use crate::store::trusted::{self, TrustedRow};
+use crate::store::{host, user};
 
 #[tokio::test]
 async fn a_session_ends_when_it_is_ended_or_its_user_is() {
@@ -57,10 +57,10 @@ async fn an_expired_session_is_none() {
     let house = House::new().await;
     let token = crate::password::random_secret().unwrap();
     let mut tx = house.controller.store.write().await.unwrap();
-    let admin = crate::store::user::find(&mut tx, "admin").await.unwrap().unwrap();
+    let admin = user::find(&mut tx, "admin").await.unwrap().unwrap();
     let hash = crate::password::digest_secret(&token);
     let past = jiff::Timestamp::now().as_microsecond() - 1;
-    crate::store::user::add_session(&mut tx, admin.id, &hash, past).await.unwrap();
+    user::add_session(&mut tx, admin.id, &hash, past).await.unwrap();
     tx.commit().await.unwrap();
     house.get(&token, "/session").await.refused(401, "auth.required");
 }
@@ -246,6 +246,36 @@ async fn what_asks_for_nothing_tells_nothing() {
     house.add_user("alice", &[]).await;
     let alice = house.session_of("alice").await;
     house.post(&alice, "/vms/web-1/crypto", json!({})).await.refused(404, "object.not-found");
+}
+
+/// A login that was under way when the password was changed has the old one.
+#[tokio::test]
+async fn no_session_begins_under_a_password_that_was_changed() {
+    let house = House::new().await;
+    house.add_user("alice", &[]).await;
+    let mut tx = house.controller.store.write().await.unwrap();
+    let read = user::find(&mut tx, "alice").await.unwrap().unwrap();
+    assert!(user::begin_session(&mut tx, &read, "one", i64::MAX).await.unwrap());
+    user::set_password(&mut tx, read.id, "another", None).await.unwrap();
+    assert!(!user::begin_session(&mut tx, &read, "two", i64::MAX).await.unwrap());
+    user::set_password(&mut tx, read.id, &read.password_hash, None).await.unwrap();
+    user::set_disabled(&mut tx, read.id, true).await.unwrap();
+    assert!(!user::begin_session(&mut tx, &read, "three", i64::MAX).await.unwrap());
+}
+
+/// Reading under a cryptographic privilege is told once an hour, each kind by itself.
+#[tokio::test]
+async fn what_is_read_under_a_cryptographic_privilege_is_told() {
+    let house = House::new().await;
+    house.add_provider("kms").await;
+    let admin = house.session_of("admin").await;
+    for _ in 0..2 {
+        house.get(&admin, "/providers/kms").await.ok();
+        house.get(&admin, "/keys/kms%2F1").await;
+    }
+    let told: Vec<_> = house.audit().await.into_iter().map(|it| (it.operation, it.outcome)).collect();
+    let granted = |operation: &str| (operation.to_owned(), AuditOutcome::Granted);
+    assert_eq!(told, [granted("provider.read"), granted("key.read")]);
 }
 
 #[tokio::test]

@@ -209,7 +209,7 @@ impl House {
             "version": 1, "id": id, "name": named, "cpus": 1, "memory_mib": 512, "boot": { "from": "disk" },
             "home": match key {
                 None => json!({ "state": "plain" }),
-                Some(key) => json!({ "state": "encrypted", "key": key, "wrapped_key": "" }),
+                Some(key) => json!({ "state": "encrypted", "key": key, "wrapped_key": "d3JhcHBlZA" }),
             },
         }))
         .unwrap();
@@ -232,6 +232,10 @@ impl House {
         vm::set_power(&mut tx, id, power, Some(host)).await.unwrap();
         tx.commit().await.unwrap();
         id
+    }
+
+    pub(super) async fn host(&self, named: &str) -> HostRow {
+        host::find(&mut self.controller.store.read().await.unwrap(), named).await.unwrap().unwrap()
     }
 
     /// Gives a VM a plain disk.

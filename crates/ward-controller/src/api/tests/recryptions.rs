@@ -2,11 +2,12 @@
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use ward_types::{AuditOutcome, Object, Power};
+use ward_types::{AuditOutcome, Object, Power, TaskId};
 
-use super::{House, key};
+use super::super::types::{RecryptionRequest, RecryptionState, RecryptionVm, RecryptionVmState};
+use super::{House, key, name};
 use crate::recryption::look;
-use crate::store::recryption;
+use crate::store::recryption::{self, RecryptionRow};
 
 fn days(days: i64) -> SignedDuration {
     SignedDuration::from_hours(days * 24)
@@ -44,6 +45,49 @@ async fn keys_are_replaced_on_the_day_on_which_they_are_too_old() {
     let audit = house.audit().await;
     let entry = audit.iter().find(|entry| entry.operation == "recryption.begin").unwrap();
     assert_eq!(entry.outcome, AuditOutcome::Granted);
+    // Another one, whose day has come, does not wait for it.
+    house.add_vm("other", place, Power::Off, Some(&key("2"))).await;
+    look(&house.controller, made + days(91)).await.unwrap();
+    let (runs, vms) = begun(&house, &admin).await;
+    assert!(runs == 2 && vms >= 1, "{runs} {vms}");
+}
+
+#[tokio::test]
+async fn a_recryption_that_does_not_get_on_keeps_no_other_vm_waiting() {
+    let house = House::new().await;
+    let place = house.add_cluster("default").await;
+    house.add_provider("kms").await;
+    let stuck = house.add_vm("stuck", place, Power::Off, Some(&key("1"))).await;
+    house.add_vm("old", place, Power::Off, Some(&key("2"))).await;
+    let admin = house.session_of("admin").await;
+    let mut tx = house.controller.store.write().await.unwrap();
+    recryption::set_rotation(&mut tx, &"kms".parse().unwrap(), Some(90)).await.unwrap();
+    let row = |user: &str, state| RecryptionRow {
+        id: TaskId::new(),
+        user: user.parse().unwrap(),
+        request: RecryptionRequest { due: true, ..RecryptionRequest::default() },
+        state,
+        created: Timestamp::now(),
+        ended: None,
+    };
+    let item =
+        RecryptionVm { vm: stuck, name: name("stuck"), state: RecryptionVmState::Running, task: None, problem: None };
+    // The clock's own, paused by somebody.
+    let paused = row("scheduler", RecryptionState::Paused);
+    recryption::add(&mut tx, &paused, std::slice::from_ref(&item)).await.unwrap();
+    tx.commit().await.unwrap();
+    let due = Timestamp::now() + days(91);
+    look(&house.controller, due).await.unwrap();
+    assert_eq!(begun(&house, &admin).await, (2, 1), "the other one");
+    // What somebody else began and paused keeps nothing from being done.
+    let mut tx = house.controller.store.write().await.unwrap();
+    recryption::set_state(&mut tx, paused.id, RecryptionState::Ended).await.unwrap();
+    recryption::add(&mut tx, &row("admin", RecryptionState::Paused), &[item]).await.unwrap();
+    tx.commit().await.unwrap();
+    look(&house.controller, due + days(1)).await.unwrap();
+    let newest = house.get(&admin, "/recryptions").await.ok()[0]["id"].as_str().unwrap().to_owned();
+    let report = house.get(&admin, &format!("/recryptions/{newest}/vms")).await.ok();
+    assert!(report.as_array().unwrap().iter().any(|item| item["name"] == "stuck"), "{report}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use ward_types::{Code, Object, Power};
 
-use super::{House, name};
+use super::{House, key, name};
 
 const KEY: &str = "idempotency-key";
 
@@ -35,6 +35,76 @@ async fn a_request_with_a_key_begins_its_task_once() {
     stop(&admin, "web-9", &"k".repeat(256), json!({})).await.refused(400, "request.invalid");
     let tasks = house.get(&admin, "/tasks").await.ok();
     assert_eq!(tasks.as_array().unwrap().len(), 3);
+    house.controller.background.close();
+    house.controller.background.wait().await;
+}
+
+/// Whatever it changes, and not only what begins a task.
+#[tokio::test]
+async fn any_request_with_a_key_is_done_once() {
+    let house = House::new().await;
+    let place = house.add_cluster("default").await;
+    house.add_provider("kms").await;
+    let vm = house.add_vm("web-1", place, Power::Off, Some(&key("1"))).await;
+    house.add_task((vm, &name("web-1"))).await;
+    let admin = house.session_of("admin").await;
+    let ask = async |method: Method, token: &str, path: &str, key: &str, body: Option<Value>| {
+        house.ask(method, &format!("/api/v1{path}"), Some(token), &[(KEY, key)], body).await
+    };
+    let post = async |path: &str, key: &str, body: Value| ask(Method::POST, &admin, path, key, Some(body)).await;
+
+    let request = json!({ "provider": "kms" });
+    let run = post("/recryptions", "r", request.clone()).await.ok();
+    assert_eq!(post("/recryptions", "r", request.clone()).await.ok()["id"], run["id"]);
+    assert_eq!(house.get(&admin, "/recryptions").await.ok().as_array().unwrap().len(), 1);
+    post("/recryptions", "r", json!({})).await.refused(422, "request.key-reused");
+
+    // An answer with a secret is told again, and lies sealed.
+    let joining = json!({ "cluster": "default" });
+    let token = post("/hosts", "h", joining.clone()).await.ok();
+    assert_eq!(post("/hosts", "h", joining).await.ok(), token);
+    let kept = std::fs::read(house.dir.path().join("controller.db")).unwrap();
+    let log = std::fs::read(house.dir.path().join("controller.db-wal")).unwrap_or_default();
+    let secret = token["token"].as_str().unwrap();
+    assert!(![kept, log].iter().any(|bytes| bytes.windows(secret.len()).any(|part| part == secret.as_bytes())));
+
+    let group = json!({ "name": "g" });
+    post("/groups", "g", group.clone()).await.ok();
+    post("/groups", "g", group.clone()).await.ok();
+    post("/groups", "other", group).await.refused(409, "object.exists");
+    let remove = async |key: &str| ask(Method::DELETE, &admin, "/groups/g", key, None).await;
+    remove("d").await.ok();
+    remove("d").await.ok();
+    remove("e").await.refused(404, "object.not-found");
+    // What is asked is part of it.
+    ask(Method::DELETE, &admin, "/groups/g?force=true", "d", None).await.refused(422, "request.key-reused");
+
+    // Whoever may not any more is not told again; nor is a new user of an old name.
+    house.add_user("ops", &[(&Object::Root, "administrator")]).await;
+    let ops = house.session_of("ops").await;
+    let add = async |token: &str| ask(Method::POST, token, "/groups", "o", Some(json!({ "name": "of-ops" }))).await;
+    add(&ops).await.ok();
+    let nothing = json!({ "subject": "user/ops", "object": "root", "role": "read-only" });
+    house.post(&admin, "/permissions", nothing).await.ok();
+    add(&ops).await.refused(403, "auth.denied");
+    house.delete(&admin, "/users/ops").await.ok();
+    house.add_user("ops", &[(&Object::Root, "administrator")]).await;
+    add(&house.session_of("ops").await).await.refused(409, "object.exists");
+    house.controller.background.close();
+    house.controller.background.wait().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_requests_at_once_are_one() {
+    let house = House::new().await;
+    let place = house.add_cluster("default").await;
+    house.add_vm("web-1", place, Power::On, None).await;
+    let admin = house.session_of("admin").await;
+    let stop = || house.ask(Method::POST, "/api/v1/vms/web-1/stop", Some(&admin), &[(KEY, "k")], Some(json!({})));
+    let answers = tokio::join!(stop(), stop(), stop());
+    let id = |answer: super::Answer| answer.ok()["id"].as_str().unwrap().to_owned();
+    let ids = [id(answers.0), id(answers.1), id(answers.2)];
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     house.controller.background.close();
     house.controller.background.wait().await;
 }

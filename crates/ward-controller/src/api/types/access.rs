@@ -203,6 +203,13 @@ pub struct CodeView {
     pub exit_code: u8,
 }
 
+/// How long the audit log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditCount {
+    /// How many entries were ever written.
+    pub entries: i64,
+}
+
 /// Which entries of the audit log.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

@@ -180,6 +180,16 @@ pub(crate) fn keys(config: &VmConfig) -> BTreeMap<Component, Option<KeyRef>> {
     std::iter::once((Component::Home, home)).chain(config.disks.iter().map(disk)).collect()
 }
 
+/// The key that a wish names, if it names one that there may be.
+pub(crate) fn named_key(KeyWish { provider, key_id }: &KeyWish, providers: &[ProviderFacts]) -> Option<KeyRef> {
+    let facts = providers.iter().find(|facts| match provider {
+        Some(name) => facts.name == *name,
+        None => facts.is_default,
+    });
+    let facts = facts.filter(|facts| facts.native.is_none())?;
+    Some(KeyRef::standard(facts.name.clone(), key_id.clone()?))
+}
+
 struct Planner<'a> {
     kind: TaskKind,
     vm: &'a Name,

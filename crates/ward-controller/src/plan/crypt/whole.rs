@@ -31,6 +31,14 @@ impl Verb {
         }
     }
 
+    /// The KEK that is wanted, where one is.
+    pub(crate) const fn wish(&self) -> Option<&KeyWish> {
+        match self {
+            Self::Encrypt(wish) | Self::Recrypt { key: wish, .. } => Some(wish),
+            Self::Decrypt => None,
+        }
+    }
+
     fn applies(&self, key: Option<&KeyRef>) -> bool {
         match self {
             Self::Encrypt(_) => key.is_none(),

@@ -1,15 +1,15 @@
 //! Groups, roles, permissions, the audit log, repeated requests.
 
-use ward_types::{AuditOutcome, Object, Privilege, PrivilegeSet, Subject, TaskId, TaskKind, VmId};
+use sqlx::Executor as _;
+use ward_types::{AuditOutcome, Object, Privilege, PrivilegeSet, Subject, TaskId, VmId};
 
 use super::super::audit::{self, Draft};
 use super::super::permission::{self, SubjectId};
-use super::super::request::{self, RequestKey};
-use super::super::{Tx, task, user, vm};
+use super::super::request::{self, Came, RequestKey};
+use super::super::{Tx, user, vm};
 use super::{Db, conflict, name, on_both};
 use crate::audit::Verifier;
 use crate::authz::Grant;
-use crate::tasks::Work;
 
 on_both! {
     what_a_user_was_given_is_its_own_and_its_groups
@@ -17,6 +17,7 @@ on_both! {
     the_policy_is_everything_that_decides
     the_audit_log_never_forks
     a_request_key_is_taken_once
+    the_audit_log_takes_no_change
 }
 
 async fn what_a_user_was_given_is_its_own_and_its_groups(db: Db) {
@@ -133,15 +134,32 @@ async fn the_audit_log_never_forks(db: Db) {
 
 async fn a_request_key_is_taken_once(db: Db) {
     let mut tx = db.store.write().await.unwrap();
-    let work = Work::Remove { keys: vec![], host: None };
-    let vm = VmId::new();
-    let row =
-        task::add(&mut tx, (TaskId::new(), TaskKind::VmRemove), (vm, &name("web")), &name("ann"), &work).await.unwrap();
-    let key = RequestKey { value: "k".to_owned(), hash: "h".to_owned() };
-    request::add(&mut tx, &name("ann"), &key, row.info.id).await.unwrap();
-    request::add(&mut tx, &name("bob"), &key, row.info.id).await.unwrap();
-    let found = request::find(&mut tx, &name("ann"), "k").await.unwrap();
-    assert_eq!(found, Some((row.info.id, "h".to_owned())));
-    assert_eq!(request::find(&mut tx, &name("ann"), "other").await.unwrap(), None);
-    conflict(request::add(&mut tx, &name("ann"), &key, row.info.id).await);
+    let ann = user::add(&mut tx, &name("ann"), "none").await.unwrap();
+    let bob = user::add(&mut tx, &name("bob"), "none").await.unwrap();
+    let key = |user| RequestKey { user, value: "k".to_owned(), sealed_request: "h".to_owned(), rights: "r".to_owned() };
+    let task = Came::Task(TaskId::new());
+    request::add(&mut tx, &key(ann), &task).await.unwrap();
+    request::add(&mut tx, &key(bob), &Came::Answer("a".to_owned())).await.unwrap();
+    let found = request::find(&mut tx, ann, "k").await.unwrap().unwrap();
+    assert_eq!((&found.came, found.sealed_request.as_str(), found.rights.as_str()), (&task, "h", "r"));
+    assert_eq!(request::find(&mut tx, bob, "k").await.unwrap().unwrap().came, Came::Answer("a".to_owned()));
+    assert!(request::find(&mut tx, ann, "other").await.unwrap().is_none());
+    // With its user it is forgotten: a new one of the name inherits nothing.
+    user::remove(&mut tx, bob).await.unwrap();
+    assert!(request::find(&mut tx, bob, "k").await.unwrap().is_none());
+    conflict(request::add(&mut tx, &key(ann), &task).await);
+}
+
+async fn the_audit_log_takes_no_change(db: Db) {
+    let mut tx = db.store.write().await.unwrap();
+    note(&mut tx, "kept".to_owned()).await;
+    tx.commit().await.unwrap();
+    for change in ["DELETE FROM audit", "UPDATE audit SET hash = ''"] {
+        let mut tx = db.store.write().await.unwrap();
+        let error = tx.execute(change).await.unwrap_err();
+        assert!(error.to_string().contains("append-only"), "{error}");
+    }
+    let mut db = db.store.read().await.unwrap();
+    assert_eq!(audit::after(&mut db, 0, 9).await.unwrap().len(), 1);
+    assert_eq!(audit::count(&mut db).await.unwrap(), 1);
 }

@@ -35,9 +35,10 @@ pub(super) async fn run(run: &mut Run) -> Step {
         unneeded = run.retire(&mut tx, keys_of(&before)).await?;
     }
     for (component, name) in &policies {
-        policy::assign(&mut tx, run.info.vm, *component, name).await?;
-        let message = format!("{component} of VM `{}` is under storage policy `{name}`", run.info.vm_name);
-        run.event(&mut tx, EventKind::VmPolicySet, None, None, &message).await?;
+        if policy::assign(&mut tx, run.info.vm, *component, name).await? {
+            let message = format!("{component} of VM `{}` is under storage policy `{name}`", run.info.vm_name);
+            run.event(&mut tx, EventKind::VmPolicySet, None, None, &message).await?;
+        }
     }
     run.succeed(tx).await?;
     run.drop_keys(unneeded).await;

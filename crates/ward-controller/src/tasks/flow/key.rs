@@ -29,11 +29,11 @@ pub(super) async fn ready_keys(run: &mut Run, rehearsal: Rehearsal<'_>) -> Step<
     Ok(keys)
 }
 
-/// Has a host check all that it would refuse for, before a key is made that nobody would need then.
+/// Has a host check all that it would refuse for, before a key is made that nobody would need then, or one that is there is
+/// activated and marked.
 async fn rehearse(run: &mut Run, Rehearsal { have, spec }: Rehearsal<'_>) -> Step {
-    let makes = |(choice, _): &(&KeyChoice, &KeyMark)| matches!(choice, KeyChoice::New(_));
     let begun = run.work.keys().any(|(_, mark)| *mark != KeyMark::None);
-    if begun || !run.work.keys().any(|key| makes(&key)) {
+    if begun || run.work.keys().next().is_none() {
         return Ok(());
     }
     let choices: Vec<_> = run.work.keys().map(|(choice, _)| choice.clone()).collect();
@@ -65,6 +65,7 @@ async fn ready_key(run: &mut Run, n: usize) -> Step<KeyRef> {
     if let KeyMark::Ready { key } = mark {
         return Ok(key);
     }
+    run.check_cancelled().await?;
     if let KeyChoice::New(provider) = &choice {
         let made = match native::new_key(run, provider).await? {
             None => trusted::new_key(run, provider).await?,

@@ -3,7 +3,7 @@
 use ward_types::{DiskId, TaskInfo, TaskKind};
 
 use super::super::may_disk::{MayAddDisk, MayChangeDisk};
-use super::{KeyMark, Order, Problem, Work, changed, makes_under_tpm, providers};
+use super::{KeyMark, Order, Problem, Takes, Work, changed, makes_under_tpm, providers};
 use crate::native;
 use crate::plan::{self, DiskVerb, DiskWish};
 use crate::store::policy;
@@ -15,7 +15,8 @@ const KIND: TaskKind = TaskKind::VmDisks;
 impl Order<'_> {
     /// Gives a VM another disk.
     pub(crate) async fn add_disk(&self, may: &MayAddDisk, wish: DiskWish) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask_for_keys(KIND, may.vm(), may.caller(), may.takes_keys()).await?;
+        let takes = if may.takes_keys() { Takes::others(wish.crypto.wish()) } else { Takes::Own };
+        let mut asked = self.ask_for_keys(KIND, may.vm(), may.caller(), takes).await?;
         let rows = policy::list(&mut asked.tx).await?;
         let providers = providers(&mut asked.tx, asked.row.cluster).await?;
         let (plan, policies) = plan::add_disk(asked.facts(), wish, &rows, &providers)?;
@@ -33,7 +34,7 @@ impl Order<'_> {
         self.place_asked(&mut asked, &what, needs, may.caller()).await?;
         let marks = vec![KeyMark::None; plan.crypt.keys.len()];
         let work = Work::AddDisk { keys, plan, marks, policies, host: None };
-        self.begin(asked.tx, may.caller(), KIND, (asked.row.id, &asked.row.name), work).await
+        self.begin(asked.tx, (may.caller(), &asked.gives), KIND, (asked.row.id, &asked.row.name), work).await
     }
 
     /// Attaches, detaches or deletes a disk that a VM has.
@@ -43,7 +44,7 @@ impl Order<'_> {
         disk: DiskId,
         verb: DiskVerb,
     ) -> Result<TaskInfo, Problem> {
-        let mut asked = self.ask_for_keys(KIND, may.vm(), may.caller(), false).await?;
+        let mut asked = self.ask_for_keys(KIND, may.vm(), may.caller(), Takes::Own).await?;
         let keys = plan::change_disk(asked.facts(), disk, verb)?;
         let encrypted =
             asked.row.config.as_ref().and_then(|config| config.disk(disk)).is_some_and(|it| it.key().is_some());
@@ -57,6 +58,6 @@ impl Order<'_> {
         let needs = plan::Needs { rather, keys: !keys.is_empty(), tpm, trusted: &trusted, ..plan::Needs::default() };
         self.place_asked(&mut asked, &what, needs, may.caller()).await?;
         let work = Work::ChangeDisk { keys, disk, verb, host: None };
-        self.begin(asked.tx, may.caller(), KIND, (asked.row.id, &asked.row.name), work).await
+        self.begin_plain(asked, may.caller(), KIND, work).await
     }
 }

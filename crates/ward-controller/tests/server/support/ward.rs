@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, Executor as _};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use ward_controller::api::types::{DatastoreView, HostToken, HostView, ProviderView};
+use ward_controller::api::types::{DatastoreView, HostToken, HostView, ProviderView, Session};
 use ward_controller::{ADMIN_PASSWORD_FILE, CA_FILE, Config, Error, Server};
 use ward_types::EventKind;
 
@@ -124,6 +124,20 @@ impl Ward {
 
     pub async fn datastore(&self) {
         self.api.post::<DatastoreView>("/datastores", json!({ "name": "d", "directory": "/srv/d" })).await.unwrap();
+    }
+
+    /// A user with a role of these privileges on some objects.
+    pub async fn user(&self, name: &str, privileges: &[&str], on: &[&str]) -> Api {
+        let password = "a long enough passphrase";
+        self.api.post::<Value>("/users", json!({ "name": name, "password": password })).await.unwrap();
+        let role = json!({ "name": name, "privileges": privileges });
+        self.api.post::<Value>("/roles", role).await.unwrap();
+        for object in on {
+            let permission = json!({ "subject": format!("user/{name}"), "object": object, "role": name });
+            self.api.post::<Value>("/permissions", permission).await.unwrap();
+        }
+        let session: Session = self.api.post("/session", json!({ "user": name, "password": password })).await.unwrap();
+        self.api.with_token(&session.token)
     }
 
     /// Makes a VM with one disk.
