@@ -1,16 +1,16 @@
 //! The first start: who the controller is, its certificates, its first user. Every step is done once, whenever the
 //! process was killed in between.
 
-use std::path::Path;
+use std::ops::Deref;
 
 use uuid::Uuid;
-use ward_rpc::{Authority, Credentials, EkAuthority, Role};
+use ward_rpc::{Authority, Ca, Credentials, EkAuthority, PkiError, Role};
 use ward_secret::{SealKey, Zeroizing};
 use ward_types::{Name, Object};
 
 use crate::store::permission::{self, SubjectId};
 use crate::store::{Store, StoreError, cluster, setting, user};
-use crate::{Config, Error, RootKeyWay, files, password, root, vtpm};
+use crate::{Config, Error, RootKeyWay, files, password, root};
 
 /// The name of the file in the state directory with the first user's password.
 pub const ADMIN_PASSWORD_FILE: &str = "admin-password";
@@ -45,9 +45,10 @@ pub(crate) async fn init(config: &Config, store: &Store) -> Result<(Identity, Se
         .await
         .map_err(|panic| Error::RootKeySource { from: state_dir.display().to_string(), why: panic.to_string() })??;
     let id = controller_id(store).await?;
-    let authority = authority(state_dir, store, &seal, known).await?;
+    let kept = Kept { seal: &seal, store, root_key: root::file_of(state_dir).display().to_string() };
+    let authority = kept.ca("authority", Authority::generate).await?;
     files::write_private(&state_dir.join(CA_FILE), authority.certificate().as_bytes())?;
-    let vtpm = vtpm::authority(&seal, store, root::file_of(state_dir).display().to_string()).await?;
+    let vtpm = kept.ca("vtpm-authority", EkAuthority::generate).await?;
     let credentials = issue(config, id, &authority)?;
     default_cluster(store).await?;
     first_user(config, store).await?;
@@ -68,27 +69,36 @@ async fn controller_id(store: &Store) -> Result<Uuid, Error> {
     Ok(id)
 }
 
-async fn authority(
-    state_dir: &Path,
-    store: &Store,
-    seal: &SealKey,
-    certificate: Option<String>,
-) -> Result<Authority, Error> {
-    const PURPOSE: &str = "authority-key";
-    if let Some(certificate) = certificate {
-        let sealed = setting::get(&mut *store.read().await?, "authority-key").await?.unwrap_or_default();
-        let wrong_key = |source| Error::RootKey { from: root::file_of(state_dir).display().to_string(), source };
-        let key = root::open(seal, PURPOSE, &sealed).map_err(wrong_key)?;
-        let key = std::str::from_utf8(&key).map_err(|_| wrong_key(ward_secret::SecretError::Unwrap))?;
-        return Ok(Authority::load(Credentials::new(certificate, Zeroizing::new(key.to_owned()))));
+/// Where CAs are kept.
+struct Kept<'a> {
+    seal: &'a SealKey,
+    store: &'a Store,
+    /// Where the root key is, for people to read.
+    root_key: String,
+}
+
+impl Kept<'_> {
+    /// The CA of that name, made at the first start.
+    async fn ca<A>(&self, name: &str, generate: fn() -> Result<A, PkiError>) -> Result<A, Error>
+    where
+        A: From<Ca> + Deref<Target = Ca>,
+    {
+        let (key_name, certificate_name) = (format!("{name}-key"), format!("{name}-certificate"));
+        let mut tx = self.store.write().await?;
+        if let Some(certificate) = setting::get(&mut tx, &certificate_name).await? {
+            let sealed = setting::get(&mut tx, &key_name).await?.unwrap_or_default();
+            let wrong_key = |source| Error::RootKey { from: self.root_key.clone(), source };
+            let key = root::open(self.seal, &key_name, &sealed).map_err(wrong_key)?;
+            let key = std::str::from_utf8(&key).map_err(|_| wrong_key(ward_secret::SecretError::Unwrap))?;
+            return Ok(Ca::load(Credentials::new(certificate, Zeroizing::new(key.to_owned()))).into());
+        }
+        let made = generate()?;
+        let sealed = root::seal(self.seal, &key_name, made.credentials().expose_key().as_bytes())?;
+        setting::put(&mut tx, &key_name, &sealed).await?;
+        setting::put(&mut tx, &certificate_name, made.certificate()).await?;
+        tx.commit().await?;
+        Ok(made)
     }
-    let authority = Authority::generate()?;
-    let sealed = root::seal(seal, PURPOSE, authority.credentials().expose_key().as_bytes())?;
-    let mut tx = store.write().await?;
-    setting::put(&mut tx, "authority-key", &sealed).await?;
-    setting::put(&mut tx, "authority-certificate", authority.certificate()).await?;
-    tx.commit().await?;
-    Ok(authority)
 }
 
 /// The controller's certificate is made anew at each start: its names are those of now, its key was never stored.

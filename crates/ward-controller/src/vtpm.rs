@@ -2,35 +2,12 @@
 
 use kmip::certificate::CertificateInfo;
 use ward_rpc::api::host::TpmChange;
-use ward_rpc::{Credentials, EkAuthority, EkError, certificate_from_file, certificate_pem, check_ek_certificate};
-use ward_secret::{SealKey, Zeroizing};
+use ward_rpc::{EkAuthority, EkError, certificate_from_file, certificate_pem, check_ek_certificate};
 use ward_types::{Code, EkCertificate, Endorsement, EndorsementKey, Problem};
 
 use crate::api::types::{CertifyTpm, EkKind, EkView, TpmCa, TpmView};
 use crate::keys::identity::certificate_info;
 use crate::store::vm::VmRow;
-use crate::store::{Store, setting};
-use crate::{Error, root};
-
-/// The CA, made at the first start.
-pub(crate) async fn authority(seal: &SealKey, store: &Store, from: String) -> Result<EkAuthority, Error> {
-    const KEY: &str = "vtpm-authority-key";
-    const CERTIFICATE: &str = "vtpm-authority-certificate";
-    let mut tx = store.write().await?;
-    if let Some(certificate) = setting::get(&mut tx, CERTIFICATE).await? {
-        let sealed = setting::get(&mut tx, KEY).await?.unwrap_or_default();
-        let wrong_key = |source| Error::RootKey { from: from.clone(), source };
-        let key = root::open(seal, KEY, &sealed).map_err(wrong_key)?;
-        let key = std::str::from_utf8(&key).map_err(|_| wrong_key(ward_secret::SecretError::Unwrap))?;
-        return Ok(EkAuthority::load(Credentials::new(certificate, Zeroizing::new(key.to_owned()))));
-    }
-    let authority = EkAuthority::generate()?;
-    let sealed = root::seal(seal, KEY, authority.credentials().expose_key().as_bytes())?;
-    setting::put(&mut tx, KEY, &sealed).await?;
-    setting::put(&mut tx, CERTIFICATE, authority.certificate()).await?;
-    tx.commit().await?;
-    Ok(authority)
-}
 
 /// What there is to know of the CA.
 pub(crate) fn ca(authority: &EkAuthority) -> Result<TpmCa, Problem> {

@@ -27,7 +27,9 @@ mod convert;
 mod export;
 mod wire;
 
+pub use calls::forbid_to_any;
 pub use client::DiskProcess;
 pub use error::{DiskError, DiskErrorKind};
 pub use order::{ConvertOrder, ConvertSide, ExportDisk, ExportOrder, ImageFormat, NbdDisk, Order, SectorSize};
 pub use report::{Command, Report, Stats, Summary};
+pub use wire::send_descriptors;

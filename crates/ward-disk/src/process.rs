@@ -95,6 +95,7 @@ fn carry_out(heard: Heard, commands: UnixStream, reports: Reports) -> Result<Sum
     match order {
         Order::Export(order) => {
             let export = export::Export::open(&order, images, deks)?;
+            calls::forbid_new_rings()?;
             // Where the expanded keys are by now; what comes later is the guest's memory, which is not ours to lock.
             keep_from_swap(MlockAllFlags::CURRENT);
             let handle = export.handle();

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::net::{
@@ -54,13 +54,20 @@ pub(crate) fn read_frame<T: DeserializeOwned>(mut stream: impl Read) -> io::Resu
 
 pub(crate) fn send_files(stream: &UnixStream, files: &[File]) -> io::Result<()> {
     let files: Vec<_> = files.iter().map(File::as_fd).collect();
+    send_descriptors(stream, &[0], &files).map(drop)
+}
+
+/// Sends some bytes together with open files, [`MAX_DISKS`] at most; tells how many of the bytes were sent.
+///
+/// # Errors
+/// What the kernel says.
+pub fn send_descriptors(stream: impl AsFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DISKS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !files.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&files)) {
+    if !files.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(files)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "there are too many files"));
     }
-    sendmsg(stream, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
-    Ok(())
+    Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
 }
 
 /// As many as there must be.

@@ -150,14 +150,15 @@ impl Agent {
         if let Err(fault) = &qemu {
             tracing::warn!(why = fault.why, "this host can't run VMs");
         }
-        let (users, for_vms) = (config.vm_users.clone().map(Users::new), exe.clone());
-        let finding = tokio::task::spawn_blocking(move || Isolator::find(for_vms, users));
-        let isolator = finding.await.map_err(|panic| Fault::internal(panic.to_string()))?;
+        let users = config.vm_users.clone().map(Users::new);
+        let finding = tokio::task::spawn_blocking(move || Isolator::find(exe, users));
+        let isolator = Arc::new(finding.await.map_err(|panic| Fault::internal(panic.to_string()))?);
         for lack in &isolator.report().lacks {
             tracing::warn!(lack, "VMs are less apart than they could be");
         }
+        let environment = Environment { host, isolator: Arc::clone(&isolator), keys: keys.clone(), rehearsal: false };
+        let jobs = Arc::new(Jobs::new(environment));
         let vms = Vms::new(Settings { host, isolator, run_dir, keys: keys.clone(), qemu });
-        let jobs = Arc::new(Jobs::new(Environment { host, exe, keys: keys.clone(), rehearsal: false }));
         Ok(Self {
             enrolment: enrolment.clone(),
             boot: Uuid::new_v4(),

@@ -123,6 +123,20 @@ pub(crate) fn names(path: &Path) -> Result<Vec<std::ffi::OsString>> {
     entries.map(|entry| entry.map(|entry| entry.file_name()).doing("read", path)).collect()
 }
 
+/// What a program said, as one line for people to read: nothing in it moves a terminal's cursor.
+pub(crate) fn one_line(said: &[u8]) -> String {
+    let text = String::from_utf8_lossy(said);
+    let lines = text.lines().map(|line| line.chars().filter(|char| !char.is_control()).collect::<String>());
+    let lines = lines.map(|line| line.trim().to_owned()).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join("; ")
+}
+
+/// Where a program is that is only named: the first of `PATH`.
+pub(crate) fn in_path(program: &Path) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
 /// Whether anything has that name, a dangling link too.
 pub(crate) fn exists(path: &Path) -> Result<bool> {
     match fs::symlink_metadata(path) {

@@ -240,12 +240,58 @@ async fn cloning_survives_a_kill_at_any_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clone_that_is_encrypted_or_decrypted_survives_a_kill_at_any_step() {
+    for encrypted in [false, true] {
+        let (host, model) = host(encrypted).await;
+        fs::rename(host.store().join("vm"), host.store().join("original")).unwrap();
+        let from = HomeRef { directory: "original".parse().unwrap(), ..host.home("vm") };
+        let plan = match if encrypted { decrypt(&[0, 1]) } else { encrypt(2, &[0, 1]) } {
+            JobSpec::Crypt { plan } => plan,
+            other => panic!("{other:?}"),
+        };
+        let clone = CloneVm { from, id: VmId::new(), name: "vm".parse().unwrap(), plan, replace_tpm: false };
+        matrix(host, JobSpec::Clone(clone), |host, point| {
+            assert_eq!(host.homes(), 2, "{point}");
+            if encrypted {
+                check_plain(host, &model, point);
+            } else {
+                assert_eq!(host.files("vm"), ["disk-0.luks", "disk-1.luks", "vm.toml"], "{point}");
+                check_disks(host, &["disk-0.luks", "disk-1.luks"], (2, 1), &model, point);
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn removing_survives_a_kill_at_any_step() {
-    let (host, _) = host(false).await;
-    matrix(host, JobSpec::Remove, |host, point| {
-        assert_eq!(host.homes(), 0, "{point}");
-    })
-    .await;
+    for encrypted in [false, true] {
+        let (host, _) = host(encrypted).await;
+        matrix(host, JobSpec::Remove, |host, point| {
+            assert_eq!(host.homes(), 0, "{point}");
+        })
+        .await;
+    }
+}
+
+/// Also the way back may be interrupted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_undone_survives_a_kill_at_any_step() {
+    let (mut host, model) = host(false).await;
+    run("cp", &["-a", "--sparse=always", text(&host.store()), text(&host.path("saved"))]);
+    for point in ["crypt.new-removed", "crypt.new-removed#2", "crypt.record-removed"] {
+        restore(&host);
+        for (killed_at, spec) in [("crypt.renamed#2", encrypt(1, &[0, 1])), (point, decrypt(&[0, 1]))] {
+            host.start_agent(&[("WARD_CRASH_AT", killed_at)]).await;
+            host.push(&[1]).await;
+            let home = host.home("vm");
+            assert!(host.try_job(TaskId::new(), home, spec).await.is_none(), "{point}: {}", host.log());
+        }
+        host.start_agent(&[]).await;
+        host.done("vm", decrypt(&[0, 1])).await;
+        check_plain(&host, &model, point);
+        host.kill();
+    }
 }
 
 /// A job that was interrupted and is not wanted any more: the next one settles it, back or forward.
@@ -391,4 +437,68 @@ async fn certifying_a_vtpm_survives_a_kill_at_any_step() {
         assert_eq!(described(host).tpm.unwrap().endorsement.unwrap().rsa.certificate, rsa, "{point}");
     })
     .await;
+}
+
+/// The UEFI variables of a VM without a vTPM, plain or under a key.
+fn check_variables(host: &Host, id: Option<u8>, point: &str) {
+    let template = fs::read("/usr/share/OVMF/OVMF_VARS_4M.fd").unwrap();
+    let file = if id.is_some() { "nvram.luks" } else { "nvram.raw" };
+    assert_eq!(host.files("vm"), [file, "vm.toml"], "{point}");
+    let path = host.store().join("vm").join(file);
+    let content = match id {
+        Some(id) => luks_contents(&path, id, template.len()).1,
+        None => fs::read(&path).unwrap(),
+    };
+    assert!(content == template, "{point}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn encrypting_and_decrypting_variables_survives_a_kill_at_any_step() {
+    let host = uefi_host(None).await;
+    matrix(host, encrypt(1, &[]), |host, point| check_variables(host, Some(1), point)).await;
+    let mut host = uefi_host(None).await;
+    host.start_agent(&[]).await;
+    host.push(&[1]).await;
+    host.done("vm", encrypt(1, &[])).await;
+    host.kill();
+    matrix(host, decrypt(&[]), |host, point| check_variables(host, None, point)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shallow_recrypt_of_a_vtpm_survives_a_kill_at_any_step() {
+    let host = uefi_host(Some(1)).await;
+    let before = check_firmware(&host, (1, 2), "before");
+    matrix(host, shallow(2, true, &[]), |host, point| {
+        assert_eq!(host.files("vm"), ["nvram.luks", "tpm", "vm.toml"], "{point}");
+        assert!(check_firmware(host, (2, 1), point) == before, "{point}: it is another TPM");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removing_a_vtpm_survives_a_kill_at_any_step() {
+    let host = uefi_host(Some(1)).await;
+    matrix(host, JobSpec::Tpm { plan: CryptoPlan::default(), change: TpmChange::Remove }, |host, point| {
+        check_variables(host, Some(1), point);
+        assert_eq!(described(host).tpm, None, "{point}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cloning_a_vtpm_survives_a_kill_at_any_step() {
+    for replace_tpm in [false, true] {
+        let host = uefi_host(Some(1)).await;
+        let before = check_firmware(&host, (1, 2), "before");
+        fs::rename(host.store().join("vm"), host.store().join("original")).unwrap();
+        let from = HomeRef { directory: "original".parse().unwrap(), ..host.home("vm") };
+        let step = CryptoStep { component: Component::Home, action: StepAction::ShallowRecrypt { key: key(2) } };
+        let plan = CryptoPlan::new(vec![step]);
+        let clone = CloneVm { from, id: VmId::new(), name: "vm".parse().unwrap(), plan, replace_tpm };
+        matrix(host, JobSpec::Clone(clone), |host, point| {
+            assert_eq!(host.files("vm"), ["nvram.luks", "tpm", "vm.toml"], "{point}");
+            assert_eq!(check_firmware(host, (2, 1), point) == before, !replace_tpm, "{point}");
+        })
+        .await;
+    }
 }

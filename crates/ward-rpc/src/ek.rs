@@ -1,5 +1,7 @@
 //! The CA of vTPMs: certificates of their endorsement keys, by the TCG's EK Credential Profile for TPM Family 2.0.
 
+use std::ops::Deref;
+
 use attest::tpm::{EccCurve, KeyParameters, Public};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -7,24 +9,25 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
 use pem::{EncodeConfig, LineEnding, Pem};
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, PublicKeyData, SerialNumber,
-    SignatureAlgorithm, SigningKey, date_time_ymd,
+    CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, PublicKeyData, SerialNumber, SignatureAlgorithm,
+    SigningKey, date_time_ymd,
 };
 use uuid::Uuid;
-use ward_secret::Zeroizing;
 use ward_types::{EkCertificate, Name, TpmMake, VmId};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use yasna::Tag;
 use yasna::models::ObjectIdentifier;
 
 use crate::api::host::EkRequest;
-use crate::pki::{Credentials, PkiError, common_name};
+use crate::pki::{Ca, PkiError, common_name};
 
 /// For how long the CA is good; the certificates that it makes are as long.
 const YEARS: i16 = 30;
 /// No certificate is longer: swtpm has 64 KiB for all that is in NV memory.
 const MAX_CERTIFICATE: usize = 8 << 10;
+/// What a TPM that is a program has for its model.
+const MODEL: &str = "swtpm";
 /// A guest's clock may be slow.
 const BEFORE: i64 = 1;
 
@@ -50,6 +53,9 @@ pub enum EkError {
     /// The key is none.
     #[error("the endorsement key makes no sense: {0}")]
     Key(String),
+    /// What is said of the vTPM is nothing that one says.
+    #[error("its manufacturer, model or version is none of a vTPM")]
+    Make,
     /// The certificate is none, or another key's.
     #[error(transparent)]
     Certificate(attest::ek::EkError),
@@ -65,61 +71,56 @@ impl From<rcgen::Error> for EkError {
 }
 
 /// The CA.
-pub struct EkAuthority {
-    credentials: Credentials,
+pub struct EkAuthority(Ca);
+
+impl From<Ca> for EkAuthority {
+    fn from(ca: Ca) -> Self {
+        Self(ca)
+    }
+}
+
+impl Deref for EkAuthority {
+    type Target = Ca;
+
+    fn deref(&self) -> &Ca {
+        &self.0
+    }
 }
 
 impl EkAuthority {
     /// A new CA, ECDSA P-384.
     ///
     /// # Errors
-    /// [`EkError`].
-    pub fn generate() -> Result<Self, EkError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?;
+    /// [`PkiError`].
+    pub fn generate() -> Result<Self, PkiError> {
         let mut params = CertificateParams::default();
-        params.distinguished_name = common_name(&format!("Ward vTPM CA {}", Uuid::new_v4()));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let today = TimeZone::UTC.to_datetime(Timestamp::now()).date();
         let (first, last) = (today.saturating_sub(BEFORE.days()), today.saturating_add(YEARS.years()));
         let midnight = |day: jiff::civil::Date| {
             date_time_ymd(day.year().into(), day.month().unsigned_abs(), day.day().unsigned_abs())
         };
         (params.not_before, params.not_after) = (midnight(first), midnight(last));
-        let certificate = params.self_signed(&key)?.pem();
-        Ok(Self { credentials: Credentials::new(certificate, Zeroizing::new(key.serialize_pem())) })
-    }
-
-    /// A CA that was kept.
-    #[must_use]
-    pub const fn load(credentials: Credentials) -> Self {
-        Self { credentials }
-    }
-
-    /// Its certificate and key.
-    #[must_use]
-    pub const fn credentials(&self) -> &Credentials {
-        &self.credentials
-    }
-
-    /// Its certificate, PEM.
-    #[must_use]
-    pub fn certificate(&self) -> &str {
-        self.credentials.certificate()
+        Ca::generate("Ward vTPM CA", &KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?, params).map(Self)
     }
 
     /// Certificates of a vTPM's keys: of the RSA key and of the ECC key.
     ///
     /// # Errors
-    /// [`EkError`] where a key is none.
+    /// [`EkError`] where a key is none, or none of its kind, or what is said of the vTPM is nothing that one says.
     pub fn certify(
         &self,
         request: &EkRequest,
         vm: VmId,
         name: &Name,
     ) -> Result<(EkCertificate, EkCertificate), EkError> {
-        let one = |public| self.certify_one(public, &request.make, vm, name);
-        Ok((one(&request.rsa)?, one(&request.ecc)?))
+        check_make(&request.make)?;
+        let one = |public, algorithm: &'static SignatureAlgorithm| {
+            if EkKey::read(public)?.algorithm != algorithm {
+                return Err(EkError::Key("it is of another kind than it should be".into()));
+            }
+            self.certify_one(public, &request.make, vm, name)
+        };
+        Ok((one(&request.rsa, &PKCS_RSA_SHA256)?, one(&request.ecc, &PKCS_ECDSA_P256_SHA256)?))
     }
 
     /// A certificate of one of a vTPM's keys.
@@ -137,11 +138,21 @@ impl EkAuthority {
         params.serial_number = Some(SerialNumber::from_slice(Uuid::new_v4().as_bytes()));
         params.not_before = own.validity().not_before.to_datetime();
         params.not_after = own.validity().not_after.to_datetime();
-        let signer = KeyPair::from_pem(self.credentials.expose_key())?;
-        let issuer = Issuer::from_ca_cert_pem(self.certificate(), signer)?;
-        let certificate = params.signed_by(&key, &issuer)?;
+        let certificate = params.signed_by(&key, &self.issuer()?)?;
         Ok(EkCertificate(STANDARD.encode(certificate.der())))
     }
+}
+
+/// Makes sure that a vTPM says of itself what one says: a program's model, and numbers where numbers belong.
+fn check_make(TpmMake { manufacturer, model, version, .. }: &TpmMake) -> Result<(), EkError> {
+    let is_id = |text: &str| {
+        let digits = text.strip_prefix("id:").unwrap_or_default();
+        digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+    };
+    if model == MODEL && is_id(manufacturer) && is_id(version) {
+        return Ok(());
+    }
+    Err(EkError::Make)
 }
 
 /// What its certificate says of a key.
@@ -325,5 +336,32 @@ impl PublicKeyData for EkKey {
 impl SigningKey for EkKey {
     fn sign(&self, _: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_no_vtpm_says_of_itself_is_not_certified() {
+        let good = TpmMake {
+            manufacturer: "id:49424D00".into(),
+            model: "swtpm".into(),
+            version: "id:20191023".into(),
+            revision: 164,
+        };
+        check_make(&good).unwrap();
+        for make in [
+            TpmMake { model: "SLB9670".into(), ..good.clone() },
+            TpmMake { manufacturer: "IBM".into(), ..good.clone() },
+            TpmMake { manufacturer: "id:49424D0".into(), ..good.clone() },
+            TpmMake { version: "id:20191023 and more".into(), ..good.clone() },
+            TpmMake { version: "id:2019102G".into(), ..good.clone() },
+        ] {
+            assert!(matches!(check_make(&make), Err(EkError::Make)), "{make:?}");
+        }
     }
 }

@@ -25,6 +25,6 @@ pub use ek::{EkAuthority, EkError, certificate_from_file, certificate_pem, check
 pub use enrol::{EnrolmentToken, TokenError};
 pub use keys::{KeyPush, PUSH_KEYS_PATH, PushError, PushReply};
 pub use native::{NativeEntry, NativePush, PUSH_NATIVE_PATH};
-pub use pki::{Authority, Credentials, Peer, PkiError, Request, Role};
+pub use pki::{Authority, Ca, Credentials, Peer, PkiError, Request, Role};
 pub use serve::{Answer, Limits, answer, problem_response, route, serve, serve_known};
 pub use tls::{ServerKind, client_config, server_config};

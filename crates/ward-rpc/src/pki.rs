@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::str::FromStr;
 
 use rcgen::string::Ia5String;
@@ -176,27 +177,22 @@ impl Request {
     }
 }
 
-/// The controller's CA.
-pub struct Authority {
+/// A CA: its certificate and its key.
+pub struct Ca {
     credentials: Credentials,
 }
 
-impl Authority {
-    /// A new CA, ECDSA P-256.
-    ///
-    /// # Errors
-    /// [`PkiError`].
-    pub fn generate() -> Result<Self, PkiError> {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = common_name(&format!("Ward CA {}", Uuid::new_v4()));
+impl Ca {
+    /// A new one, whose certificate signs itself.
+    pub(crate) fn generate(name: &str, key: &KeyPair, mut params: CertificateParams) -> Result<Self, PkiError> {
+        params.distinguished_name = common_name(&format!("{name} {}", Uuid::new_v4()));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let certificate = params.self_signed(&key)?.pem();
+        let certificate = params.self_signed(key)?.pem();
         Ok(Self { credentials: Credentials::new(certificate, Zeroizing::new(key.serialize_pem())) })
     }
 
-    /// A CA that was kept.
+    /// One that was kept.
     #[must_use]
     pub const fn load(credentials: Credentials) -> Self {
         Self { credentials }
@@ -212,6 +208,38 @@ impl Authority {
     #[must_use]
     pub fn certificate(&self) -> &str {
         self.credentials.certificate()
+    }
+
+    pub(crate) fn issuer(&self) -> Result<Issuer<'static, KeyPair>, PkiError> {
+        let key = KeyPair::from_pem(self.credentials.expose_key())?;
+        Ok(Issuer::from_ca_cert_pem(self.certificate(), key)?)
+    }
+}
+
+/// The controller's CA.
+pub struct Authority(Ca);
+
+impl From<Ca> for Authority {
+    fn from(ca: Ca) -> Self {
+        Self(ca)
+    }
+}
+
+impl Deref for Authority {
+    type Target = Ca;
+
+    fn deref(&self) -> &Ca {
+        &self.0
+    }
+}
+
+impl Authority {
+    /// A new CA, ECDSA P-256.
+    ///
+    /// # Errors
+    /// [`PkiError`].
+    pub fn generate() -> Result<Self, PkiError> {
+        Ca::generate("Ward CA", &KeyPair::generate()?, CertificateParams::default()).map(Self)
     }
 
     /// Signs a request for `role`. Of the request only the public key is used.
@@ -232,11 +260,6 @@ impl Authority {
         let key = KeyPair::generate()?;
         let certificate = leaf(role, names)?.signed_by(&key, &self.issuer()?)?.pem();
         Ok(Credentials::new(certificate, Zeroizing::new(key.serialize_pem())))
-    }
-
-    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, PkiError> {
-        let key = KeyPair::from_pem(self.credentials.expose_key())?;
-        Ok(Issuer::from_ca_cert_pem(self.certificate(), key)?)
     }
 }
 

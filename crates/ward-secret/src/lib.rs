@@ -24,7 +24,7 @@ pub use keys::{
 };
 pub use native::{KekContext, SALT_LEN, WRAPPED_KEK_LEN};
 pub use page::Locked;
-pub use process::harden_process;
+pub use process::{harden_process, limit_cores};
 pub use seal::{SealKey, Sealed};
 pub use stream::{CHUNK_TAG_LEN, ChunkCipher, DUMP_KEY_LEN, DumpKey};
 pub use zeroize::{Zeroize, Zeroizing};

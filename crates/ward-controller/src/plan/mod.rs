@@ -27,7 +27,7 @@ pub(crate) use key::{KeyUse, judge_state, trusted};
 pub(crate) use place::{Needs, parts, place};
 pub(crate) use policy::{rotated_otherwise, set_policy};
 pub(crate) use power::{reload, remove, set_template, start, stop, unregister};
-pub(crate) use tpm::{add_tpm, certify_tpm, remove_tpm};
+pub(crate) use tpm::{add_tpm, with_tpm_off};
 
 use ward_rpc::api::host::HostParts;
 use ward_types::{Code, HostId, HostMode, Name, Power, Problem, ProviderName, TaskInfo, TaskKind, VmConfig};

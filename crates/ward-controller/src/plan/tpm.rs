@@ -35,13 +35,8 @@ pub(crate) fn add_tpm(vm: VmFacts<'_>, wish: &KeyWish, providers: &[ProviderFact
     }
 }
 
-/// Whether a VM's vTPM can be given certificates now.
-pub(crate) fn certify_tpm(vm: VmFacts<'_>) -> Result<(), Problem> {
-    remove_tpm(vm)
-}
-
-/// Plans the end of a VM's vTPM, with all that its guest keeps in it. The home stays encrypted.
-pub(crate) fn remove_tpm(vm: VmFacts<'_>) -> Result<(), Problem> {
+/// Whether the vTPM of a VM can be changed now: there is one, and the VM is off.
+pub(crate) fn with_tpm_off(vm: VmFacts<'_>) -> Result<(), Problem> {
     if off(KIND, vm)?.tpm.is_some() {
         return Ok(());
     }

@@ -81,7 +81,7 @@ pub(crate) async fn add_datastore(
     Ok(id)
 }
 
-/// Forgets a datastore on which no VM of the inventory is: conflicts where there is one.
+/// Forgets a datastore on which no VM of the inventory is.
 pub(crate) async fn remove_datastore(db: &mut AnyConnection, id: DatastoreId) -> Result<()> {
     permission::forget(&mut *db, &Object::Datastore(id)).await?;
     sqlx::query("DELETE FROM datastore WHERE id = $1").bind(id.to_string()).execute(db).await?;

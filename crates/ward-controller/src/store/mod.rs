@@ -63,11 +63,6 @@ impl StoreError {
         matches!(self, Self::Sql(sqlx::Error::Database(error)) if error.is_unique_violation())
     }
 
-    /// Whether a row could not be removed since others need it.
-    pub(crate) fn is_needed(&self) -> bool {
-        matches!(self, Self::Sql(sqlx::Error::Database(error)) if error.is_foreign_key_violation())
-    }
-
     /// Whether it would fail the same way however often it were tried: the database is there, and does not take it.
     pub(crate) fn is_for_good(&self) -> bool {
         match self {

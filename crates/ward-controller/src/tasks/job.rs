@@ -168,7 +168,7 @@ async fn attend(run: &Run, link: &Arc<Link>, spec: &JobSpec, keys: &[KeyRef]) ->
                 seen = status.revision;
                 run.say_progress(&status.step, status.progress);
                 if let Some(asks) = &status.asks {
-                    certify(run, link, asks).await?;
+                    certify(run, link, spec, asks).await?;
                 }
                 match status.outcome {
                     None => {}
@@ -205,10 +205,24 @@ async fn attend(run: &Run, link: &Arc<Link>, spec: &JobSpec, keys: &[KeyRef]) ->
     }
 }
 
-/// Gives a job the certificates of the vTPM that it makes. Where the host does not take them, the job asks again.
-async fn certify(run: &Run, link: &Link, asks: &EkRequest) -> Step {
-    let made = run.controller.vtpm.certify(asks, run.info.vm, &run.info.vm_name);
-    let (rsa, ecc) = made.map_err(|error| Problem::internal(run.what(), error))?;
+/// Gives a job the certificates of the vTPM that it makes. Where the host does not take them, the job asks again. One that
+/// has none to ask for is not believed.
+async fn certify(run: &Run, link: &Link, spec: &JobSpec, asks: &EkRequest) -> Step {
+    let made = match spec.certifies_tpm() {
+        true => run.controller.vtpm.certify(asks, run.info.vm, &run.info.vm_name).map_err(|error| error.to_string()),
+        false => Err("no vTPM is made in this work".to_owned()),
+    };
+    let (rsa, ecc) = match made {
+        Ok(made) => made,
+        Err(why) => {
+            if let Err(error) = link.call(CancelJob { job: run.info.id }).await {
+                tracing::debug!(host = %link.name, %error, "cannot cancel a job");
+            }
+            let why = format!("host `{}` asks for certificates of a vTPM that it can't have: {why}", link.name);
+            let remedy = "look at the host: its agent may be of another version, or not what it should be";
+            return Err(Problem::new(Code::HostUnfit, run.what(), why, remedy).into());
+        }
+    };
     if let Err(error) = link.call(GiveCertificates { job: run.info.id, rsa, ecc }).await {
         tracing::debug!(host = %link.name, %error, "cannot give a job its certificates");
     }

@@ -306,7 +306,7 @@ impl Order<'_> {
     pub(crate) async fn remove_tpm(&self, granted: Granted<RemoveTpm>) -> Result<TaskInfo, Problem> {
         let takes = Takes::Others(Vec::new());
         let asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), takes).await?;
-        plan::remove_tpm(asked.facts())?;
+        plan::with_tpm_off(asked.facts())?;
         self.change_tpm(granted.caller(), asked, TpmChange::Remove, CryptPlan::default(), false).await
     }
 
@@ -317,7 +317,7 @@ impl Order<'_> {
         wish: &CertifyTpm,
     ) -> Result<TaskInfo, Problem> {
         let asked = self.ask_for_keys(TaskKind::VmReconfigure, granted.on(), granted.caller(), Takes::Own).await?;
-        plan::certify_tpm(asked.facts())?;
+        plan::with_tpm_off(asked.facts())?;
         let change = vtpm::certified(&self.controller.vtpm, &asked.row, wish)?;
         self.change_tpm(granted.caller(), asked, change, CryptPlan::default(), false).await
     }
@@ -335,7 +335,10 @@ impl Order<'_> {
         let marks = vec![KeyMark::None; plan.keys.len()];
         let work = Work::Tpm { change, plan, marks, host: None };
         let parts = work.parts(asked.row.config.as_ref());
-        let needs = plan::Needs { rather: asked.row.host, keys: true, tpm, parts, ..plan::Needs::default() };
+        let makers = trusted::makers(work.keys().map(|(choice, _)| choice));
+        let trusted = trusted::needed(&mut asked.tx, &asked.row.keys(), makers).await?;
+        let rather = asked.row.host;
+        let needs = plan::Needs { rather, keys: true, tpm, trusted: &trusted, parts, ..plan::Needs::default() };
         let what = cannot(kind, &asked.row.name);
         self.place_asked(&mut asked, &what, needs, caller).await?;
         self.begin(asked.tx, (caller, &asked.gives), kind, (asked.row.id, &asked.row.name), work).await

@@ -25,3 +25,4 @@ mod restart;
 mod rights;
 mod tasks;
 mod trust;
+mod vtpm;

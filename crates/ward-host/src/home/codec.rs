@@ -334,7 +334,8 @@ mod tests {
         }
         seen.sort();
         let tampered = "vm.home-tampered";
-        assert_eq!(seen, ["accepted", "accepted", "key.wrong", tampered, tampered, tampered]);
+        let accepted = "accepted";
+        assert_eq!(seen, [accepted, accepted, accepted, "key.wrong", tampered, tampered, tampered, tampered]);
     }
 
     /// A description that was written before there was firmware or a vTPM.

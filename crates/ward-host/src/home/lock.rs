@@ -9,8 +9,9 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use ward_types::{Code, HostId, TaskId, VmId};
@@ -52,9 +53,19 @@ pub(crate) struct HomeLock {
 }
 
 impl HomeLock {
-    /// The open file that is the lock, to be given to the process that shall keep it. Jobs may work beside that one.
-    pub(crate) fn into_file(self) -> File {
-        self.file
+    /// The open file that is the lock, to be given to the process that shall keep it, and that can't change what stands in
+    /// it. Jobs may work beside that one.
+    pub(crate) fn into_file(self) -> Result<File> {
+        let path = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        let kept = File::open(&path).doing("open", &path)?;
+        // Whoever wants this one takes that of jobs first, so that nobody comes between.
+        self.file.unlock().doing("unlock", &path)?;
+        match kept.try_lock() {
+            Ok(()) => Ok(kept),
+            // Over NFS only what can be written can be locked.
+            Err(TryLockError::Error(_)) if matches!(self.file.try_lock(), Ok(())) => Ok(self.file),
+            Err(error) => Err(busy(format!("its lock could not be kept: {error}"))),
+        }
     }
 }
 
@@ -88,7 +99,7 @@ pub(crate) fn lock_home(home: &Path, holder: &Holder) -> Result<HomeLock> {
 /// As [`lock_home`], for a job.
 pub(crate) fn lock_alone(home: &Path, holder: &Holder) -> Result<JobLock> {
     let jobs = lock_jobs(home, holder)?;
-    Ok(JobLock { used: Some(lock_file(home, holder)?.into_file()), _jobs: jobs })
+    Ok(JobLock { used: Some(lock_file(home, holder)?.file), _jobs: jobs })
 }
 
 /// As [`lock_alone`], but where the VM runs on this very host, so much of the home as can be had beside it.
@@ -185,7 +196,8 @@ mod tests {
         assert!(fault.why.contains(&job.to_string()), "{fault:?}");
         drop(lock);
 
-        let kept = lock_file(home.path(), &Holder { host, r#use: Use::Vm(vm) }).unwrap().into_file();
+        let kept = lock_file(home.path(), &Holder { host, r#use: Use::Vm(vm) }).unwrap().into_file().unwrap();
+        assert!((&kept).write(b"garbage").is_err(), "whoever keeps it can't say that another has it");
         let copy = kept.try_clone().unwrap();
         drop(kept);
         let fault = lock_file(home.path(), &Holder { host, r#use: Use::Job(job) }).unwrap_err();

@@ -3,6 +3,7 @@
 //! The rules are those of a change to the VM itself ([`super::plan`]); only that it is made to the copy.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ward_disk::image::{self, ImageKind};
 use ward_disk::lock;
@@ -19,6 +20,7 @@ use super::make::{self, Content, Prepared};
 use super::plan::{self, Names, Planned};
 use crate::fault::{Fault, Result};
 use crate::home::{Holder, Home, JOB_JSON, Use, VerifiedHome, codec};
+use crate::isolate::Isolator;
 use crate::keys::ResolvedKeks;
 use crate::volume::{Label, Volume};
 use crate::vtpm;
@@ -47,7 +49,14 @@ pub(crate) fn prepare(environment: &Environment, job: TaskId, at: &HomeRef, clon
         kept.insert(key.clone(), own.reference().clone());
         keys.add(own);
     }
-    let cloning = Cloning { home: &home, verified: &verified, keys: &keys, kept: &kept, clone: &clone };
+    let cloning = Cloning {
+        isolator: &environment.isolator,
+        home: &home,
+        verified: &verified,
+        keys: &keys,
+        kept: &kept,
+        clone: &clone,
+    };
     let (config, home_key, parts) = cloning.content()?;
     make::prepare(environment, job, at, Content { config, home_key, parts, keys, _source: Some(lock) })
 }
@@ -64,6 +73,7 @@ fn check_plan(config: &VmConfig, steps: &CryptoPlan) -> Result<()> {
 }
 
 struct Cloning<'a> {
+    isolator: &'a Arc<Isolator>,
     home: &'a Home,
     verified: &'a VerifiedHome,
     keys: &'a ResolvedKeks,
@@ -125,7 +135,7 @@ impl Cloning<'_> {
         } else {
             let old = codec::unwrap_tpm(&tpm.wrapped_key, self.keys.get(old_kek)?)?;
             let path = self.home.file(tpm.state.as_str());
-            vtpm::check(&path, &old)?;
+            vtpm::check(&self.isolator.vm()?, &path, &old)?;
             Some((path, old))
         };
         let wrapped_key = codec::wrap_tpm(&key, self.keys.get(new_kek)?)?;

@@ -1,11 +1,14 @@
 //! One conversion by a disk process, which may be killed and is started again.
 
 use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
 
 use ward_disk::{ConvertOrder, ConvertSide, DiskError, DiskErrorKind, DiskProcess, Order, Report};
 
 use super::control::{Control, Stop};
 use crate::fault::Fault;
+use crate::isolate::Isolator;
 use crate::volume::Unlocked;
 
 /// How often a disk process may end without a word before it is no accident.
@@ -17,7 +20,7 @@ pub(crate) enum End {
     Encrypted(Unlocked),
 }
 
-/// What is to be converted.
+/// What is to be converted. The target and the note of how far it is lie in one directory.
 pub(crate) struct Conversion<'a> {
     pub(crate) source: &'a Path,
     pub(crate) target: &'a Path,
@@ -27,7 +30,7 @@ pub(crate) struct Conversion<'a> {
 
 /// Converts. `ends` opens source and target anew for each attempt, since a disk process takes its keys with it.
 pub(crate) fn run(
-    exe: &Path,
+    isolator: &Arc<Isolator>,
     conversion: &Conversion<'_>,
     control: &Control,
     mut ends: impl FnMut() -> Result<(End, End), Fault>,
@@ -36,7 +39,9 @@ pub(crate) fn run(
     let mut attempt = 1;
     loop {
         control.check()?;
-        let error = match once(exe, conversion, control, ends()?, &mut progress) {
+        let home = conversion.target.parent().unwrap_or(Path::new("/"));
+        let command = isolator.converter(conversion.source.to_owned(), home.to_owned())?;
+        let error = match once(command, conversion, control, ends()?, &mut progress) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -55,7 +60,7 @@ pub(crate) fn run(
 }
 
 fn once(
-    exe: &Path,
+    mut command: Command,
     conversion: &Conversion<'_>,
     control: &Control,
     (source, target): (End, End),
@@ -75,7 +80,8 @@ fn once(
         size: conversion.size,
         checkpoint: conversion.checkpoint.to_owned(),
     };
-    let mut process = DiskProcess::spawn(exe, &Order::Convert(order), deks)?;
+    command.arg("disk");
+    let mut process = DiskProcess::spawn_command(command, &Order::Convert(order), deks)?;
     control.attach(process.commander()?);
     let outcome = loop {
         match process.recv() {

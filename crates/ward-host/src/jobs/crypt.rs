@@ -144,7 +144,7 @@ fn check(
     match (&work.tpm, &tpm_key) {
         (TpmStep::Make { .. }, _) => vtpm::check_installed()?,
         (TpmStep::Rewrite { from, .. } | TpmStep::Certify { from, .. }, Some(key)) => {
-            vtpm::check(&home.file(from.as_str()), key)?;
+            vtpm::check(&environment.isolator.vm()?, &home.file(from.as_str()), key)?;
         }
         _ => {}
     }
@@ -206,7 +206,7 @@ impl Task {
         let worked = self
             .convert_all(environment, control, home, &mut notices)
             .and_then(|()| self.add_keys(control, home, &mut notices))
-            .and_then(|()| self.make_tpm(control, home, new.tpm.as_ref()))
+            .and_then(|()| self.make_tpm(environment, control, home, new.tpm.as_ref()))
             .and_then(|tpm| Ok(self.put_in_place(home, &record, new.home.as_ref(), tpm.as_ref())?));
         let config = match worked {
             Ok(config) => config,
@@ -335,6 +335,7 @@ impl Task {
     /// its endorsement keys.
     fn make_tpm(
         &self,
+        environment: &Environment,
         control: &Control,
         home: &Home,
         key: Option<&TpmKey>,
@@ -345,17 +346,18 @@ impl Task {
         vtpm::remove(&home.file(to.as_str()))?;
         let part = home.file(&vtpm::part(to));
         let certify = |keys| control.certify(keys);
+        let isolated = environment.isolator.vm()?;
         let endorsement = match (&self.work.tpm, &self.tpm_key) {
             (TpmStep::Rewrite { from, .. }, Some(old)) => {
-                vtpm::rewrite((&home.file(from.as_str()), old), (&part, key))?;
+                vtpm::rewrite(&isolated, (&home.file(from.as_str()), old), (&part, key))?;
                 None
             }
             (TpmStep::Certify { from, given, .. }, Some(old)) => {
                 let known = self.verified.config().tpm.as_ref().and_then(|tpm| tpm.endorsement.as_ref());
                 let from = home.file(from.as_str());
-                Some(vtpm::certify((&from, old), (&part, key), known, given, certify)?)
+                Some(vtpm::certify(&isolated, (&from, old), (&part, key), known, given, certify)?)
             }
-            _ => Some(vtpm::make(&part, key, certify)?),
+            _ => Some(vtpm::make(&isolated, &part, key, certify)?),
         };
         crash_point::reach("crypt.tpm-made");
         control.check()?;
@@ -388,7 +390,7 @@ impl Task {
             };
             Ok((self.open_source(home, conversion)?, target))
         };
-        convert::run(&environment.exe, &paths, control, ends, progress)?;
+        convert::run(&environment.isolator, &paths, control, ends, progress)?;
         crash_point::reach("crypt.converted");
         Ok(())
     }

@@ -118,7 +118,9 @@ impl Filling<'_> {
     ) -> std::result::Result<Option<Endorsement>, Stop> {
         let path = self.dir.join(part.name());
         match part {
-            Part::Tpm { key, from: None, .. } => vtpm::make(&path, key, |keys| control.certify(keys)).map(Some),
+            Part::Tpm { key, from: None, .. } => {
+                vtpm::make(&environment.isolator.vm()?, &path, key, |keys| control.certify(keys)).map(Some)
+            }
             part => self.fill_file(environment, control, part, &path, progress).map(|()| None),
         }
     }
@@ -163,7 +165,9 @@ impl Filling<'_> {
                 self.convert(environment, control, (&raw, &from), (path, to), source.size, progress)?;
                 Ok(files::remove(&raw)?)
             }
-            Part::Tpm { key, from: Some((from, old)), .. } => Ok(vtpm::rewrite((from, old), (path, key))?),
+            Part::Tpm { key, from: Some((from, old)), .. } => {
+                Ok(vtpm::rewrite(&environment.isolator.vm()?, (from, old), (path, key))?)
+            }
             Part::Tpm { from: None, .. } => Err(Fault::internal("a new vTPM is no copy").into()),
         }
     }
@@ -180,7 +184,7 @@ impl Filling<'_> {
         let checkpoint = files::path_with(target, codec::CHECKPOINT);
         let conversion = convert::Conversion { source, target, size, checkpoint: &checkpoint };
         let ends = || Ok((self.end(source, from)?, self.end(target, to)?));
-        convert::run(&environment.exe, &conversion, control, ends, progress)?;
+        convert::run(&environment.isolator, &conversion, control, ends, progress)?;
         Ok(files::remove(&checkpoint)?)
     }
 

@@ -30,6 +30,7 @@ use ward_rpc::api::host::{
 use ward_types::{Code, CryptoStep, HostId, KeyRef, Problem, StepAction, TaskId};
 
 use crate::fault::{Fault, Result};
+use crate::isolate::Isolator;
 use crate::keys::{ResolvedKeks, SharedKeys};
 use control::{Control, Interrupt};
 pub(crate) use settle::settle_left;
@@ -38,8 +39,8 @@ pub(crate) use settle::settle_left;
 #[derive(Clone)]
 pub(crate) struct Environment {
     pub(crate) host: HostId,
-    /// The binary that plays the disk process.
-    pub(crate) exe: PathBuf,
+    /// What keeps the programs apart that work for it.
+    pub(crate) isolator: Arc<Isolator>,
     pub(crate) keys: SharedKeys,
     /// Whether it is only asked what would be refused. Then keys that are not made yet stand for those that will be.
     pub(crate) rehearsal: bool,

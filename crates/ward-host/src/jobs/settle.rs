@@ -14,6 +14,7 @@ use super::{Ended, Environment};
 use crate::fault::{Fault, Result};
 use crate::files;
 use crate::home::{Holder, Home, Use};
+use crate::isolate;
 use crate::volume::{Label, Volume};
 use crate::vtpm;
 
@@ -129,6 +130,10 @@ pub(super) fn undo(home: &Home, config: &VmConfig, record: &Record) -> Result<()
     }
     for state in record.tpm.to.iter().filter(|state| !in_use.contains(state)) {
         vtpm::remove(&home.file(state.as_str()))?;
+    }
+    for state in record.tpm.from.iter().filter(|state| in_use.contains(state)) {
+        // Of a job that was killed while a swtpm read it.
+        isolate::take_back_all(&home.file(state.as_str()))?;
     }
     settle_keys(home, config, record)?;
     record.remove(home)

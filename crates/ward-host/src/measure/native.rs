@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ward_rpc::NativeEntry;
 use ward_rpc::api::host::HomeRef;
@@ -14,6 +15,7 @@ use ward_types::{
 use crate::fault::{Doing, Fault, Result};
 use crate::files;
 use crate::home::{VM_TOML, codec};
+use crate::isolate::{Isolated, Isolator};
 use crate::keys::SharedKeys;
 use crate::vmm;
 use crate::volume::{self, Label};
@@ -24,6 +26,7 @@ const DISK: u64 = 1 << 20;
 /// A host that has the key of a native provider, in a directory.
 pub struct NativeHost {
     id: HostId,
+    isolated: Isolated,
     keys: SharedKeys,
     kdk: KdkRef,
     run_dir: PathBuf,
@@ -54,7 +57,8 @@ impl NativeHost {
             let keys = SharedKeys::default();
             let entry = NativeEntry { key: kdk.clone(), tpm_required: false };
             keys.lock().ring.replace([(entry, Kdk::generate()?)]);
-            Ok(Self { id: HostId::new(), keys, kdk, run_dir, datastore })
+            let isolated = Arc::new(Isolator::idle()).vm()?;
+            Ok(Self { id: HostId::new(), isolated, keys, kdk, run_dir, datastore })
         };
         make().map_err(|fault| fault.problem("cannot make a host to measure"))
     }
@@ -120,7 +124,7 @@ impl NativeHost {
     /// # Errors
     /// [`Problem`] where the VM could not be started.
     pub fn prepare_start(&self, vm: &NativeVm) -> std::result::Result<(), Problem> {
-        let prepared = vmm::prepare_only(self.id, &self.keys, &self.run_dir, vm.id, &vm.home);
+        let prepared = vmm::prepare_only(self.id, &self.keys, &self.isolated, &self.run_dir, vm.id, &vm.home);
         prepared.map_err(|fault| fault.problem("cannot start a VM"))
     }
 }

@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use ward_disk::client::Commander;
 use ward_disk::{DiskErrorKind, DiskProcess, ExportOrder, Order, Report};
-use ward_rpc::api::host::HomeRef;
 use ward_types::Code;
 
 use super::command_line::{self, QMP, SERIAL};
@@ -38,33 +37,30 @@ pub(crate) struct Launched {
     pub(crate) disk: Option<Process>,
     pub(crate) tpm: Option<Process>,
     pub(crate) qmp: Qmp,
-    pub(crate) events: mpsc::UnboundedReceiver<Event>,
+    pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) serial: tokio::task::JoinHandle<()>,
 }
 
 /// Starts the processes, and the guest. Where that fails, none of them remains.
 pub(crate) async fn launch(
-    isolated: &Isolated<'_>,
+    isolated: &Isolated,
     qemu: &Qemu,
     run_dir: &RunDir,
-    at: &HomeRef,
     prepared: Prepared,
     console: &Arc<Console>,
 ) -> Result<Launched> {
-    let (vm, home) = (prepared.config.id, at.clone());
-    let mut note = Note { vm, home, disk: None, tpm: None, qemu: None, given: None, started: false };
-    let Prepared { config, ways, images, firmware, lock, order, deks, tpm, .. } = prepared;
+    let Prepared { mut note, config, ways, images, firmware, lock, order, deks, tpm, .. } = prepared;
     let given = Given {
         arguments: command_line::arguments(&config, qemu.accelerator, &ways, firmware.as_deref()),
         images,
-        lock: lock.into_file(),
+        lock: lock.into_file()?,
     };
     run_dir.give(isolated.user())?;
     let tpm = match tpm {
         Some((state, key)) => {
-            note.given = isolated.user().map(|_| state.clone());
-            let (id, process) = super::tpm::start(isolated, run_dir, state, key).await?;
+            let (id, process) = super::tpm::start(isolated, run_dir, &state, key).await?;
             note.tpm = Some(id);
+            run_dir.save(&note)?;
             Some(process)
         }
         None => None,
@@ -92,7 +88,7 @@ struct Given {
 }
 
 async fn launch_with(
-    isolated: &Isolated<'_>,
+    isolated: &Isolated,
     qemu: &Qemu,
     run_dir: &RunDir,
     note: &mut Note,
@@ -138,16 +134,12 @@ impl Disk {
     }
 }
 
-async fn start_disk(
-    isolated: &Isolated<'_>,
-    run_dir: &RunDir,
-    order: Order,
-    deks: Vec<ward_secret::Dek>,
-) -> Result<Disk> {
+async fn start_disk(isolated: &Isolated, run_dir: &RunDir, order: Order, deks: Vec<ward_secret::Dek>) -> Result<Disk> {
     let mut command = isolated.command(Cell {
-        part: Part::Keeper,
+        part: Part::Disk,
         program: isolated.exe(),
-        sockets: run_dir.path(),
+        sockets: Some(run_dir.path()),
+        read: Vec::new(),
         write: Vec::new(),
         descriptors: Vec::new(),
     })?;
@@ -205,10 +197,10 @@ fn attend(mut process: DiskProcess) {
     }
 }
 
-type Started = (Process, Qmp, mpsc::UnboundedReceiver<Event>, tokio::task::JoinHandle<()>);
+type Started = (Process, Qmp, mpsc::Receiver<Event>, tokio::task::JoinHandle<()>);
 
 async fn start_qemu(
-    isolated: &Isolated<'_>,
+    isolated: &Isolated,
     qemu: &Qemu,
     run_dir: &RunDir,
     note: &mut Note,
@@ -223,7 +215,8 @@ async fn start_qemu(
     let mut command = isolated.command(Cell {
         part: Part::Vmm,
         program: &qemu.program,
-        sockets: run_dir.path(),
+        sockets: Some(run_dir.path()),
+        read: Vec::new(),
         write: Vec::new(),
         descriptors: images.into_iter().map(OwnedFd::from).collect(),
     })?;
@@ -264,7 +257,7 @@ async fn begin(
     note: &mut Note,
     process: &Process,
     console: &Arc<Console>,
-) -> Result<(Qmp, mpsc::UnboundedReceiver<Event>, tokio::task::JoinHandle<()>)> {
+) -> Result<(Qmp, mpsc::Receiver<Event>, tokio::task::JoinHandle<()>)> {
     run_dir.save(note)?;
     let connecting = async {
         let deadline = Instant::now() + CONNECT_WITHIN;
@@ -292,7 +285,7 @@ async fn begin(
 pub(crate) async fn connect_qmp(
     run_dir: &RunDir,
     qemu: &Process,
-) -> std::result::Result<(Qmp, mpsc::UnboundedReceiver<Event>), QmpError> {
+) -> std::result::Result<(Qmp, mpsc::Receiver<Event>), QmpError> {
     Qmp::over(run_dir.connect(QMP, qemu).await.map_err(|_| QmpError::Gone)?).await
 }
 

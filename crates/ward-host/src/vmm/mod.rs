@@ -35,9 +35,9 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use ward_rpc::api::host::{BrokenVm, ConsoleText, HomeRef, StartVm, Started, VmPart};
 use ward_types::{Code, HostId, Isolation, Power, Problem, VmId};
 
-use crate::fault::{Fault, Result};
+use crate::fault::{Doing, Fault, Result};
 use crate::files;
-use crate::isolate::Isolator;
+use crate::isolate::{Isolated, Isolator};
 use crate::keys::SharedKeys;
 pub(crate) use command_line::Accelerator;
 use console::Console;
@@ -57,7 +57,7 @@ const QUIT_WITHIN: Duration = Duration::from_secs(5);
 const FLUSH_WITHIN: Duration = Duration::from_secs(300);
 /// How long the last of the console may take to arrive.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
-const TRIM_LOGS_EVERY: Duration = Duration::from_secs(60);
+const TRIM_LOGS_EVERY: Duration = Duration::from_secs(1);
 /// What a console shows when swtpm is gone: the guest goes on, and whatever it asks its TPM fails.
 const TPM_GONE: &str = "the vTPM is gone; it comes back when the VM is stopped and started";
 
@@ -65,19 +65,20 @@ const TPM_GONE: &str = "the vTPM is gone; it comes back when the VM is stopped a
 pub(crate) fn prepare_only(
     host: HostId,
     keys: &SharedKeys,
+    isolated: &Isolated,
     run_dir: &std::path::Path,
     vm: VmId,
     at: &HomeRef,
 ) -> Result<()> {
     let dir = RunDir::create(run_dir, vm)?;
-    prepare::prepare(host, keys, &dir, &StartVm { vm, home: at.clone(), expected: None }).map(drop)
+    prepare::prepare(host, keys, isolated, &dir, &StartVm { vm, home: at.clone(), expected: None }).map(drop)
 }
 
 /// What running VMs needs of the agent.
 pub(crate) struct Settings {
     pub(crate) host: HostId,
     /// What keeps VMs apart.
-    pub(crate) isolator: Isolator,
+    pub(crate) isolator: Arc<Isolator>,
     pub(crate) run_dir: PathBuf,
     pub(crate) keys: SharedKeys,
     /// The QEMU, or why there is none.
@@ -139,8 +140,17 @@ impl Vms {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
-    fn died(&self, vm: VmId, part: VmPart) {
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner).insert(BrokenVm { vm, part, at: Timestamp::now() });
+    /// Noted for the next agent, to which it is to be the same death, before it is told.
+    fn died(&self, run_dir: &RunDir, vm: VmId, part: VmPart) {
+        let broken = BrokenVm { vm, part, at: Timestamp::now() };
+        let noted = run_dir.note().map_or(Ok(()), |mut note| {
+            note.broken.insert(broken);
+            run_dir.save(&note)
+        });
+        if let Err(fault) = noted {
+            tracing::error!(%vm, why = fault.why, "cannot note what has died");
+        }
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).insert(broken);
     }
 
     /// Whether that one does.
@@ -194,7 +204,7 @@ impl Vms {
         let run_dir = RunDir::create(&self.settings.run_dir, call.vm)?;
         let started = self.start_in_dir(call, &qemu, &run_dir).await;
         if started.is_err()
-            && let Err(fault) = run_dir.remove()
+            && let Err(fault) = run_dir.remove(self.settings.host)
         {
             tracing::error!(why = fault.why, "cannot tidy up");
         }
@@ -202,15 +212,16 @@ impl Vms {
     }
 
     async fn start_in_dir(self: &Arc<Self>, call: StartVm, qemu: &Qemu, run_dir: &RunDir) -> Result<Started> {
-        let (vm, at) = (call.vm, call.home.clone());
+        let vm = call.vm;
+        let isolated = Arc::new(self.settings.isolator.vm()?);
         let (host, keys, dir) = (self.settings.host, self.settings.keys.clone(), run_dir.clone());
-        let preparing = move || prepare::prepare(host, &keys, &dir, &call);
+        let apart = Arc::clone(&isolated);
+        let preparing = move || prepare::prepare(host, &keys, &apart, &dir, &call);
         let mut prepared =
             tokio::task::spawn_blocking(preparing).await.map_err(|panic| Fault::internal(panic.to_string()))??;
         let notices = std::mem::take(&mut prepared.notices);
         let console = Arc::new(Console::new());
-        let isolated = self.settings.isolator.vm()?;
-        let launched = launch::launch(&isolated, qemu, run_dir, &at, prepared, &console).await?;
+        let launched = launch::launch(&isolated, qemu, run_dir, prepared, &console).await?;
         tracing::info!(%vm, "a VM was started");
         self.broken.lock().unwrap_or_else(PoisonError::into_inner).retain(|broken| broken.vm != vm);
         self.take_on(vm, run_dir.clone(), console, launched);
@@ -290,13 +301,17 @@ impl Vms {
     }
 
     async fn adopt_one(self: &Arc<Self>, run_dir: RunDir, note: Option<Note>) -> Result<()> {
-        let find = |id: &Option<process::ProcessId>| id.as_ref().and_then(|id| Process::find(id).ok().flatten());
+        let find = |id: &Option<process::ProcessId>| match id {
+            Some(id) => Process::find(id).doing("look for a process of", run_dir.path()),
+            None => Ok(None),
+        };
         let (qemu, disk, tpm) = match &note {
-            Some(note) => (find(&note.qemu), find(&note.disk), find(&note.tpm)),
+            Some(note) => (find(&note.qemu)?, find(&note.disk)?, find(&note.tpm)?),
             None => (None, None, None),
         };
-        match (note, qemu) {
-            (Some(note), Some(qemu)) if note.started => {
+        let started = note.filter(|note| note.started);
+        match (started, qemu) {
+            (Some(note), Some(qemu)) => {
                 tracing::info!(vm = %note.vm, "a running VM is taken over");
                 let console = Arc::new(Console::new());
                 let (qmp, events) = match launch::connect_qmp(&run_dir, &qemu).await {
@@ -313,14 +328,25 @@ impl Vms {
                     }
                 };
                 let serial = launch::connect_serial(&run_dir, &qemu, &console).await.ok();
-                let running = Arc::new(Running { qemu, qmp, off: watch::Sender::new(false) });
+                self.broken.lock().unwrap_or_else(PoisonError::into_inner).extend(&note.broken);
+                let is_news = |part| !note.broken.iter().any(|broken| broken.part == part);
                 if note.tpm.is_some() && tpm.is_none() {
                     console.say(TPM_GONE);
-                    self.died(note.vm, VmPart::Tpm);
+                    if is_news(VmPart::Tpm) {
+                        self.died(&run_dir, note.vm, VmPart::Tpm);
+                    }
                 }
+                if note.disk.is_some() && disk.is_none() {
+                    tracing::error!(vm = %note.vm, "the disk process is gone, so the VM is stopped");
+                    if is_news(VmPart::Disk) {
+                        self.died(&run_dir, note.vm, VmPart::Disk);
+                    }
+                    qemu.kill();
+                }
+                let running = Arc::new(Running { qemu, qmp, off: watch::Sender::new(false) });
                 self.watch(Watched { vm: note.vm, run_dir, console, running, disk, tpm, events, serial });
             }
-            (Some(note), None) if note.started => {
+            (Some(note), None) => {
                 // The guest has ended; its disk process may still be writing.
                 self.slots().insert(note.vm, Slot::Busy);
                 let vms = Arc::clone(self);
@@ -331,19 +357,22 @@ impl Vms {
                     if let Some(disk) = disk {
                         disk.ended().await;
                     }
-                    let _ = run_dir.remove();
+                    if let Err(fault) = run_dir.remove(vms.settings.host) {
+                        tracing::error!(vm = %note.vm, why = fault.why, "cannot tidy up");
+                    }
                     vms.slots().remove(&note.vm);
                 });
             }
-            _ => {
-                // It never came to run a guest, so nothing is lost.
-                for id in process::running_in(run_dir.path()) {
-                    if let Ok(Some(process)) = Process::find(&id) {
-                        process.kill();
-                        process.ended().await;
-                    }
+            (None, qemu) => {
+                // It never came to run a guest, so nothing is lost. Where one is that nobody can look into is told to root
+                // only, so that those of the note are not left to that.
+                let here = process::running_in(run_dir.path());
+                let here = here.iter().filter_map(|id| Process::find(id).ok().flatten());
+                for process in [qemu, disk, tpm].into_iter().flatten().chain(here) {
+                    process.kill();
+                    process.ended().await;
                 }
-                run_dir.remove()?;
+                run_dir.remove(self.settings.host)?;
             }
         }
         Ok(())
@@ -405,7 +434,7 @@ struct Watched {
     running: Arc<Running>,
     disk: Option<Process>,
     tpm: Option<Process>,
-    events: Option<mpsc::UnboundedReceiver<Event>>,
+    events: Option<mpsc::Receiver<Event>>,
     serial: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -428,7 +457,7 @@ impl Watched {
         if let Some(disk) = &self.disk {
             disk.ended().await;
         }
-        if let Err(fault) = self.run_dir.remove() {
+        if let Err(fault) = self.run_dir.remove(vms.settings.host) {
             tracing::error!(%vm, why = fault.why, "cannot tidy up");
         }
         self.console.power_off();
@@ -465,7 +494,7 @@ impl Watched {
                     // QEMU's own end and the disk process's come close together.
                     if timeout(LAST_WORDS_WITHIN, self.running.qemu.ended()).await.is_err() {
                         tracing::error!(vm = %self.vm, "the disk process is gone, so the VM is stopped");
-                        vms.died(self.vm, VmPart::Disk);
+                        vms.died(&self.run_dir, self.vm, VmPart::Disk);
                         self.running.qemu.kill();
                     }
                 }
@@ -475,7 +504,7 @@ impl Watched {
                         let said = self.run_dir.tail(TPM_LOG);
                         tracing::error!(vm = %self.vm, said, "the vTPM is gone");
                         self.console.say(TPM_GONE);
-                        vms.died(self.vm, VmPart::Tpm);
+                        vms.died(&self.run_dir, self.vm, VmPart::Tpm);
                     }
                 }
                 event = event => match event {

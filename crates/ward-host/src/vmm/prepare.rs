@@ -13,10 +13,11 @@ use ward_types::{
 };
 
 use super::command_line::{INITRD, KERNEL, NVRAM_SOCKET, Way, disk_socket, queues};
-use super::run_dir::RunDir;
+use super::run_dir::{Loan, Note, RunDir};
 use crate::fault::{Doing, Fault, Result};
 use crate::firmware;
 use crate::home::{Holder, Home, HomeLock, Use, VM_TOML, codec};
+use crate::isolate::Isolated;
 use crate::jobs::settle_left;
 use crate::keys::{ResolvedKeks, SharedKeys};
 use crate::volume::{Label, Volume};
@@ -24,6 +25,8 @@ use crate::vtpm;
 
 /// A VM that can be started.
 pub(crate) struct Prepared {
+    /// What the next agent must know so far.
+    pub(crate) note: Note,
     pub(crate) config: VmConfig,
     /// Goes to QEMU, which holds it as long as the VM runs.
     pub(crate) lock: HomeLock,
@@ -41,7 +44,13 @@ pub(crate) struct Prepared {
 }
 
 /// Locks the home, believes its description, and opens its disks.
-pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, call: &StartVm) -> Result<Prepared> {
+pub(crate) fn prepare(
+    host: HostId,
+    keys: &SharedKeys,
+    isolated: &Isolated,
+    run_dir: &RunDir,
+    call: &StartVm,
+) -> Result<Prepared> {
     let vm = call.vm;
     let home = Home::open(&call.home)?;
     let lock = home.lock(&Holder { host, r#use: Use::Vm(vm) })?;
@@ -82,10 +91,15 @@ pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, call: &
         }
         _ => None,
     };
+    let mut note = Note::new(vm, call.home.clone());
     let tpm = match (&config.tpm, config.home.key()) {
         (Some(tpm), Some(kek)) => {
-            let (state, key) = (home.file(tpm.state.as_str()), codec::unwrap_tpm(&tpm.wrapped_key, keys.get(kek)?)?);
-            vtpm::check(&state, &key)?;
+            let (path, key) = (home.file(tpm.state.as_str()), codec::unwrap_tpm(&tpm.wrapped_key, keys.get(kek)?)?);
+            // Before it is: whoever finds the note takes back as much of it as was given.
+            note.lent = isolated.user().map(|user| Loan { path: path.clone(), user: user.id() });
+            run_dir.save(&note)?;
+            vtpm::check(isolated, &path, &key)?;
+            let state = path;
             Some((state, key))
         }
         _ => None,
@@ -105,7 +119,7 @@ pub(crate) fn prepare(host: HostId, keys: &SharedKeys, run_dir: &RunDir, call: &
         }
     }
     let config = config.clone();
-    Ok(Prepared { config, lock, ways, images, order, deks, notices, firmware, tpm })
+    Ok(Prepared { note, config, lock, ways, images, order, deks, notices, firmware, tpm })
 }
 
 fn other_than_known(home: &Home) -> Fault {

@@ -1,15 +1,13 @@
 //! QEMU's control socket: the few commands and events that matter here.
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
@@ -17,11 +15,14 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use ward_disk::send_descriptors;
 
 /// QEMU answers these commands at once or is in trouble.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Its longest message, the greeting, has some hundred bytes.
 const MAX_LINE: u64 = 1 << 20;
+/// As many of its events wait to be heard.
+const MAX_EVENTS: usize = 64;
 /// By what name QEMU knows a descriptor that it is given.
 const DESCRIPTOR: &str = "given";
 
@@ -83,12 +84,12 @@ pub(crate) struct RunState {
 
 impl Qmp {
     /// Connects and gets ready for commands. Events come until QEMU ends.
-    pub(crate) async fn connect(path: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>), QmpError> {
+    pub(crate) async fn connect(path: &Path) -> Result<(Self, mpsc::Receiver<Event>), QmpError> {
         Self::over(UnixStream::connect(path).await.map_err(|_| QmpError::Gone)?).await
     }
 
     /// As [`Qmp::connect`], where the connection is there.
-    pub(crate) async fn over(stream: UnixStream) -> Result<(Self, mpsc::UnboundedReceiver<Event>), QmpError> {
+    pub(crate) async fn over(stream: UnixStream) -> Result<(Self, mpsc::Receiver<Event>), QmpError> {
         let (reader, writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
         match timeout(ANSWER_WITHIN, read_line(&mut reader)).await {
@@ -97,7 +98,7 @@ impl Qmp {
             Ok(_) => return Err(QmpError::Gone),
         }
         let waiting = Waiting::default();
-        let (events, receiver) = mpsc::unbounded_channel();
+        let (events, receiver) = mpsc::channel(MAX_EVENTS);
         tokio::spawn(listen(reader, Arc::clone(&waiting), events));
         let qmp = Self { writer: tokio::sync::Mutex::new(writer), waiting, next: AtomicU64::new(1) };
         qmp.run("qmp_capabilities").await?;
@@ -181,15 +182,7 @@ impl Qmp {
 
 /// Sends the beginning of some bytes together with a descriptor; tells how long that was.
 async fn send_with(stream: &UnixStream, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<usize> {
-    stream
-        .async_io(Interest::WRITABLE, || {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            let rights = [descriptor];
-            ancillary.push(SendAncillaryMessage::ScmRights(&rights));
-            Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?)
-        })
-        .await
+    stream.async_io(Interest::WRITABLE, || send_descriptors(stream, bytes, &[descriptor])).await
 }
 
 /// What may stand on a line.
@@ -232,12 +225,12 @@ async fn read_line(reader: &mut BufReader<impl AsyncRead + Unpin>) -> Option<Mes
     }
 }
 
-async fn listen(mut reader: BufReader<impl AsyncRead + Unpin>, waiting: Waiting, events: mpsc::UnboundedSender<Event>) {
+async fn listen(mut reader: BufReader<impl AsyncRead + Unpin>, waiting: Waiting, events: mpsc::Sender<Event>) {
     while let Some(message) = read_line(&mut reader).await {
         match message {
             Message::Greeting => {}
-            // Nobody may want them.
-            Message::Event(event) => drop(events.send(event)),
+            // Nobody may want them; and whoever sends without end is not waited for.
+            Message::Event(event) => drop(events.try_send(event)),
             Message::Answer(id, answer) => {
                 let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(sender) = id.and_then(|id| waiting.remove(&id)) {
@@ -259,7 +252,7 @@ mod tests {
     use super::*;
 
     /// A QEMU that says these lines after each command but the first, `{id}` being the command's.
-    async fn qemu(says: &'static [&'static str]) -> (tempfile::TempDir, Qmp, mpsc::UnboundedReceiver<Event>) {
+    async fn qemu(says: &'static [&'static str]) -> (tempfile::TempDir, Qmp, mpsc::Receiver<Event>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("qmp");
         let listener = UnixListener::bind(&path).unwrap();
@@ -298,6 +291,22 @@ mod tests {
         assert_eq!(state, RunState { status: "running".into(), running: true });
         let event = events.recv().await.unwrap();
         assert_eq!(event, Event::Shutdown { guest: true, reason: "guest-shutdown".into() });
+    }
+
+    #[tokio::test]
+    async fn events_without_end_delay_no_answer_and_are_not_all_kept() {
+        const FLOOD: [&str; 1001] = {
+            let mut lines = [r#"{"event": "RESET", "data": {}}"#; 1001];
+            lines[1000] = r#"{"return": {"status": "running", "running": true}, "id": {id}}"#;
+            lines
+        };
+        let (_dir, qmp, mut events) = qemu(&FLOOD).await;
+        assert!(qmp.query_status().await.unwrap().running);
+        let mut kept = 0;
+        while events.try_recv().is_ok() {
+            kept += 1;
+        }
+        assert_eq!(kept, MAX_EVENTS);
     }
 
     #[tokio::test]

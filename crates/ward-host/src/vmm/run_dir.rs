@@ -4,6 +4,7 @@
 //! The processes run as the VM's own user where they can. So what the agent goes by is not in their directory, and who
 //! answers there is looked at.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,12 +12,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
-use ward_rpc::api::host::HomeRef;
-use ward_types::VmId;
+use ward_rpc::api::host::{BrokenVm, HomeRef};
+use ward_types::{Code, HostId, VmId};
 
 use super::process::{self, Process, ProcessId};
 use crate::fault::{Doing, Fault, Result};
 use crate::files::{self, Moments};
+use crate::home::{Holder, Home, Use};
 use crate::isolate::{self, VmUser};
 
 const NOTE: &str = "run.json";
@@ -44,11 +46,28 @@ pub(crate) struct Note {
     #[serde(default)]
     pub(crate) tpm: Option<ProcessId>,
     pub(crate) qemu: Option<ProcessId>,
-    /// What of the home was given to the VM's user.
+    /// What of the home was, or is just being, given to the VM's user.
     #[serde(default)]
-    pub(crate) given: Option<PathBuf>,
+    pub(crate) lent: Option<Loan>,
     /// Whether the guest may have begun to run.
     pub(crate) started: bool,
+    /// What has died since.
+    #[serde(default)]
+    pub(crate) broken: BTreeSet<BrokenVm>,
+}
+
+/// A directory that a VM's user has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Loan {
+    pub(crate) path: PathBuf,
+    pub(crate) user: u32,
+}
+
+impl Note {
+    /// Of a VM of which nothing is started yet.
+    pub(crate) fn new(vm: VmId, home: HomeRef) -> Self {
+        Self { vm, home, disk: None, tpm: None, qemu: None, lent: None, started: false, broken: BTreeSet::new() }
+    }
 }
 
 /// The run directory of one VM.
@@ -68,7 +87,7 @@ impl RunDir {
             // Of a run that could not be tidied up after.
             if !process::running_in(&this.path).is_empty() {
                 let why = format!("processes of an earlier run are left in {}", this.path.display());
-                return Err(Fault::new(ward_types::Code::Busy, why, "end them, or restart the agent"));
+                return Err(Fault::new(Code::Busy, why, "end them, or restart the agent"));
             }
             files::remove_tree(&this.own)?;
         }
@@ -135,8 +154,8 @@ impl RunDir {
     pub(crate) fn trim_logs(&self) {
         for name in [QEMU_LOG, DISK_LOG, TPM_LOG] {
             let path = self.own.join(name);
-            if let Ok(file) = OpenOptions::new().write(true).open(&path)
-                && file.metadata().is_ok_and(|metadata| metadata.len() > MAX_LOG)
+            if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.len() > MAX_LOG)
+                && let Ok(file) = OpenOptions::new().write(true).open(&path)
             {
                 let _ = file.set_len(0);
             }
@@ -154,15 +173,60 @@ impl RunDir {
             Ok(bytes)
         };
         let bytes = read().unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+        files::one_line(&bytes)
     }
 
     /// Removes it with all in it, now that its processes have ended, and takes back what they were given.
-    pub(crate) fn remove(&self) -> Result<()> {
-        if let Some(given) = self.note().and_then(|note| note.given) {
-            isolate::take_back(&given)?;
+    pub(crate) fn remove(&self, host: HostId) -> Result<()> {
+        if let Some(note) = self.note()
+            && let Some(loan) = &note.lent
+        {
+            let locked = Home::open(&note.home).and_then(|home| home.lock(&Holder { host, r#use: Use::Vm(note.vm) }));
+            match locked {
+                Ok(_lock) => isolate::take_back(&loan.path, loan.user)?,
+                // It runs elsewhere by now, or a job works on it: what it has there is that one's.
+                Err(fault) if matches!(fault.code, Code::Busy | Code::VmRunning | Code::NotFound) => {}
+                Err(fault) => return Err(fault),
+            }
         }
         files::remove_tree(&self.own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::process::Command;
+
+    use super::*;
+
+    fn process(pid: u32) -> Process {
+        Process::find(&ProcessId::of(pid).unwrap()).unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_answers_in_another_processs_place_is_not_talked_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::create(dir.path(), VmId::new()).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(run_dir.file("qmp.sock")).unwrap();
+        run_dir.connect("qmp.sock", &process(std::process::id())).await.unwrap();
+        let mut other = Command::new("sleep").arg("600").spawn().unwrap();
+        let error = run_dir.connect("qmp.sock", &process(other.id())).await.unwrap_err();
+        assert!(error.to_string().contains("somebody else answers"), "{error}");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_log_is_told_in_one_line_that_moves_no_cursor() {
+        let dir = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::create(dir.path(), VmId::new()).unwrap();
+        let log = run_dir.own.join(QEMU_LOG);
+        fs::write(&log, "one\x1b[2J\r\n\n two\u{9b}K\x07").unwrap();
+        assert_eq!(run_dir.tail(QEMU_LOG), "one[2J; twoK");
+        fs::write(&log, vec![b'x'; usize::try_from(MAX_LOG).unwrap() + 1]).unwrap();
+        run_dir.trim_logs();
+        assert_eq!(fs::metadata(&log).unwrap().len(), 0);
     }
 }

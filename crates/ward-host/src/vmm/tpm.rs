@@ -1,8 +1,7 @@
 //! The swtpm of a running VM.
 
-use std::fs::File;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use super::launch::{wait_for, with_log};
 use super::process::{Process, ProcessId};
 use super::run_dir::{RunDir, TPM_LOG};
 use crate::fault::{Doing, Fault, Result};
-use crate::isolate::{self, Cell, FIRST_FD, Isolated, Part};
+use crate::isolate::{self, Isolated};
 use crate::{files, vtpm};
 
 /// How long it may take until its socket is there.
@@ -25,27 +24,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Starts it, for a QEMU that runs in the same directory. It ends with that QEMU.
-///
-/// Its state is in the VM home, where its user finds nothing: so it is given that directory open, and goes by the descriptor.
 pub(super) async fn start(
-    isolated: &Isolated<'_>,
+    isolated: &Isolated,
     run_dir: &RunDir,
-    state: PathBuf,
+    state: &Path,
     key: TpmKey,
 ) -> Result<(ProcessId, Process)> {
-    isolate::give(&state, isolated.user())?;
-    let directory = File::open(&state).doing("open", &state)?;
+    isolate::give(state, isolated.user())?;
+    crash_point::reach("run.tpm-given");
     let log = run_dir.log(TPM_LOG)?;
-    let mut command = isolated.command(Cell {
-        part: Part::Keeper,
-        program: Path::new(vtpm::PROGRAM),
-        sockets: run_dir.path(),
-        write: vec![state],
-        descriptors: vec![directory.into()],
-    })?;
-    command.current_dir(run_dir.path()).stdout(Stdio::null()).stderr(Stdio::from(log)).process_group(0);
     let control = format!("type=unixio,path={TPM_SOCKET},mode=0600");
-    let child = vtpm::start(command, format!("/proc/self/fd/{FIRST_FD}").as_ref(), &key, &control)?;
+    let child = vtpm::spawn(isolated, state, Some(run_dir.path()), &key, &control, |command| {
+        command.current_dir(run_dir.path()).stdout(Stdio::null()).stderr(Stdio::from(log)).process_group(0);
+    })?;
     drop(key);
     let known = ProcessId::of(child.id()).and_then(|id| Ok((id.clone(), Process::find(&id)?)));
     wait_for(child);

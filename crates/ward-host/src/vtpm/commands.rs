@@ -2,8 +2,10 @@
 
 use std::io;
 
+use ward_types::Code;
+
 use super::session::Session;
-use crate::fault::Result;
+use crate::fault::{Fault, Result};
 
 /// Handles of part 2, section 7: who allows a command. None of them has a password in a TPM that is new.
 pub(super) const ENDORSEMENT: u32 = 0x4000_000B;
@@ -14,6 +16,8 @@ const BARE: u16 = 0x8001;
 const WITH_SESSION: u16 = 0x8002;
 /// TPM_RS_PW with an empty password.
 const NO_PASSWORD: [u8; 9] = [0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+/// TPM_RC_BAD_AUTH and TPM_RC_AUTH_FAIL, of the first session.
+const WRONG_PASSWORD: [u32; 2] = [0x9A2, 0x98E];
 /// TPM_SU_CLEAR
 const CLEAR: [u8; 2] = [0, 0];
 /// TPM_ALG_SHA256
@@ -119,6 +123,13 @@ impl Session {
         content
     }
 
+    /// TPM2_HierarchyChangeAuth, as a guest may.
+    #[cfg(test)]
+    pub(super) fn give_password(&mut self, password: &[u8]) -> Result<()> {
+        let parameters = sized(password);
+        self.ask("TPM2_HierarchyChangeAuth", 0x129, &[ENDORSEMENT], Auth::EmptyPassword, &parameters).map(drop)
+    }
+
     fn ask(&mut self, name: &str, code: u32, handles: &[u32], auth: Auth, parameters: &[u8]) -> Result<Vec<u8>> {
         match self.try_ask(code, handles, auth, parameters) {
             Ok(Ok(answer)) => Ok(answer),
@@ -152,11 +163,18 @@ impl Session {
         })
     }
 
-    fn refused(&mut self, name: &str, code: u32) -> crate::fault::Fault {
+    fn refused(&mut self, name: &str, code: u32) -> Fault {
+        if WRONG_PASSWORD.contains(&code) {
+            let why = "the guest has given its TPM's endorsement hierarchy a password, without which its endorsement keys \
+                       can't be made again";
+            let remedy =
+                "take the password away in the guest (`tpm2_changeauth -c endorsement`), stop the VM and ask again";
+            return Fault::new(Code::RequestInvalid, why, remedy);
+        }
         self.broken(&io::Error::other(format!("its TPM refuses {name} ({code:#x})")))
     }
 
-    fn senseless(&mut self, name: &str) -> crate::fault::Fault {
+    fn senseless(&mut self, name: &str) -> Fault {
         self.broken(&io::Error::other(format!("its TPM gives an answer to {name} that makes no sense")))
     }
 }

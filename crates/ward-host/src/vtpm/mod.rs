@@ -1,7 +1,7 @@
 //! A VM's TPM: swtpm, whose state lies in the VM home under a key of its own.
 //!
-//! The key reaches swtpm through a pipe that is its standard input, after the process was kept from dumping core; it is
-//! on no command line, in no environment and in no file. Here swtpm is spoken to over its control channel, a socket that
+//! The key reaches swtpm through a pipe that is its standard input, when the process was kept from dumping core; it is
+//! on no command line, in no environment and in no file. All swtpms are confined ([`crate::isolate`]). Here swtpm is spoken to over its control channel, a socket that
 //! it inherits, to make a state, to try a key, to put a state under another key, and to give it certificates. How it runs
 //! beside a VM is in [`crate::vmm`].
 //!
@@ -11,20 +11,20 @@
 //! endorsement   its endorsement keys, and their certificates
 //! ```
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::fs::{Mode, OFlags};
 use ward_secret::TpmKey;
 use ward_types::{Code, Endorsement, FileName};
 
 use crate::fault::{Doing, Fault, Result};
 use crate::files;
 use crate::home::codec::PART;
+use crate::isolate::{Cell, FIRST_FD, Isolated, Part};
 
 mod commands;
 mod endorsement;
@@ -34,22 +34,23 @@ pub(crate) use endorsement::{EkRequest, Given, check_given};
 use session::Session;
 
 /// What is run.
-pub(crate) const PROGRAM: &str = "swtpm";
+const PROGRAM: &str = "swtpm";
 /// The file with the state that outlasts the power.
 const STATE: &str = "tpm2-00.permall";
+
 /// Makes sure that there is a swtpm.
 pub(crate) fn check_installed() -> Result<()> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if std::env::split_paths(&path).any(|dir| dir.join(PROGRAM).is_file()) { Ok(()) } else { Err(missing()) }
-}
-
-fn missing() -> Fault {
-    Fault::unfit("this host has no swtpm, which vTPMs need", "install Debian's package `swtpm` on the host")
+    let missing =
+        || Fault::unfit("this host has no swtpm, which vTPMs need", "install Debian's package `swtpm` on the host");
+    files::in_path(Path::new(PROGRAM)).map(drop).ok_or_else(missing)
 }
 
 /// Makes sure that a vTPM's state is there. swtpm would make a new one where it is not, and so lose the guest's secrets
 /// without a word.
 pub(crate) fn check_there(state: &Path) -> Result<()> {
+    if files::exists(state)? {
+        check_directory(state)?;
+    }
     if files::open_regular(&state.join(STATE), false)?.is_some() {
         return Ok(());
     }
@@ -59,15 +60,23 @@ pub(crate) fn check_there(state: &Path) -> Result<()> {
     Err(Fault::new(Code::ImageMissing, why, remedy))
 }
 
+fn check_directory(state: &Path) -> Result<()> {
+    if fs::symlink_metadata(state).doing("look at", state)?.is_dir() {
+        return Ok(());
+    }
+    Err(Fault::home_invalid(format!("{} is no directory, as a vTPM's state is", state.display())))
+}
+
 /// Makes the state of a new TPM, with its endorsement keys' certificates, for which `certify` is asked. The directory must
 /// not be there.
 pub(crate) fn make<E: From<Fault>>(
+    isolated: &Isolated,
     state: &Path,
     key: &TpmKey,
     certify: impl FnOnce(EkRequest) -> std::result::Result<Endorsement, E>,
 ) -> std::result::Result<Endorsement, E> {
     new_directory(state)?;
-    let mut session = Session::open(state, key)?;
+    let mut session = Session::open(isolated, state, key)?;
     session.init()?;
     session.startup()?;
     let request = endorsement::request(&mut session)?;
@@ -81,28 +90,29 @@ pub(crate) fn make<E: From<Fault>>(
 }
 
 /// Makes sure that the key opens the state, which stays as it is.
-pub(crate) fn check(state: &Path, key: &TpmKey) -> Result<()> {
+pub(crate) fn check(isolated: &Isolated, state: &Path, key: &TpmKey) -> Result<()> {
     check_there(state)?;
-    let mut session = Session::open(state, key)?;
+    let mut session = Session::open(isolated, state, key)?;
     session.init()?;
     session.end()
 }
 
 /// Makes a copy of a state, under another key. The directory of the copy must not be there.
-pub(crate) fn rewrite(from: (&Path, &TpmKey), to: (&Path, &TpmKey)) -> Result<()> {
-    copy(from, to)?.end()?;
+pub(crate) fn rewrite(isolated: &Isolated, from: (&Path, &TpmKey), to: (&Path, &TpmKey)) -> Result<()> {
+    copy(isolated, from, to)?.end()?;
     sync(to.0)
 }
 
 /// The same, with other certificates of its endorsement keys. Where nothing is known of those, `certify` is asked.
 pub(crate) fn certify<E: From<Fault>>(
+    isolated: &Isolated,
     from: (&Path, &TpmKey),
     to: (&Path, &TpmKey),
     known: Option<&Endorsement>,
     given: &Given,
     certify: impl FnOnce(EkRequest) -> std::result::Result<Endorsement, E>,
 ) -> std::result::Result<Endorsement, E> {
-    let mut session = copy(from, to)?;
+    let mut session = copy(isolated, from, to)?;
     session.startup()?;
     let now = match known {
         Some(known) => known.clone(),
@@ -116,14 +126,14 @@ pub(crate) fn certify<E: From<Fault>>(
     Ok(endorsement)
 }
 
-fn copy(from: (&Path, &TpmKey), to: (&Path, &TpmKey)) -> Result<Session> {
+fn copy(isolated: &Isolated, from: (&Path, &TpmKey), to: (&Path, &TpmKey)) -> Result<Session> {
     check_there(from.0)?;
-    let mut old = Session::open(from.0, from.1)?;
+    let mut old = Session::open(isolated, from.0, from.1)?;
     old.init()?;
     let content = old.state()?;
     old.end()?;
     new_directory(to.0)?;
-    let mut new = Session::open(to.0, to.1)?;
+    let mut new = Session::open(isolated, to.0, to.1)?;
     new.set_state(&content)?;
     // Only now it is written.
     new.init()?;
@@ -147,30 +157,40 @@ pub(crate) fn part(state: &FileName) -> String {
     format!("{state}{PART}")
 }
 
-/// A swtpm that has its key. It finds its state as `state`, by a name without commas, at which it splits its arguments.
-pub(crate) fn start(mut command: Command, state: &OsStr, key: &TpmKey, control: &str) -> Result<Child> {
-    let mut tpmstate = std::ffi::OsString::from("dir=");
-    tpmstate.push(state);
-    tpmstate.push(",mode=0600");
+/// Starts a swtpm and gives it its key. Its state must have been given to its user, who finds nothing in the VM home: so it
+/// has that directory open, and goes by the descriptor. `set_up` says where it runs, and what becomes of its output.
+pub(crate) fn spawn(
+    isolated: &Isolated,
+    state: &Path,
+    sockets: Option<&Path>,
+    key: &TpmKey,
+    control: &str,
+    set_up: impl FnOnce(&mut Command),
+) -> Result<Child> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(state, flags, Mode::empty()).map_err(io::Error::from).doing("open", state)?;
+    let mut command = isolated.command(Cell {
+        part: Part::Tpm,
+        program: Path::new(PROGRAM),
+        sockets,
+        read: Vec::new(),
+        write: vec![state.to_owned()],
+        descriptors: vec![directory],
+    })?;
     let (pipe, mut key_end) = io::pipe().map_err(|error| Fault::internal(format!("no pipe: {error}")))?;
-    let spawned = command
+    command
         .args(["socket", "--tpm2", "--terminate", "--tpmstate"])
-        .arg(tpmstate)
+        .arg(format!("dir=/proc/self/fd/{FIRST_FD},mode=0600"))
         .args(["--key", "fd=0,format=binary,mode=aes-256-cbc", "--ctrl", control])
-        .stdin(Stdio::from(OwnedFd::from(pipe)))
-        .spawn();
-    let mut child = match spawned {
-        Ok(child) => child,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
-        Err(error) => return Err(Fault::unfit(format!("swtpm does not start: {error}"), "check its installation")),
-    };
-    let nothing = Rlimit { current: Some(0), maximum: Some(0) };
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let given = prlimit(pid, Resource::Core, nothing).map_err(io::Error::from).and_then(|_| {
-        // A pipe holds it whole, so that swtpm need not read yet.
-        key_end.write_all(key.expose())
-    });
-    if let Err(error) = given {
+        .stdin(Stdio::from(OwnedFd::from(pipe)));
+    set_up(&mut command);
+    let mut child = command
+        .spawn()
+        .map_err(|error| Fault::unfit(format!("swtpm does not start: {error}"), "check its installation"))?;
+    // What it was given is not to stay open here.
+    drop(command);
+    // A pipe holds it whole, so that swtpm need not read yet; before that it has taken leave of cores.
+    if let Err(error) = key_end.write_all(key.expose()) {
         let _ = child.kill();
         let _ = child.wait();
         return Err(failed(&error.to_string(), &mut child));
@@ -191,18 +211,16 @@ fn said(child: &mut Child) -> String {
     if let Some(stderr) = child.stderr.take() {
         let _ = stderr.take(8 << 10).read_to_end(&mut text);
     }
-    let text = String::from_utf8_lossy(&text);
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    files::one_line(&text)
 }
 
 /// Removes a state, if it is there.
 pub(crate) fn remove(state: &Path) -> Result<()> {
-    match fs::symlink_metadata(state) {
-        Ok(metadata) if metadata.is_dir() => files::remove_tree(state),
-        Ok(_) => Err(Fault::home_invalid(format!("{} is no directory, as a vTPM's state is", state.display()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Fault::io("look at", state, &error)),
+    if !files::exists(state)? {
+        return Ok(());
     }
+    check_directory(state)?;
+    files::remove_tree(state)
 }
 
 #[cfg(test)]
@@ -220,10 +238,11 @@ mod tests {
 
     use super::session::ANSWER_WITHIN;
     use super::*;
+    use crate::isolate::testing::isolated;
 
     /// A new one, with certificates.
     fn make_in(state: &Path, key: &TpmKey, ca: &EkAuthority) -> Endorsement {
-        make::<Fault>(state, key, |keys| Ok(endorsed(ca, keys))).unwrap()
+        make::<Fault>(&isolated(), state, key, |keys| Ok(endorsed(ca, keys))).unwrap()
     }
 
     fn endorsed(ca: &EkAuthority, keys: EkRequest) -> Endorsement {
@@ -246,16 +265,16 @@ mod tests {
         let (first, second) = (dir.path().join("tpm"), dir.path().join("tpm-2"));
         let (key, other) = (TpmKey::generate().unwrap(), TpmKey::generate().unwrap());
         make_in(&first, &key, &EkAuthority::generate().unwrap());
-        check(&first, &key).unwrap();
-        let fault = check(&first, &other).unwrap_err();
+        check(&isolated(), &first, &key).unwrap();
+        let fault = check(&isolated(), &first, &other).unwrap_err();
         assert_eq!(fault.code, Code::HomeTampered);
         assert!(fault.why.contains("HMAC"), "{}", fault.why);
 
-        rewrite((&first, &key), (&second, &other)).unwrap();
-        check(&second, &other).unwrap();
-        assert_eq!(check(&second, &key).unwrap_err().code, Code::HomeTampered);
+        rewrite(&isolated(), (&first, &key), (&second, &other)).unwrap();
+        check(&isolated(), &second, &other).unwrap();
+        assert_eq!(check(&isolated(), &second, &key).unwrap_err().code, Code::HomeTampered);
         let open = |state: &Path, key: &TpmKey| {
-            let mut session = Session::open(state, key).unwrap();
+            let mut session = Session::open(&isolated(), state, key).unwrap();
             session.init().unwrap();
             session.state().unwrap()
         };
@@ -271,11 +290,11 @@ mod tests {
         let middle = altered.len() / 2;
         altered[middle] ^= 1;
         fs::write(first.join(STATE), &altered).unwrap();
-        assert_eq!(check(&first, &key).unwrap_err().code, Code::HomeTampered);
+        assert_eq!(check(&isolated(), &first, &key).unwrap_err().code, Code::HomeTampered);
         fs::write(first.join(STATE), state(&second)).unwrap();
-        assert_eq!(check(&first, &key).unwrap_err().code, Code::HomeTampered, "another VM's");
+        assert_eq!(check(&isolated(), &first, &key).unwrap_err().code, Code::HomeTampered, "another VM's");
         fs::remove_file(first.join(STATE)).unwrap();
-        assert_eq!(check(&first, &key).unwrap_err().code, Code::ImageMissing);
+        assert_eq!(check(&isolated(), &first, &key).unwrap_err().code, Code::ImageMissing);
     }
 
     #[test]
@@ -283,7 +302,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (state, key) = (dir.path().join("tpm"), TpmKey::generate().unwrap());
         make_in(&state, &key, &EkAuthority::generate().unwrap());
-        let mut session = Session::open(&state, &key).unwrap();
+        let mut session = Session::open(&isolated(), &state, &key).unwrap();
         session.init().unwrap();
         // What the kernel does with the agent's end.
         session.data = UnixStream::pair().unwrap().0;
@@ -293,7 +312,33 @@ mod tests {
             assert!(std::time::Instant::now() < deadline, "swtpm is still there");
             std::thread::yield_now();
         }
-        check(&state, &key).unwrap();
+        check(&isolated(), &state, &key).unwrap();
+    }
+
+    #[test]
+    fn that_the_guest_has_set_a_password_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, key) = (dir.path().join("tpm"), TpmKey::generate().unwrap());
+        make_in(&state, &key, &EkAuthority::generate().unwrap());
+        let mut session = Session::open(&isolated(), &state, &key).unwrap();
+        session.init().unwrap();
+        session.startup().unwrap();
+        session.give_password(b"the guest's").unwrap();
+        let fault = endorsement::request(&mut session).unwrap_err();
+        assert!(fault.why.contains("password") && fault.remedy.contains("tpm2_changeauth"), "{}", fault.why);
+    }
+
+    #[test]
+    fn a_state_is_a_directory_of_the_home_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, link, key) = (dir.path().join("tpm"), dir.path().join("link"), TpmKey::generate().unwrap());
+        make_in(&state, &key, &EkAuthority::generate().unwrap());
+        std::os::unix::fs::symlink(&state, &link).unwrap();
+        check_there(&state).unwrap();
+        for fault in [check_there(&link).unwrap_err(), remove(&link).unwrap_err()] {
+            assert!(fault.code == Code::HomeInvalid && fault.why.contains("no directory"), "{}", fault.why);
+        }
+        assert!(state.exists());
     }
 
     #[test]
@@ -303,7 +348,7 @@ mod tests {
         let plain = ["a", "b"].map(|name| {
             let path = dir.path().join(name);
             make_in(&path, &key, &ca);
-            let mut session = Session::open(&path, &key).unwrap();
+            let mut session = Session::open(&isolated(), &path, &key).unwrap();
             session.init().unwrap();
             session.state().unwrap()
         });
@@ -312,7 +357,7 @@ mod tests {
 
     /// What is in its NV memory, and its keys as it makes them anew.
     fn found(state: &Path, key: &TpmKey) -> (EkRequest, [Vec<u8>; 2]) {
-        let mut session = Session::open(state, key).unwrap();
+        let mut session = Session::open(&isolated(), state, key).unwrap();
         session.init().unwrap();
         session.startup().unwrap();
         let keys = endorsement::request(&mut session).unwrap();
@@ -356,7 +401,7 @@ mod tests {
         // Another CA's for one key: the other key's stays. The guest's TPM is the same.
         let given = Given { rsa: Some(endorsed(&second_ca, keys.clone()).rsa.certificate), ecc: None };
         let known = |_| -> Result<Endorsement> { panic!("its keys are known") };
-        let now = certify((&first, &key), (&second, &other), Some(&made), &given, known).unwrap();
+        let now = certify(&isolated(), (&first, &key), (&second, &other), Some(&made), &given, known).unwrap();
         assert_eq!(
             now,
             Endorsement {
@@ -367,8 +412,17 @@ mod tests {
         assert_eq!(found(&second, &other), (keys.clone(), [der(&now.rsa.certificate), ecc.clone()]));
         // One that had none gets them.
         let third = dir.path().join("tpm-3");
-        let asked = certify::<Fault>((&second, &other), (&third, &key), None, &given, |keys| Ok(endorsed(&ca, keys)));
+        let asked = certify::<Fault>(&isolated(), (&second, &other), (&third, &key), None, &given, |keys| {
+            Ok(endorsed(&ca, keys))
+        });
         assert_eq!(asked.unwrap().rsa, now.rsa);
+        // Keys of another kind than they are said to be, and what no vTPM says.
+        let swapped = EkRequest { rsa: keys.ecc.clone(), ecc: keys.rsa.clone(), ..keys.clone() };
+        let odd =
+            EkRequest { make: ward_types::TpmMake { model: "hardware".into(), ..keys.make.clone() }, ..keys.clone() };
+        for wrong in [swapped, odd] {
+            ca.certify(&wrong, VmId::new(), &"vm".parse().unwrap()).unwrap_err();
+        }
         // Of another key, or of none.
         let wrong = Given { rsa: Some(made.ecc.certificate.clone()), ecc: None };
         let junk = Given { rsa: None, ecc: Some(ward_types::EkCertificate("AAAA".into())) };

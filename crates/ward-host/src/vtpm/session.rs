@@ -1,19 +1,19 @@
 //! A swtpm that serves no VM: its control channel (`swtpm_ioctls(3)`), and the TPM behind it.
 
-use std::io::{self, IoSlice, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use ward_disk::send_descriptors;
 use ward_secret::{TpmKey, Zeroizing};
 use ward_types::Code;
 
-use super::{PROGRAM, failed, said, start};
+use super::{check_installed, failed, said, spawn};
 use crate::fault::{Doing, Fault, Result};
+use crate::isolate::{Isolated, Lent};
 
 /// How long swtpm may take for one command. To find the primes of a key takes it seconds where the machine is busy.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -38,6 +38,8 @@ pub(super) struct Session {
     /// On which a guest would ask. It ends with this, so that none is left with its state's lock where the agent is killed.
     pub(super) data: UnixStream,
     state: PathBuf,
+    /// What its user has of the state. Taken back when the process has ended: it is dropped last.
+    lent: Option<Lent>,
 }
 
 impl Drop for Session {
@@ -48,29 +50,26 @@ impl Drop for Session {
 }
 
 impl Session {
-    pub(super) fn open(state: &Path, key: &TpmKey) -> Result<Self> {
-        let (ours, its) = UnixStream::pair().doing("make a socket for", state)?;
-        ours.set_read_timeout(Some(ANSWER_WITHIN)).doing("set up a socket for", state)?;
-        let (Some(parent), Some(name)) = (state.parent(), state.file_name()) else {
-            return Err(Fault::internal("a vTPM's state has no name"));
+    /// It reads what a VM's swtpm wrote, so that it is kept apart as that one is.
+    pub(super) fn open(isolated: &Isolated, state: &Path, key: &TpmKey) -> Result<Self> {
+        check_installed()?;
+        let pair = || -> Result<_> {
+            let (ours, its) = UnixStream::pair().doing("make a socket for", state)?;
+            ours.set_read_timeout(Some(ANSWER_WITHIN)).doing("set up a socket for", state)?;
+            Ok((ours, its))
         };
-        let mut command = Command::new(PROGRAM);
-        command.current_dir(parent).stdout(Stdio::from(OwnedFd::from(its))).stderr(Stdio::piped());
-        let child = start(command, name, key, "type=unixio,clientfd=1")?;
-        let (data, its) = UnixStream::pair().doing("make a socket for", state)?;
-        data.set_read_timeout(Some(ANSWER_WITHIN)).doing("set up a socket for", state)?;
-        let mut session = Self { child, control: ours, data, state: state.to_owned() };
-        session.give_data(&its).map_err(|error| session.broken(&error))?;
+        let ((control, its_control), (data, its_data)) = (pair()?, pair()?);
+        let lent = Some(isolated.lend(state)?);
+        let child = spawn(isolated, state, None, key, "type=unixio,clientfd=1", |command| {
+            command.current_dir("/").stdout(Stdio::from(OwnedFd::from(its_control))).stderr(Stdio::piped());
+        })?;
+        let mut session = Self { child, control, data, state: state.to_owned(), lent };
+        session.give_data(&its_data).map_err(|error| session.broken(&error))?;
         Ok(session)
     }
 
     fn give_data(&mut self, its: &UnixStream) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let rights = [its.as_fd()];
-        ancillary.push(SendAncillaryMessage::ScmRights(&rights));
-        let command = SET_DATA_FD.to_be_bytes();
-        sendmsg(&self.control, &[IoSlice::new(&command)], &mut ancillary, SendFlags::empty())?;
+        send_descriptors(&self.control, &SET_DATA_FD.to_be_bytes(), &[its.as_fd()])?;
         match self.number()? {
             0 => Ok(()),
             code => Err(io::Error::other(format!("it takes no connection ({code:#x})"))),
@@ -141,7 +140,7 @@ impl Session {
         }
         let ended = self.child.wait();
         match ended {
-            Ok(status) if status.success() => Ok(()),
+            Ok(status) if status.success() => self.lent.take().map_or(Ok(()), Lent::end),
             Ok(status) => Err(self.broken(&io::Error::other(status.to_string()))),
             Err(error) => Err(self.broken(&error)),
         }

@@ -1,5 +1,6 @@
 //! `ward host run` and `ward host enrol`.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -48,13 +49,25 @@ pub(crate) struct Run {
     trust_key: Option<PathBuf>,
     /// The IDs of users and groups of which each running VM is given one of its own, where the agent is root; `none` has all
     /// VMs run as the agent's user.
-    #[arg(long, value_name = "FIRST-LAST", value_parser = vm_users, default_value = "1900000000-1900065535")]
+    #[arg(long, value_name = "FIRST-LAST", value_parser = vm_users, default_value_t = VmUsers(Some(Config::VM_USERS)))]
     vm_users: VmUsers,
 }
 
 /// None where VMs are to have no users of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct VmUsers(Option<RangeInclusive<u32>>);
+
+impl fmt::Display for VmUsers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(ids) => write!(f, "{}-{}", ids.start(), ids.end()),
+            None => f.write_str("none"),
+        }
+    }
+}
+
+/// Below it are users of the machine's own, and whom the kernel has nobody be.
+const FIRST_ID: u32 = 1 << 16;
 
 fn vm_users(text: &str) -> Result<VmUsers, String> {
     if text == "none" {
@@ -64,8 +77,9 @@ fn vm_users(text: &str) -> Result<VmUsers, String> {
     let id = |text: &str| text.parse::<u32>().map_err(|error| error.to_string());
     match id(first)?..=id(last)? {
         range if range.is_empty() => Err("the range is empty".into()),
-        // The last number means nobody to the kernel.
-        range if *range.start() == 0 || *range.end() == u32::MAX => Err("0 is root, and 4294967295 is nobody".into()),
+        range if *range.start() < FIRST_ID => Err(format!("IDs below {FIRST_ID} are users of the machine's own")),
+        // To the kernel that number means no change.
+        range if *range.end() == u32::MAX => Err(format!("{} is nobody", u32::MAX)),
         range => Ok(VmUsers(Some(range))),
     }
 }
@@ -143,4 +157,24 @@ fn machine_name(what: &str) -> Result<Name, Problem> {
     name.parse().map_err(|error: ward_types::NameError| {
         Problem::new(Code::RequestInvalid, what, error.to_string(), "name the host with --name")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn vms_have_no_user_that_somebody_else_could_be() {
+        assert_eq!(vm_users("none"), Ok(VmUsers(None)));
+        assert_eq!(vm_users("65536-70000"), Ok(VmUsers(Some(65536..=70000))));
+        let usual = VmUsers(Some(Config::VM_USERS));
+        assert_eq!(vm_users(&usual.to_string()), Ok(usual));
+        for wrong in
+            ["0-5", "1000-70000", "65534-65534", "65535-65600", "70000-69999", "70000-4294967295", "70000", "x-y"]
+        {
+            vm_users(wrong).unwrap_err();
+        }
+    }
 }

@@ -12,15 +12,15 @@ use crate::support::{MIB, System, cryptsetup_opens, decipher, disk, eventually, 
 const SIZE: u64 = 2 * MIB;
 
 /// A system with one host that the test runs itself, as it does the controller.
-struct Bench {
-    system: System,
-    content: Vec<u8>,
+pub(crate) struct Bench {
+    pub(crate) system: System,
+    pub(crate) content: Vec<u8>,
     /// VMs made so far.
-    vms: usize,
+    pub(crate) vms: usize,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::on(System::start(1))
     }
 
@@ -30,7 +30,7 @@ impl Bench {
     }
 
     /// A new VM, encrypted where it is to be decrypted.
-    fn vm(&mut self, verb: &str) -> String {
+    pub(crate) fn vm(&mut self, verb: &str) -> String {
         self.vms += 1;
         let vm = format!("vm-{}", self.vms);
         self.system.import(&vm, &[&self.system.path("image")]);
@@ -138,135 +138,6 @@ fn the_controller_killed_at_any_step_of_decrypting() {
     assert!(points.len() >= 6, "{points:?}");
     points.iter().for_each(|point| bench.kill("controller", "decrypt", point));
     bench.no_orphans();
-}
-
-/// What a user asks for, and what becomes of it.
-struct Order {
-    kind: TaskKind,
-    /// What is asked, of a VM that is there (`old`) or for one that is not yet (`new`).
-    command: fn(old: &str, new: &str) -> Vec<String>,
-    /// Whether it takes a new key.
-    makes_key: bool,
-    /// The files that the VM has then, in `new` where that is made, else in `old`.
-    files: &'static [&'static str],
-}
-
-fn words(command: &str) -> Vec<String> {
-    command.split(' ').map(str::to_owned).collect()
-}
-
-const ORDERS: [Order; 5] = [
-    Order {
-        kind: TaskKind::VmCreate,
-        command: |_, new| {
-            let mut command = words(&format!("vm create {new} --size 2M --memory 64 --policy"));
-            command.push("VM Encryption Policy".to_owned());
-            command
-        },
-        makes_key: true,
-        files: &["disk-0.luks", "vm.toml"],
-    },
-    Order {
-        kind: TaskKind::VmClone,
-        command: |old, new| words(&format!("vm clone {old} {new} --new-keys")),
-        makes_key: true,
-        files: &["disk-0.luks", "vm.toml"],
-    },
-    Order {
-        kind: TaskKind::VmDisks,
-        command: |old, _| words(&format!("vm disk add {old} --size 2M --encrypt")),
-        makes_key: true,
-        files: &["disk-0.luks", "disk-1.luks", "vm.toml"],
-    },
-    Order {
-        kind: TaskKind::VmDisks,
-        command: |old, _| words(&format!("vm disk detach {old} 1")),
-        makes_key: false,
-        files: &["disk-0.luks", "disk-1.luks", "vm.toml"],
-    },
-    Order {
-        kind: TaskKind::VmDisks,
-        command: |old, _| words(&format!("vm disk rm {old} 1 --yes")),
-        makes_key: false,
-        files: &["disk-0.luks", "vm.toml"],
-    },
-];
-
-impl Bench {
-    /// A VM for an order, and a name for one that it makes.
-    fn subject(&mut self, order: &Order) -> (String, String) {
-        let old = self.vm("decrypt");
-        // To be taken away, it must be there.
-        if !order.makes_key {
-            self.system.done(&["vm", "disk", "add", &old, "--size", "2M", "--encrypt"]);
-        }
-        let new = format!("new-{}", self.vms);
-        (old, new)
-    }
-
-    fn points_of(&mut self, order: &Order) -> Vec<String> {
-        let (old, new) = self.subject(order);
-        let log = self.system.path("points");
-        let _ = fs::remove_file(&log);
-        self.system.stop("controller");
-        let own = self.system.own("controller", &[("WARD_CRASH_LOG", text(&log))]);
-        let command = (order.command)(&old, &new);
-        self.system.done(&command.iter().map(String::as_str).collect::<Vec<_>>());
-        drop(own);
-        self.system.restart("controller");
-        let mut seen = BTreeSet::new();
-        let reached = fs::read_to_string(log).unwrap();
-        let ours = reached.lines().filter(|point| point.starts_with("task.") && seen.insert((*point).to_owned()));
-        ours.map(str::to_owned).collect()
-    }
-
-    fn kill_order(&mut self, order: &Order, point: &str) {
-        eprintln!("{} at {point}", order.kind);
-        let (old, new) = self.subject(order);
-        let system = &self.system;
-        let keys = system.access().all().len();
-        system.stop("controller");
-        let mut own = system.own("controller", &[("WARD_CRASH_AT", point)]);
-        let mut command = (order.command)(&old, &new);
-        command.push("--no-wait".to_owned());
-        let mut client = system.ask_meanwhile(&command.iter().map(String::as_str).collect::<Vec<_>>());
-        own.is_killed();
-        client.wait().unwrap();
-        system.restart("controller");
-        let tasks: Vec<TaskView> = system.get(&["task", "ls", "--limit", "1000"]);
-        let names = [old.as_str(), new.as_str()];
-        let of_vm = |task: &&TaskView| task.info.kind == order.kind && names.contains(&task.info.vm_name.as_str());
-        // The newest: what went before made the VM ready for it.
-        let task = tasks.iter().filter(of_vm).max_by_key(|task| task.info.created);
-        let task = task.unwrap_or_else(|| panic!("{point}: {tasks:?}"));
-        system.done(&["task", "watch", &task.info.id.to_string()]);
-        let made = matches!(order.kind, TaskKind::VmCreate | TaskKind::VmClone);
-        let vm = if made { &new } else { &old };
-        assert_eq!(system.files(vm), order.files.iter().map(|file| (*file).to_owned()).collect(), "{point}");
-        assert_eq!(system.access().all().len(), keys + usize::from(order.makes_key), "{point}: one key, and no more");
-        let keys = system.vm(vm).keys;
-        let opens = |file: &&str| {
-            let disk = system.file(vm, file);
-            let ids = keys.iter().map(|key| key.to_string()["kms/".len()..].to_owned());
-            ids.into_iter().filter(|id| cryptsetup_opens(&disk, &system.access().kek(id))).count() == 1
-        };
-        assert!(order.files.iter().filter(|file| file.ends_with(".luks")).all(opens), "{point}: a disk does not open");
-        if order.kind == TaskKind::VmClone {
-            let disk = system.file(vm, "disk-0.luks");
-            let kek = system.access().kek(&system.key_id(vm));
-            assert!(decipher(&disk, &kek, self.content.len()) == self.content, "{point}");
-        }
-    }
-}
-
-#[test]
-fn the_controller_killed_at_any_step_of_making_cloning_and_changing_disks() {
-    let mut bench = Bench::new();
-    for order in &ORDERS {
-        let points = bench.points_of(order);
-        assert!(points.len() >= if order.makes_key { 11 } else { 6 }, "{}: {points:?}", order.kind);
-        points.iter().for_each(|point| bench.kill_order(order, point));
-    }
 }
 
 #[test]

@@ -12,6 +12,8 @@
 //! firmware  UEFI variables and a vTPM
 //! moves     a VM that moves between a key server and a native key provider
 //! kills     the controller or an agent killed at any step
+//! orders    the controller killed at any step of all that can be asked for one VM
+//! random    random requests, each done whole or refused
 //! access    users, roles, the audit log
 //! host_mode the encryption mode of hosts, and their dumps
 //! cli       exit codes, JSON, help, completion
@@ -27,6 +29,8 @@ mod keys;
 mod kills;
 mod lost;
 mod moves;
+mod orders;
+mod random;
 mod renewal;
 mod servers;
 mod storage;

@@ -45,4 +45,10 @@ fn a_vm_is_refused_where_its_provider_does_not_serve() {
     assert!(vm.locked.is_none(), "{vm:?}");
     system.ward(&["vm", "start", "web-1"]);
     system.ward(&["vm", "stop", "web-1", "--force"]);
+    // A datastore goes when no VM is on it.
+    let problem = system.refused(Code::InUse, &["datastore", "rm", "lab"]);
+    assert!(problem.why.contains("`lab-1`"), "{problem:?}");
+    system.ward(&["vm", "rm", "lab-1", "--yes"]);
+    system.ward(&["datastore", "rm", "lab"]);
+    assert!(lab.exists() && !system.ward(&["datastore", "ls"]).contains(text(&lab)));
 }

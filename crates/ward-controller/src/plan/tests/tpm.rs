@@ -4,7 +4,7 @@ use ward_types::{
     WrappedTpmKey,
 };
 
-use super::super::{CloneWish, PlannedAction, add_tpm, clone, create, create_under, crypt, remove_tpm};
+use super::super::{CloneWish, PlannedAction, add_tpm, clone, create, create_under, crypt, with_tpm_off};
 use super::{Vm, name, refused, vm_config};
 use crate::api::types::{CloneKeys, SetPolicy, TpmClone};
 use crate::plan::{NewDisk, NewVm, ProviderFacts};
@@ -42,8 +42,8 @@ fn adding_one_encrypts_the_home_alone() {
     refused(add_tpm(off(&vm_config(None, &[None])).facts(), &wish, &providers()), Code::Composition);
     let with = with_uefi(vm_config(Some("1"), &[None]), true);
     refused(add_tpm(off(&with).facts(), &wish, &providers()), Code::Exists);
-    remove_tpm(off(&with).facts()).unwrap();
-    refused(remove_tpm(off(&shut).facts()), Code::TpmNone);
+    with_tpm_off(off(&with).facts()).unwrap();
+    refused(with_tpm_off(off(&shut).facts()), Code::TpmNone);
 }
 
 #[test]

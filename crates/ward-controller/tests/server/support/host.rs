@@ -53,6 +53,8 @@ pub struct Inside {
     /// The keys, with their bytes.
     pub keys: BTreeMap<KeyRef, Vec<u8>>,
     pub running: BTreeSet<VmId>,
+    /// It lacks what vTPMs take.
+    pub no_swtpm: bool,
     /// What has died of VMs.
     pub broken: Vec<BrokenVm>,
     pub jobs: BTreeMap<TaskId, Job>,
@@ -309,7 +311,7 @@ impl Agent {
             jobs: inside.jobs.values().map(|job| job.status.clone()).collect(),
             qemu: Some("7.2".into()),
             kvm: false,
-            parts: HostParts { uefi: true, secure_boot: true, swtpm: true },
+            parts: HostParts { uefi: true, secure_boot: true, swtpm: !inside.no_swtpm },
             broken: inside.broken.clone(),
             isolation: ward_types::Isolation::default(),
             unfit: None,

@@ -81,6 +81,19 @@ pub enum JobSpec {
     Disks(DiskChange),
 }
 
+impl JobSpec {
+    /// Whether a vTPM is made, or given certificates, so that the job may ask for some.
+    #[must_use]
+    pub const fn certifies_tpm(&self) -> bool {
+        match self {
+            Self::CreateEncrypted { vm, .. } => vm.tpm,
+            Self::Clone(clone) => clone.replace_tpm,
+            Self::Tpm { change, .. } => matches!(change, TpmChange::Add | TpmChange::Certify { .. }),
+            Self::Create(_) | Self::Crypt { .. } | Self::Disks(_) | Self::Remove => false,
+        }
+    }
+}
+
 /// What becomes of a VM's vTPM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,7 +1,5 @@
 //! Keys that a host makes, gets and forgets.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 use ward_types::{KdkRef, KeyRef, ProviderName, TrustStatus, VmId};
 
@@ -12,7 +10,6 @@ calls! {
     "take-trust" = TakeTrust => Vec<TrustStatus>;
     "obtain-keys" = ObtainKeys => ();
     "make-trusted-key" = MakeTrustedKey => KeyRef;
-    "find-uses" = FindUses => Vec<DatastoreUses>;
     "drop-keys" = DropKeys => ();
     "leave" = Leave => ();
 }
@@ -56,26 +53,6 @@ pub struct ObtainKeys {
 pub struct MakeTrustedKey {
     /// The provider.
     pub provider: ProviderName,
-}
-
-/// Asks what on some datastores needs a key: VM homes and encrypted disks, whether they are in the inventory or not.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct FindUses {
-    /// The datastores' directories.
-    pub datastores: Vec<PathBuf>,
-    /// The key.
-    pub key: KeyRef,
-}
-
-/// What of it lies on a datastore. One that the host does not have at all is left out of the answer.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct DatastoreUses {
-    /// Its directory.
-    pub directory: PathBuf,
-    /// Whether Ward's mark is there, which each datastore has from its first VM home on: where that is not mounted, it is not.
-    pub marked: bool,
-    /// The homes, and disks outside of such homes.
-    pub uses: Vec<PathBuf>,
 }
 
 /// Makes the host forget keys. Those of running VMs stay in their disk processes.

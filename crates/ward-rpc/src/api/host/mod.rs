@@ -6,11 +6,13 @@
 //! crypto   its encryption mode and its dumps
 //! job      work on a VM home
 //! disk     disks of a VM that is there
-//! vm       running VMs, and homes as they are
+//! home     VM homes as they are
+//! vm       running VMs
 //! ```
 
 mod crypto;
 mod disk;
+mod home;
 mod job;
 mod keys;
 mod status;
@@ -18,6 +20,7 @@ mod vm;
 
 pub use crypto::*;
 pub use disk::*;
+pub use home::*;
 pub use job::*;
 pub use keys::*;
 pub use status::*;

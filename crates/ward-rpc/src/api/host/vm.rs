@@ -1,11 +1,9 @@
-//! Running VMs, and homes as they are.
-
-use std::path::PathBuf;
+//! Running VMs.
 
 use serde::{Deserialize, Serialize};
-use ward_types::{Name, Power, VmConfig, VmId};
+use ward_types::{Power, VmConfig, VmId};
 
-use super::Notice;
+use super::{HomeRef, Notice};
 use crate::call::calls;
 
 calls! {
@@ -13,25 +11,7 @@ calls! {
     "stop-vm" = StopVm => ();
     "vm-power" = VmPower => Power;
     "read-console" = ReadConsole => ConsoleText;
-    "read-home" = ReadHome => VmConfig;
     "start-home" = StartHome => Started;
-}
-
-/// Where a VM home lies: a directory in a datastore.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct HomeRef {
-    /// The datastore's directory, the same on all hosts of a cluster.
-    pub datastore: PathBuf,
-    /// The home's directory in it; the VM's name when it was made.
-    pub directory: Name,
-}
-
-impl HomeRef {
-    /// The home's path.
-    #[must_use]
-    pub fn path(&self) -> PathBuf {
-        self.datastore.join(self.directory.as_str())
-    }
 }
 
 /// Starts a VM. Refused with `key.not-on-host` where a key is missing, `image.locked` where it runs elsewhere.
@@ -41,8 +21,8 @@ pub struct StartVm {
     pub vm: VmId,
     /// Its home.
     pub home: HomeRef,
-    /// What its description must say, to the letter: of an encrypted VM, what the controller knows of it. A description that
-    /// was right once and was put back is known by nothing else.
+    /// What its description must say, value by value: of an encrypted VM, what the controller knows of it. A description
+    /// that was right once and was put back is known by nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<Box<VmConfig>>,
 }
@@ -93,13 +73,6 @@ pub struct ConsoleText {
     pub text: String,
     /// Whether the VM still runs.
     pub power: Power,
-}
-
-/// Reads a VM home: to rebuild the controller's index, or to check it.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct ReadHome {
-    /// The home.
-    pub home: HomeRef,
 }
 
 /// Starts the VM in a home. Answered on the host's own socket too, so that it works without the controller.

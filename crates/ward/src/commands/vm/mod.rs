@@ -445,7 +445,7 @@ fn describe(vm: &VmView) -> String {
         };
         lines.push(("firmware", firmware));
         if let Some(tpm) = &config.tpm {
-            lines.push(("vTPM", tpm::describe(tpm)));
+            lines.push(("vTPM", tpm::describe(&tpm.state)));
         }
         let home = match &config.home {
             HomeCrypto::Plain => "plain".to_owned(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use ward_controller::api::types::{AddTpm, CertificateView, CertifyTpm, EkKind, TpmCa, TpmView, VmView};
-use ward_types::{Code, Problem, VirtualTpm};
+use ward_types::{Code, FileName, Problem};
 
 use super::crypto::Key;
 use super::{OnVm, ask, confirm, finish};
@@ -181,7 +181,7 @@ const fn name(key: EkKind) -> &'static str {
 }
 
 fn describe_keys(tpm: &TpmView) -> String {
-    let mut lines = vec![format!("TPM 2.0, state encrypted in {}", tpm.state)];
+    let mut lines = vec![describe(&tpm.state)];
     if tpm.keys.is_empty() {
         lines.push("no certificates: `ward vm tpm cert --own` gives it some".to_owned());
     }
@@ -201,6 +201,6 @@ fn describe_certificate(it: &CertificateView) -> String {
     ])
 }
 
-pub(super) fn describe(tpm: &VirtualTpm) -> String {
-    format!("TPM 2.0, state encrypted in {}", tpm.state)
+pub(super) fn describe(state: &FileName) -> String {
+    format!("TPM 2.0, state encrypted in {state}")
 }
