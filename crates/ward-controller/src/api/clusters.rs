@@ -109,6 +109,28 @@ pub(super) async fn add_datastore(
     Ok(Json(DatastoreView { id: datastore, name: new.name, cluster, directory: directory.into() }))
 }
 
+/// Forgets a datastore on which no VM of the inventory is. What is on it stays as it is.
+#[utoipa::path(delete, path = "/datastores/{datastore}", tag = "datastore",
+    params(("datastore" = String, Path, description = "name or ID")),
+    responses((status = 200), (status = "4XX", body = Problem)))]
+pub(super) async fn remove_datastore(
+    State(controller): State<Shared>,
+    granted: Granted<operations::RemoveDatastore>,
+) -> ApiResult<Json<()>> {
+    let datastore = granted.on();
+    let mut tx = controller.store.write().await?;
+    let on_it: Vec<_> = vm::list(&mut tx).await?.into_iter().filter(|vm| vm.datastore == datastore.id).collect();
+    if let Some(vm) = on_it.first() {
+        let what = format!("cannot remove datastore `{}`", datastore.name);
+        let why = format!("{} VMs of the inventory are on it, such as `{}`", on_it.len(), vm.name);
+        let remedy = "delete them, or take them out of the inventory: `ward vm unregister`";
+        return Err(Problem::new(Code::InUse, what, why, remedy).into());
+    }
+    cluster::remove_datastore(&mut tx, datastore.id).await?;
+    tx.commit().await?;
+    Ok(Json(()))
+}
+
 /// A path as it is kept: in one way of several in which it can be written, so that no directory is two datastores.
 fn directory_of(path: &Path) -> Option<String> {
     let is_plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
@@ -137,26 +159,4 @@ mod tests {
             assert_eq!(directory_of(Path::new(given)).as_deref(), kept, "{given:?}");
         }
     }
-}
-
-/// Forgets a datastore on which no VM of the inventory is. What is on it stays as it is.
-#[utoipa::path(delete, path = "/datastores/{datastore}", tag = "datastore",
-    params(("datastore" = String, Path, description = "name or ID")),
-    responses((status = 200), (status = "4XX", body = Problem)))]
-pub(super) async fn remove_datastore(
-    State(controller): State<Shared>,
-    granted: Granted<operations::RemoveDatastore>,
-) -> ApiResult<Json<()>> {
-    let datastore = granted.on();
-    let mut tx = controller.store.write().await?;
-    let on_it: Vec<_> = vm::list(&mut tx).await?.into_iter().filter(|vm| vm.datastore == datastore.id).collect();
-    if let Some(vm) = on_it.first() {
-        let what = format!("cannot remove datastore `{}`", datastore.name);
-        let why = format!("{} VMs of the inventory are on it, such as `{}`", on_it.len(), vm.name);
-        let remedy = "delete them, or take them out of the inventory: `ward vm unregister`";
-        return Err(Problem::new(Code::InUse, what, why, remedy).into());
-    }
-    cluster::remove_datastore(&mut tx, datastore.id).await?;
-    tx.commit().await?;
-    Ok(Json(()))
 }
