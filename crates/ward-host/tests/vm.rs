@@ -6,8 +6,9 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::*;
@@ -183,25 +184,45 @@ async fn a_running_vm_gets_a_new_key_and_does_not_notice() {
     host.vm(&config).says("hello from a ciphered disk\n").await;
     let disks = ["disk-0.luks", "disk-1.luks"].map(|disk| host.store().join("vm").join(disk));
 
-    // Killed half-way, the VM goes on, and so does the job.
+    // Killed at any step, the VM goes on, and so does the job.
+    let log = host.path("points");
     host.kill();
-    host.start_agent(&[("WARD_CRASH_AT", "crypt.key-added")]).await;
+    host.start_agent(&[("WARD_CRASH_LOG", text(&log))]).await;
     host.push(&[1, 2]).await;
-    let job = ward_types::TaskId::new();
-    assert!(host.try_job(job, host.home("vm"), shallow(2, true, &[0, 1])).await.is_none());
-    host.start_agent(&[]).await;
-    host.push(&[1, 2]).await;
-    assert_eq!(host.vm(&config).power().await, Power::On);
-    let outcome = host.try_job(job, host.home("vm"), shallow(2, true, &[0, 1])).await.unwrap().unwrap();
-    assert!(matches!(outcome, ward_rpc::api::host::JobOutcome::Done { .. }), "{outcome:?}");
-    assert!(disks.iter().all(|disk| cryptsetup_opens(disk, 2) && !cryptsetup_opens(disk, 1)));
-    assert_eq!(host.vm(&config).power().await, Power::On);
+    host.done("vm", shallow(2, true, &[0, 1])).await;
+    let (mut now, mut next) = (2, 1);
+    let mut seen = BTreeMap::<String, u32>::new();
+    let log = fs::read_to_string(&log).unwrap();
+    let points = log.lines().filter(|point| point.starts_with("crypt.")).map(|point| {
+        let count = seen.entry(point.to_owned()).or_default();
+        *count += 1;
+        format!("{point}#{count}")
+    });
+    let points: Vec<_> = points.collect();
+    assert!(points.len() >= 8, "{points:?}");
+    for point in points {
+        host.kill();
+        host.start_agent(&[("WARD_CRASH_AT", &point)]).await;
+        host.push(&[1, 2]).await;
+        let job = ward_types::TaskId::new();
+        let spec = || shallow(next, true, &[0, 1]);
+        assert!(host.try_job(job, host.home("vm"), spec()).await.is_none(), "{point}");
+        host.start_agent(&[]).await;
+        host.push(&[1, 2]).await;
+        assert_eq!(host.vm(&config).power().await, Power::On, "{point}");
+        let outcome = host.try_job(job, host.home("vm"), spec()).await.unwrap().unwrap();
+        assert!(matches!(outcome, ward_rpc::api::host::JobOutcome::Done { .. }), "{point}: {outcome:?}");
+        let opens = |disk: &PathBuf| cryptsetup_opens(disk, next) && !cryptsetup_opens(disk, now);
+        assert!(disks.iter().all(opens), "{point}");
+        assert_eq!(host.vm(&config).power().await, Power::On, "{point}");
+        (now, next) = (next, now);
+    }
     // What writes a disk anew is refused as ever.
     let problem = host.refused("vm", deep(1, true, &[0, 1])).await;
     assert_eq!(problem.code, Code::VmRunning, "{problem:?}");
 
     host.vm(&config).stop(true, 0).await.unwrap();
-    host.call(DropKeys { keys: vec![key(1)] }).await.unwrap();
+    host.call(DropKeys { keys: vec![key(next)] }).await.unwrap();
     host.vm(&config).start().await.unwrap();
     host.vm(&config).says("hello from a ciphered disk\n").await;
     host.vm(&config).stop(true, 0).await.unwrap();

@@ -89,7 +89,9 @@ privileges! {
     CryptoManageKeyServers = "crypto.manage-key-servers";
     /// See key providers.
     CryptoReadKeyServers = "crypto.read-key-servers";
-    /// Make, list and remove keys.
+    /// Destroy keys at their key servers that nothing needs, and say for how long they are kept.
+    CryptoDestroyKeys = "crypto.destroy-keys";
+    /// Make, find and take into use keys of key servers, and change keys of providers.
     CryptoManageKeys = "crypto.manage-keys";
     /// Move encrypted VMs to other hosts.
     CryptoMigrate = "crypto.migrate";
@@ -492,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fourteen_cryptographic_privileges_are_there() {
+    fn the_cryptographic_privileges_are_there() {
         let crypto = Privilege::ALL.iter().filter_map(|privilege| privilege.as_str().strip_prefix("crypto."));
         let mut crypto: Vec<_> = crypto.collect();
         crypto.sort_unstable();
@@ -501,6 +503,7 @@ mod tests {
             "add-disk",
             "clone",
             "decrypt",
+            "destroy-keys",
             "encrypt",
             "encrypt-new",
             "manage-encryption-policy",

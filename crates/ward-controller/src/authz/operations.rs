@@ -103,9 +103,9 @@ operations! {
     CheckKeys on Root: "key.check", "check the keys of the inventory", reads, [CryptoReadKeyServers];
     AdoptKey on KeyTarget: "key.adopt", "take into use", changes, [CryptoManageKeys];
     FetchKeys on Root: "key.fetch", "get the keys of the inventory", changes, [CryptoManageKeys];
-    DestroyKey on KeyTarget: "key.destroy", "destroy", changes, [CryptoManageKeys];
+    DestroyKey on KeyTarget: "key.destroy", "destroy", changes, [CryptoDestroyKeys];
     FindOrphans on ProviderRow: "key.orphans", "look for keys of failed tasks at", changes, [CryptoManageKeys];
-    SetKeyGrace on Root: "key.grace", "set for how long unneeded keys are kept", changes, [CryptoManageKeys];
+    SetKeyGrace on Root: "key.grace", "set for how long unneeded keys are kept", changes, [CryptoDestroyKeys];
     AddTrustedProvider on Root: "provider.add-trusted", "add a trusted key provider", changes,
         [CryptoManageKeyServers, TrustManage];
     DescribeProvider on ProviderRow: "provider.describe", "import the description of", changes, [TrustManage];

@@ -120,7 +120,7 @@ impl Dumps {
         paths.into_iter().filter_map(info).collect()
     }
 
-    /// The name of a dump: when, what and which, such as `20261125T040000Z-qemu-17`.
+    /// The name of a dump: when, what and which, such as `20261125T040000.123Z-qemu-17`.
     pub(crate) fn name(subject: &DumpSubject, taken: Timestamp) -> Result<Name> {
         let what = match subject {
             DumpSubject::Process { pid, command, .. } => {
@@ -129,7 +129,7 @@ impl Dumps {
             }
             DumpSubject::Guest { vm } => format!("guest-{vm}"),
         };
-        let name = format!("{}-{what}", taken.strftime("%Y%m%dT%H%M%SZ"));
+        let name = format!("{}-{what}", taken.strftime("%Y%m%dT%H%M%S.%3fZ"));
         name.parse().map_err(|error: ward_types::NameError| Fault::internal(error.to_string()))
     }
 

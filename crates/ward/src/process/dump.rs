@@ -30,8 +30,8 @@ pub(crate) enum Dump {
     },
     /// Decrypt a dump, on the host that keeps it, as root; or one of a support bundle, anywhere, by the bundle's password.
     #[command(
-        after_help = "Examples:\n  ward host dump decrypt /var/lib/ward/host/dumps/20261125T040000Z-qemu-17.dump --out core\n  \
-                            tar xf bundle.tar && ward host dump decrypt dumps/20261125T040000Z-qemu-17.dump \
+        after_help = "Examples:\n  ward host dump decrypt /var/lib/ward/host/dumps/20261125T040000.123Z-qemu-17.dump --out core\n  \
+                            tar xf bundle.tar && ward host dump decrypt dumps/20261125T040000.123Z-qemu-17.dump \
                             --ask-password --out core"
     )]
     Decrypt(Decrypt),

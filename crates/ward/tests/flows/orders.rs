@@ -13,7 +13,7 @@ use crate::support::{System, cryptsetup_opens, decipher, text};
 /// What a user asks for, and what becomes of it.
 struct Order {
     kind: TaskKind,
-    /// What went before, of the encrypted VM `OLD`.
+    /// What went before, of the encrypted VM `OLD`, or to make `NEW`.
     before: &'static str,
     /// What is asked: of `OLD`, for a VM `NEW` that is not there yet, of the file `IMAGE`.
     command: &'static str,
@@ -131,7 +131,7 @@ const KEYS_AND_POWER: [Order; 5] = [
         makes_key: true,
     },
     Order {
-        kind: TaskKind::VmReconfigure,
+        kind: TaskKind::VmDecrypt,
         before: "",
         command: "vm set-policy OLD --all-disks No_Encryption_Policy",
         of: Old,
@@ -152,6 +152,25 @@ const KEYS_AND_POWER: [Order; 5] = [
         command: "vm stop OLD --force",
         of: Old,
         left: Left::Power(Power::Off),
+        makes_key: false,
+    },
+];
+
+const TPMS: [Order; 2] = [
+    Order {
+        kind: TaskKind::VmReconfigure,
+        before: "vm create NEW --size 2M --memory 64 --firmware uefi",
+        command: "vm tpm add NEW",
+        of: New,
+        left: Files(&["disk-0.raw", "nvram.luks", "tpm", "vm.toml"]),
+        makes_key: true,
+    },
+    Order {
+        kind: TaskKind::VmReconfigure,
+        before: "vm create NEW --size 2M --memory 64 --firmware uefi --tpm",
+        command: "vm tpm rm NEW --yes",
+        of: New,
+        left: Files(&["disk-0.raw", "nvram.luks", "vm.toml"]),
         makes_key: false,
     },
 ];
@@ -295,4 +314,9 @@ fn the_controller_killed_at_any_step_of_changing_disks() {
 #[test]
 fn the_controller_killed_at_any_step_of_new_keys_policies_start_and_stop() {
     Bench::new().kill_all(&KEYS_AND_POWER);
+}
+
+#[test]
+fn the_controller_killed_at_any_step_of_giving_and_taking_a_vtpm() {
+    Bench::new().kill_all(&TPMS);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use ward_controller::api::types::VmView;
-use ward_types::{Code, DiskCrypto, EventKind, HomeCrypto, KeyLocator, Power};
+use ward_types::{Code, DiskCrypto, DiskId, EventKind, HomeCrypto, KeyLocator, Power};
 
 use crate::support::{MIB, System, cryptsetup_opens, decipher, disk, noise, problem_of, text};
 
@@ -67,9 +67,19 @@ fn request(choose: &mut Choices, vms: &[String], next: &str, image: &str) -> Vec
     words.split_whitespace().map(|word| word.replace('_', " ")).collect()
 }
 
+/// Which disks of a VM hold the image; what is on the others, nobody has written.
+type Disks = BTreeMap<DiskId, bool>;
+
 impl System {
-    /// The rules hold, and every disk that is no blank one holds the image.
-    fn is_sound(&self, vm: &VmView, content: &[u8], after: &str) {
+    /// Takes note of disks that came and went.
+    fn note(&self, vm: &str, disks: &mut Disks, of_image: bool) {
+        let config = self.vm(vm).config.unwrap();
+        let now: Disks = config.disks.iter().map(|disk| (disk.id, *disks.get(&disk.id).unwrap_or(&of_image))).collect();
+        *disks = now;
+    }
+
+    /// The rules hold, and every disk that holds the image does so.
+    fn is_sound(&self, vm: &VmView, disks: &Disks, content: &[u8], after: &str) {
         let config = vm.config.as_ref().unwrap();
         let is_home_encrypted = matches!(config.home, HomeCrypto::Encrypted { .. });
         assert_eq!(vm.encrypted, is_home_encrypted, "{after}: {vm:?}");
@@ -85,8 +95,7 @@ impl System {
                     decipher(&file, &kek, content.len())
                 }
             };
-            let blank = holds.iter().all(|byte| *byte == 0);
-            assert!(blank || holds == content, "{after}: {} holds something else", file.display());
+            assert!(!disks[&disk.id] || holds == content, "{after}: {} holds something else", file.display());
         }
     }
 }
@@ -97,16 +106,19 @@ fn whatever_is_asked_is_done_or_refused_before_it_begins() {
     let system = System::start(1);
     let image = system.path("image");
     let content = disk(&image, SIZE);
-    let mut vms = vec!["v0".to_owned(), "v1".to_owned()];
-    let mut made = vms.len();
-    for vm in &vms {
+    let mut vms = BTreeMap::new();
+    for vm in ["v0", "v1"] {
         system.import(vm, &[&image, &image]);
+        let mut disks = Disks::new();
+        system.note(vm, &mut disks, true);
+        vms.insert(vm.to_owned(), disks);
     }
+    let mut made = vms.len();
     let mut choose = Choices(noise(seed, REQUESTS * 16).into_iter());
     let (mut done, mut refused) = (BTreeMap::<String, u32>::new(), BTreeMap::<String, u32>::new());
     for n in 0..REQUESTS {
         let next = format!("v{made}");
-        let words = request(&mut choose, &vms, &next, text(&image));
+        let words = request(&mut choose, &vms.keys().cloned().collect::<Vec<_>>(), &next, text(&image));
         if (words[1] == "clone" && vms.len() == VMS) || (["rm", "unregister"].contains(&&*words[1]) && vms.len() == 1) {
             continue;
         }
@@ -121,9 +133,11 @@ fn whatever_is_asked_is_done_or_refused_before_it_begins() {
             match words[1].as_str() {
                 "clone" => {
                     made += 1;
-                    vms.push(next);
+                    let disks = vms[&words[2]].clone();
+                    vms.insert(next, disks);
                 }
-                "rm" => vms.retain(|vm| *vm != words[2]),
+                "rm" => drop(vms.remove(&words[2])),
+                "disk" => system.note(&words[3], vms.get_mut(&words[3]).unwrap(), words[2] == "attach"),
                 // It comes back as it was.
                 "unregister" => drop(system.get::<VmView>(&["vm", "register", "default", &words[2]])),
                 _ => {}
@@ -138,7 +152,8 @@ fn whatever_is_asked_is_done_or_refused_before_it_begins() {
             assert!(vm.task.is_none() && vm.locked.is_none(), "{after}: {vm:?}");
             // What a guest has open is its own.
             if vm.power == Power::Off {
-                system.is_sound(&system.vm(vm.name.as_str()), &content, &after);
+                let name = vm.name.as_str();
+                system.is_sound(&system.vm(name), &vms[name], &content, &after);
             }
         }
         let failed: Vec<_> = system.events().into_iter().filter(|event| event.kind == EventKind::TaskFailed).collect();
@@ -146,5 +161,5 @@ fn whatever_is_asked_is_done_or_refused_before_it_begins() {
     }
     assert!(done.len() >= 12 && refused.values().sum::<u32>() >= 15, "done: {done:?}; refused: {refused:?}");
     // Nothing lies about.
-    assert_eq!(system.names("."), vms.iter().cloned().collect());
+    assert_eq!(system.names("."), vms.into_keys().collect());
 }
