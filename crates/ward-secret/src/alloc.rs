@@ -13,16 +13,19 @@ pub struct WipingAllocator;
 
 // SAFETY: all calls go to `System` unchanged; a block is written to only while it is still allocated, within its size.
 unsafe impl GlobalAlloc for WipingAllocator {
+    // SAFETY: GlobalAlloc's contract is the caller's to keep, here and below.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps GlobalAlloc's contract.
         unsafe { System.alloc(layout) }
     }
 
+    // SAFETY: as of `alloc`.
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
         unsafe { System.alloc_zeroed(layout) }
     }
 
+    // SAFETY: as of `alloc`.
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: the caller owns `block` of `layout.size()` bytes until this call returns; uninitialised bytes may be
         // overwritten.

@@ -55,7 +55,7 @@ pub enum CryptoSpec {
     /// Leave it as it is.
     #[default]
     NoOp,
-    /// Take it as it is: encrypted, under the key that it names itself.
+    /// Leave it as it is, and have the key under which it is given to hosts.
     Register,
 }
 

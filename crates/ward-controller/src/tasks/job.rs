@@ -65,6 +65,15 @@ pub(crate) async fn run_job(run: &mut Run, spec: &JobSpec, keys: &[KeyRef]) -> S
 
 /// Has a host check whether it could do a job, for which it needs the keys that are `have`.
 pub(super) async fn check_job(run: &mut Run, spec: &JobSpec, have: &[KeyRef], tpm: bool) -> Step {
+    prepare(run, Some(spec), have, tpm).await
+}
+
+/// Gives a host keys that are there, and with it the others of its cluster.
+pub(super) async fn register_keys(run: &mut Run, keys: &[KeyRef]) -> Step {
+    prepare(run, None, keys, false).await
+}
+
+async fn prepare(run: &mut Run, spec: Option<&JobSpec>, have: &[KeyRef], tpm: bool) -> Step {
     let mut away_since: Option<Instant> = None;
     let mut losses = 0;
     loop {
@@ -72,18 +81,18 @@ pub(super) async fn check_job(run: &mut Run, spec: &JobSpec, have: &[KeyRef], tp
         let tpm = tpm || needs_tpm(&mut *run.controller.store.read().await?, have).await?;
         let link = placed(run, Some(have), tpm).await?;
         let answer = match give_keys(run, &link, have).await? {
-            Ok(()) => {
-                run.say(&format!("has host {} check what it takes", link.name));
-                let call = CheckJob { job: run.info.id, home: run.home.clone(), spec: spec.clone() };
-                link.call(call).await
-            }
+            Ok(()) => match spec {
+                None => Ok(()),
+                Some(spec) => {
+                    run.say(&format!("has host {} check what it takes", link.name));
+                    let call = CheckJob { job: run.info.id, home: run.home.clone(), spec: spec.clone() };
+                    link.call(call).await.inspect(|()| crash_point::reach("task.checked"))
+                }
+            },
             Err(error) => Err(error),
         };
         match answer {
-            Ok(()) => {
-                crash_point::reach("task.checked");
-                return Ok(());
-            }
+            Ok(()) => return Ok(()),
             // Its agent has started anew since it got them.
             Err(CallError::Refused(problem)) if problem.code == Code::KeyNotOnHost && losses < MAX_KEY_LOSSES => {
                 losses += 1;

@@ -11,7 +11,7 @@ use crate::api::auth::Caller;
 use crate::api::types::{CloneKeys, SetPolicy};
 use crate::authz::operations::{
     CloneVm, CreateEncryptedVm, CreateVm, DecryptVm, EnableHost, EncryptVm, ImportVm, RecryptVm, StartElsewhere,
-    StartVm,
+    StartVm, UnlockVm,
 };
 use crate::authz::{Granted, Note, Target as _, grant, grant_if_allowed, grant_named};
 use crate::controller::Controller;
@@ -116,11 +116,13 @@ pub(crate) struct MayCrypt {
     encrypt: Option<Granted<EncryptVm>>,
     decrypt: Option<Granted<DecryptVm>>,
     recrypt: Option<Granted<RecryptVm>>,
+    register: Option<Granted<UnlockVm>>,
 }
 
 impl MayCrypt {
     fn nothing(caller: &Caller, vm: &VmRow) -> Self {
-        Self { caller: caller.clone(), vm: vm.clone(), encrypt: None, decrypt: None, recrypt: None }
+        let (caller, vm) = (caller.clone(), vm.clone());
+        Self { caller, vm, encrypt: None, decrypt: None, recrypt: None, register: None }
     }
 
     /// Asks for each privilege that the request takes. Whoever has keys replaced at another age has them replaced, or keeps
@@ -144,6 +146,7 @@ impl MayCrypt {
                 Kind::Encrypt => may.encrypt = Some(grant(controller, caller, vm.clone(), note).await?),
                 Kind::Decrypt => may.decrypt = Some(grant(controller, caller, vm.clone(), note).await?),
                 Kind::Recrypt => may.recrypt = Some(grant(controller, caller, vm.clone(), note).await?),
+                Kind::Register => may.register = Some(grant(controller, caller, vm.clone(), note).await?),
             }
         }
         Ok(may)
@@ -151,7 +154,7 @@ impl MayCrypt {
 
     /// Whether nothing was asked for.
     pub(crate) const fn is_nothing(&self) -> bool {
-        self.encrypt.is_none() && self.decrypt.is_none() && self.recrypt.is_none()
+        self.encrypt.is_none() && self.decrypt.is_none() && self.recrypt.is_none() && self.register.is_none()
     }
 
     /// Whether keys may be replaced.
@@ -170,7 +173,8 @@ impl MayCrypt {
 
     /// Whether all of a plan may be done.
     pub(crate) fn covers(&self, plan: &CryptPlan) -> bool {
-        plan.steps.iter().all(|step| self.allows(step.action))
+        let registers = plan.registers.is_empty() || self.register.is_some();
+        registers && plan.steps.iter().all(|step| self.allows(step.action))
     }
 
     const fn allows(&self, action: PlannedAction) -> bool {
@@ -338,6 +342,7 @@ enum Kind {
     Encrypt,
     Decrypt,
     Recrypt,
+    Register,
 }
 
 /// What is asked, by the privilege that it takes: for the audit log in words.
@@ -349,7 +354,8 @@ fn by_kind(request: &CryptoRequest) -> BTreeMap<Kind, Vec<String>> {
             CryptoSpec::Decrypt => (Kind::Decrypt, String::new()),
             CryptoSpec::ShallowRecrypt(wish) => (Kind::Recrypt, key(wish)),
             CryptoSpec::DeepRecrypt(wish) => (Kind::Recrypt, format!("deep, {}", key(wish))),
-            CryptoSpec::NoOp | CryptoSpec::Register => continue,
+            CryptoSpec::Register => (Kind::Register, "its key given to hosts".to_owned()),
+            CryptoSpec::NoOp => continue,
         };
         let part = if how.is_empty() { component.to_string() } else { format!("{component}: {how}") };
         kinds.entry(kind).or_default().push(part);

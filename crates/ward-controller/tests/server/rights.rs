@@ -189,3 +189,21 @@ async fn a_task_whose_host_is_away_is_cancelled_by_another_or_when_it_is_back() 
     b.until("nothing left there", |inside| inside.jobs.is_empty()).await;
     assert!(!ward.api.get::<VmView>("/vms/web").await.unwrap().encrypted);
 }
+
+/// `Register` of a component sends its key, for who may, and changes nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_registered_has_its_key_given_to_hosts() {
+    let (ward, _server, host) = with_host().await;
+    ward.api.done(Method::POST, "/vms/web/encrypt", Some(json!({}))).await;
+    let view: VmView = ward.api.get("/vms/web").await.unwrap();
+    let register = json!({ "home": { "op": "register" }, "disks": { "0": { "op": "register" } } });
+    let plain = ward.user("plain", &["read", "crypto.recrypt", "crypto.encrypt"], &["root"]).await;
+    denied(plain.post::<Value>("/vms/web/crypto", register.clone()).await, "crypto.register-vm").await;
+    // What the host has lost unnoticed it has again at the task's end.
+    host.change(|inside| inside.keys.retain(|key, _| !view.keys.contains(key)));
+    assert_eq!(host.keys(), []);
+    ward.api.done(Method::POST, "/vms/web/crypto", Some(register)).await;
+    assert_eq!(host.keys(), view.keys);
+    let now: VmView = ward.api.get("/vms/web").await.unwrap();
+    assert_eq!((now.keys, now.config), (view.keys, view.config));
+}

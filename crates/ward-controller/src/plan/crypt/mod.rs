@@ -47,6 +47,9 @@ pub(crate) struct CryptPlan {
     pub(crate) keys: Vec<KeyChoice>,
     /// What is done to which component.
     pub(crate) steps: Vec<PlannedStep>,
+    /// The keys, of components that stay as they are, that hosts are to have.
+    #[serde(default)]
+    pub(crate) registers: Vec<KeyRef>,
 }
 
 /// What is done to one component.
@@ -152,7 +155,7 @@ pub(super) fn crypt_as(
             encrypted.insert(component, action != PlannedAction::Decrypt);
         }
     }
-    if planner.plan.steps.is_empty() {
+    if planner.plan.steps.is_empty() && planner.plan.registers.is_empty() {
         return Err(planner.refuse(
             Code::RequestInvalid,
             "nothing is asked of any component".to_owned(),
@@ -205,7 +208,13 @@ impl Planner<'_> {
         spec: &CryptoSpec,
     ) -> Result<Option<PlannedAction>, Problem> {
         Ok(match (spec, now) {
-            (CryptoSpec::NoOp, _) | (CryptoSpec::Register, Some(_)) => None,
+            (CryptoSpec::NoOp, _) => None,
+            (CryptoSpec::Register, Some(key)) => {
+                if !self.plan.registers.contains(key) {
+                    self.plan.registers.push(key.clone());
+                }
+                None
+            }
             (CryptoSpec::Encrypt(wish), None) => Some(PlannedAction::Encrypt(self.choose(wish)?)),
             (CryptoSpec::Decrypt, Some(_)) => Some(PlannedAction::Decrypt),
             (CryptoSpec::ShallowRecrypt(wish), Some(now)) => {

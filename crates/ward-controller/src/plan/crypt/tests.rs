@@ -144,7 +144,16 @@ fn what_is_encrypted_is_not_encrypted_again_and_what_is_plain_not_decrypted() {
 fn what_is_not_there_and_what_is_nothing_is_refused() {
     refused(&vm(Some(1), &[Some(1)]), &request(N, &[(7, D)]), Code::NotFound);
     refused(&vm(Some(1), &[Some(1)]), &CryptoRequest::default(), Code::RequestInvalid);
-    refused(&vm(Some(1), &[Some(1)]), &request(CryptoSpec::Register, &[]), Code::RequestInvalid);
+}
+
+#[test]
+fn what_is_registered_stays_as_it_is_and_its_keys_are_given() {
+    let register = || CryptoSpec::Register;
+    let plan =
+        ask(&vm(Some(1), &[Some(2), Some(1)]), &request(register(), &[(0, register()), (1, register())])).unwrap();
+    assert_eq!(plan, CryptPlan { registers: vec![key(1), key(2)], ..CryptPlan::default() });
+    let plan = ask(&vm(Some(1), &[Some(2)]), &request(register(), &[(0, D)])).unwrap();
+    assert_eq!((plan.registers, plan.steps.len()), (vec![key(1)], 1));
 }
 
 #[test]

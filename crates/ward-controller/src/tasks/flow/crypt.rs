@@ -4,7 +4,7 @@ use ward_rpc::api::host::JobSpec;
 use ward_types::{Component, CryptoPlan, EventKind, KeyRef, Problem, StepAction, VmConfig};
 
 use super::super::Work;
-use super::super::job::{Done, forget, run_job};
+use super::super::job::{Done, forget, register_keys, run_job};
 use super::super::run::{Run, Step};
 use super::key::{Rehearsal, ready_keys};
 use crate::plan;
@@ -13,6 +13,9 @@ use crate::store::{Tx, policy, vm};
 pub(super) async fn run(run: &mut Run) -> Step {
     let before = run.vm.config.clone().ok_or_else(|| Problem::internal(run.what(), "the VM has no description"))?;
     let Work::Crypt { plan, policies, .. } = run.work.clone() else { return Ok(()) };
+    if plan.steps.is_empty() && !plan.registers.is_empty() {
+        register_keys(run, &plan.registers).await?;
+    }
     let spec_of = |keys: &[KeyRef]| plan.steps(keys).map(|plan| JobSpec::Crypt { plan });
     let keys = ready_keys(run, Rehearsal { have: &keys_of(&before), spec: &spec_of }).await?;
     let plan = plan.steps(&keys).ok_or_else(|| Problem::internal(run.what(), "a key of the plan is missing"))?;

@@ -3,7 +3,8 @@
 use ward_types::{DiskId, TaskInfo, TaskKind};
 
 use super::super::may_disk::{MayAddDisk, MayChangeDisk};
-use super::{KeyMark, Order, Problem, Takes, Work, changed, makes_under_tpm, providers};
+use super::named::providers;
+use super::{KeyMark, Order, Problem, Takes, Work, changed, makes_under_tpm};
 use crate::native;
 use crate::plan::{self, DiskVerb, DiskWish};
 use crate::store::policy;
