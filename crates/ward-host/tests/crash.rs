@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use common::*;
 use ward_rpc::api::host::{
-    AbandonJob, CloneVm, DiskSource, HomeRef, JobOutcome, JobSpec, ReadHome, StartVm, StopVm, TpmChange,
+    AbandonJob, CloneVm, DiskSource, HomeRef, JobOutcome, JobSpec, NewFirmware, ReadHome, StartVm, StopVm, TpmChange,
 };
 use ward_types::{
     Component, CryptoPlan, CryptoStep, DiskId, Endorsement, PlainFormat, StepAction, TaskId, VmConfig, VmId,
@@ -397,6 +397,25 @@ async fn creating_a_vm_with_a_vtpm_survives_a_kill_at_any_step() {
     let host = Host::enrolled().await;
     matrix(host, create_uefi("vm", Some(1)), |host, point| {
         assert_eq!(host.files("vm"), ["nvram.luks", "tpm", "vm.toml"], "{point}");
+        check_firmware(host, (1, 2), point);
+    })
+    .await;
+}
+
+/// The same with UEFI variables that somebody brings, and a disk on which there is something.
+#[tokio::test(flavor = "multi_thread")]
+async fn importing_a_vm_with_variables_survives_a_kill_at_any_step() {
+    let host = Host::enrolled().await;
+    let image = host.path("image");
+    let model = raw_image(&image, SIZE);
+    let vars = host.path("vars");
+    fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", &vars).unwrap();
+    let JobSpec::CreateEncrypted { mut vm, home, .. } = create_uefi("vm", Some(1)) else { panic!("another job") };
+    vm.firmware = NewFirmware::Uefi { secure_boot: false, vars: Some(vars) };
+    vm.disks = vec![copy(&image)];
+    matrix(host, JobSpec::CreateEncrypted { vm, home, disks: vec![Some(key(1))] }, |host, point| {
+        assert_eq!(host.files("vm"), ["disk-0.luks", "nvram.luks", "tpm", "vm.toml"], "{point}");
+        check_disks(host, &["disk-0.luks"], (1, 2), &model, point);
         check_firmware(host, (1, 2), point);
     })
     .await;

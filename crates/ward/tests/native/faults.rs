@@ -60,3 +60,13 @@ fn cryptsetup(args: &[&str]) {
     let output = Command::new("cryptsetup").args(args).output().unwrap();
     assert!(output.status.success(), "cryptsetup {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn the_controller_killed_at_any_step_of_encrypting_under_a_native_provider() {
+    let mut system = System::start(1);
+    let backup = system.backed_up("n1");
+    system.killed_while_encrypting("n1", |system, vm, content| {
+        let (_, plain) = system.opened(&backup, &vm.home.join("disk-0.luks"));
+        assert!(plain[..content.len()] == *content);
+    });
+}

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
-use ward_controller::api::types::{HostState, HostView, NativeState, NativeView, ProviderView, VmView};
-use ward_types::{Code, Event, EventKind, Problem};
+use ward_controller::api::types::{HostState, HostView, NativeState, NativeView, ProviderView, TaskView, VmView};
+use ward_types::{Code, Event, EventKind, Problem, TaskKind};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 pub(crate) const MIB: usize = 1 << 20;
@@ -261,6 +261,47 @@ impl System {
             let view: HostView = output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())?;
             (view.state == state).then_some(())
         });
+    }
+
+    /// Kills the controller at each step of encrypting a VM under a provider: the task goes on, and `check` finds the VM, whose
+    /// disk held that before, as it should be.
+    pub(crate) fn killed_while_encrypting(&mut self, provider: &str, check: impl Fn(&Self, &VmView, &[u8])) {
+        let log = self.path("points");
+        self.plain_vm("v0");
+        self.started_with("WARD_CRASH_LOG", text(&log));
+        self.ward(&["vm", "encrypt", "v0", "--provider", provider]);
+        let mut points: Vec<_> = fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect();
+        points.retain(|point| point.starts_with("task."));
+        points.sort();
+        points.dedup();
+        assert!(points.iter().any(|point| point.contains("key")) && points.len() >= 8, "{points:?}");
+        for (n, point) in points.iter().enumerate() {
+            let vm = format!("v{}", n + 1);
+            let content = self.plain_vm(&vm);
+            self.started_with("WARD_CRASH_AT", point);
+            // It may be killed before it has answered.
+            self.command(&["vm", "encrypt", &vm, "--provider", provider, "--no-wait"]);
+            let mut controller = self.controller.take().unwrap();
+            eventually(&format!("it is killed at {point}"), || controller.try_wait().unwrap());
+            self.environment.clear();
+            self.start_controller(&[]);
+            self.host_answers(0);
+            let tasks: Vec<TaskView> = self.json(&["task", "ls"]);
+            let of_vm = |task: &&TaskView| task.info.vm_name.as_str() == vm && task.info.kind == TaskKind::VmEncrypt;
+            let task = tasks.iter().find(of_vm).unwrap_or_else(|| panic!("{point}: {tasks:?}"));
+            self.ward(&["task", "watch", &task.info.id.to_string()]);
+            let view: VmView = self.json(&["vm", "show", &vm]);
+            assert!(view.encrypted && view.keys.len() == 1, "{point}: {view:?}");
+            check(self, &view, &content);
+        }
+    }
+
+    /// Starts the controller anew, with that in its environment.
+    fn started_with(&mut self, name: &'static str, value: &str) {
+        self.kill_controller();
+        self.environment = vec![(name, value.to_owned())];
+        self.start_controller(&[]);
+        self.host_answers(0);
     }
 
     fn command(&self, args: &[&str]) -> Output {

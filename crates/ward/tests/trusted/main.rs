@@ -7,6 +7,7 @@ mod authority;
 #[path = "../../../attest/tests/common/mod.rs"]
 mod common;
 mod instances;
+mod kills;
 #[path = "../../../kmip/tests/support/pki.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod pki;
