@@ -5,7 +5,7 @@
 mod schedule;
 mod select;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::api::types::{
     RecryptionPlanVm, RecryptionRequest, RecryptionState, RecryptionView, RecryptionVm, RecryptionVmState,
 };
 use crate::authz::operations::{BeginRecryption, ChangeRecryption, RecryptVm};
-use crate::authz::{self, Granted, Note, Sight, grant, grant_to_schedule, named};
+use crate::authz::{self, Granted, Note, Sight, Target as _, grant, grant_to_schedule, named};
 use crate::controller::{Controller, Shared};
 use crate::plan;
 use crate::store::recryption::{self, RecryptionRow};
@@ -35,6 +35,8 @@ use select::{Fleet, FleetComponent, FleetVm, request_of};
 const CONCURRENCY: (u32, u32) = (4, 64);
 /// How often it is looked for what has ended and what can be begun.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The same while a VM is worked on, which may take no longer than this.
+const LOOK_EVERY_AT_WORK: Duration = Duration::from_millis(50);
 
 /// What a request would come to.
 pub(crate) struct Planned {
@@ -61,7 +63,7 @@ pub(crate) async fn plan(
         let fleet = place.map_or_else(|| authz::Fleet::new(Vec::new()), authz::Fleet::nothing_in);
         return Ok(Planned { fleet, vms: Vec::new() });
     }
-    let mut vms = load(controller).await?.select(request, Timestamp::now());
+    let mut vms = load(controller, None).await?.select(request, Timestamp::now());
     vms.retain(|planned| rows.iter().any(|row| row.id == planned.vm));
     if !vms.is_empty() {
         rows.retain(|row| vms.iter().any(|planned| row.id == planned.vm));
@@ -79,7 +81,7 @@ async fn due(
     taken: &BTreeSet<VmId>,
 ) -> Result<Planned, Problem> {
     check(controller, request).await?;
-    let mut vms = load(controller).await?.select(request, now);
+    let mut vms = load(controller, None).await?.select(request, now);
     vms.retain(|planned| !taken.contains(&planned.vm));
     let mut rows = vm::list(&mut *controller.store.read().await?).await?;
     rows.retain(|row| vms.iter().any(|planned| row.id == planned.vm));
@@ -148,11 +150,17 @@ async fn check(controller: &Controller, request: &RecryptionRequest) -> Result<(
     Ok(())
 }
 
-async fn load(controller: &Controller) -> Result<Fleet, StoreError> {
+/// What is known of all VMs, or of one.
+async fn load(controller: &Controller, one: Option<VmId>) -> Result<Fleet, StoreError> {
     let mut db = controller.store.read().await?;
-    let mut assigned = policy::assigned(&mut db, None).await?;
+    let mut assigned = policy::assigned(&mut db, one).await?;
+    let rows = match one {
+        None => vm::list(&mut db).await?,
+        Some(id) => vm::get(&mut db, id).await?.into_iter().collect(),
+    };
+    let keys = one.map(|_| rows.iter().flat_map(VmRow::keys).collect::<Vec<_>>());
     let mut vms = Vec::new();
-    for row in vm::list(&mut db).await? {
+    for row in rows {
         let Some(config) = &row.config else { continue };
         let component = |(component, key): (_, Option<_>)| {
             Some(FleetComponent { component, key: key?, policy: assigned.remove(&(row.id, component)) })
@@ -163,7 +171,7 @@ async fn load(controller: &Controller) -> Result<Fleet, StoreError> {
     let policies = policy::list(&mut db).await?.into_iter();
     Ok(Fleet {
         vms,
-        ages: recryption::key_ages(&mut db).await?,
+        ages: recryption::key_ages(&mut db, keys.as_deref()).await?,
         rotations: recryption::rotations(&mut db).await?,
         policies: policies.filter_map(|row| row.rotate_days.map(|days| (row.name, days))).collect(),
     })
@@ -256,60 +264,76 @@ pub(crate) async fn resume_all(controller: &Shared) -> Result<(), StoreError> {
 fn spawn(controller: &Shared, row: RecryptionRow) {
     let shared = Arc::clone(controller);
     controller.background.spawn(async move {
+        // Nobody else changes how far it is with its VMs, so they are read once.
+        let mut vms = None;
         loop {
             let ended = tokio::select! {
                 () = shared.shutdown.cancelled() => return,
-                ended = round(&shared, &row) => ended,
+                ended = round(&shared, &row, &mut vms) => ended,
             };
             match ended {
                 Ok(true) => return,
                 Ok(false) => {}
-                Err(error) => tracing::error!(%error, recryption = %row.id, "a recryption waits for the store"),
+                Err(error) => {
+                    tracing::error!(%error, recryption = %row.id, "a recryption waits for the store");
+                    vms = None;
+                }
             }
+            let works = vms.as_ref().is_some_and(|vms| running(vms) > 0);
             tokio::select! {
                 () = shared.shutdown.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(if works { LOOK_EVERY_AT_WORK } else { LOOK_EVERY }) => {}
             }
         }
     });
 }
 
 /// Notes what has ended, begins what can be begun; says whether all is over.
-async fn round(controller: &Shared, row: &RecryptionRow) -> Result<bool, StoreError> {
-    let (now, mut vms) = {
+async fn round(
+    controller: &Shared,
+    row: &RecryptionRow,
+    known: &mut Option<Vec<RecryptionVm>>,
+) -> Result<bool, StoreError> {
+    let now = {
         let mut db = controller.store.read().await?;
         let Some(now) = recryption::get(&mut db, row.id).await? else { return Ok(true) };
-        (now, recryption::vms(&mut db, row.id).await?)
+        if known.is_none() {
+            *known = Some(recryption::vms(&mut db, row.id).await?);
+        }
+        now
     };
+    let vms = known.get_or_insert_default();
     if now.state.is_final() {
         return Ok(true);
     }
     for item in vms.iter_mut().filter(|item| item.state == RecryptionVmState::Running) {
         look_at(controller, row.id, item).await?;
     }
-    let running = |vms: &[RecryptionVm]| vms.iter().filter(|vm| vm.state == RecryptionVmState::Running).count();
     let most = usize::try_from(row.request.concurrency.unwrap_or(CONCURRENCY.0)).unwrap_or(1);
-    if now.state == RecryptionState::Running && running(&vms) < most {
-        let mut left: BTreeMap<_, _> =
-            load(controller).await?.select(&row.request, row.created).into_iter().map(|vm| (vm.vm, vm)).collect();
-        for n in 0..vms.len() {
-            if running(&vms) >= most {
+    if now.state == RecryptionState::Running {
+        let mut room = most.saturating_sub(running(vms));
+        for item in vms.iter_mut().filter(|item| item.state == RecryptionVmState::Pending) {
+            if room == 0 {
                 break;
             }
-            let Some(item) = vms.get_mut(n).filter(|item| item.state == RecryptionVmState::Pending) else { continue };
-            let left = left.remove(&item.vm);
+            let left = load(controller, Some(item.vm)).await?.select(&row.request, row.created).pop();
             start(controller, row, item, left.as_ref()).await?;
+            room -= usize::from(item.state == RecryptionVmState::Running);
         }
     }
     let pending = vms.iter().any(|vm| vm.state == RecryptionVmState::Pending);
     let end = match now.state {
-        _ if running(&vms) > 0 => return Ok(false),
+        _ if running(vms) > 0 => return Ok(false),
         RecryptionState::Cancelling => RecryptionState::Cancelled,
         _ if pending => return Ok(false),
         _ => RecryptionState::Ended,
     };
-    finish(controller, row, end, &vms).await?;
+    finish(controller, row, end, vms).await?;
     Ok(true)
+}
+
+fn running(vms: &[RecryptionVm]) -> usize {
+    vms.iter().filter(|vm| vm.state == RecryptionVmState::Running).count()
 }
 
 /// Notes how the task of a VM ended, if it has.

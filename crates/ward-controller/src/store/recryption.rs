@@ -141,11 +141,18 @@ pub(crate) async fn set_vm(
     Ok(())
 }
 
-/// Since when each key has been in use.
-pub(crate) async fn key_ages(db: &mut AnyConnection) -> Result<BTreeMap<KeyRef, Timestamp>> {
-    let rows = sqlx::query("SELECT * FROM key_age").fetch_all(db).await?;
+/// Since when each key has been in use: of all keys, or of some.
+pub(crate) async fn key_ages(db: &mut AnyConnection, some: Option<&[KeyRef]>) -> Result<BTreeMap<KeyRef, Timestamp>> {
     let read = |row: &AnyRow| Ok((Cells(row).json("key_ref")?, Cells(row).time("since")?));
-    rows.iter().map(read).collect()
+    let Some(keys) = some else {
+        return sqlx::query("SELECT * FROM key_age").fetch_all(db).await?.iter().map(read).collect();
+    };
+    let mut ages = BTreeMap::new();
+    for key in keys {
+        let row = sqlx::query("SELECT * FROM key_age WHERE key_ref = $1").bind(json(key)?);
+        ages.extend(row.fetch_optional(&mut *db).await?.as_ref().map(read).transpose()?);
+    }
+    Ok(ages)
 }
 
 /// After how many days the keys of which provider are replaced.

@@ -1,6 +1,7 @@
 //! What on a datastore needs a key, whether it is in an inventory or not.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use ward_rpc::api::host::DatastoreUses;
@@ -22,10 +23,13 @@ const LUKS: &[u8] = b"LUKS\xba\xbe";
 /// Marks a datastore in which there is a home, or is about to be. That it can't be marked (it may be read-only) is no reason not to use it.
 pub(crate) fn mark(datastore: &Path) {
     let path = datastore.join(MARK);
-    if !path.exists()
-        && let Err(error) = fs::write(&path, MARK_TEXT)
-    {
-        tracing::debug!(path = %path.display(), %error, "a datastore can't be marked");
+    // Whatever has that name stays, be it a link to elsewhere.
+    let made = fs::OpenOptions::new().write(true).create_new(true).open(&path);
+    match made.and_then(|mut file| file.write_all(MARK_TEXT.as_bytes())) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            tracing::debug!(path = %path.display(), %error, "a datastore can't be marked");
+        }
+        _ => {}
     }
 }
 
@@ -60,7 +64,7 @@ impl Found<'_> {
         for path in entries(datastore)? {
             let metadata = match fs::symlink_metadata(&path) {
                 // It went meanwhile.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 metadata => metadata.doing("look at", &path)?,
             };
             if metadata.is_file() {

@@ -151,7 +151,9 @@ impl Authority {
                     continue;
                 }
             };
-            match attest_at(&client, &self.services.policy, &machine, &keys, &self.attester.identity).await {
+            let (policy, identity) = (&self.services.policy, &self.attester.identity);
+            let dialogue = Dialogue { client: &client, policy, machine: &machine, keys: &keys, identity };
+            match dialogue.attest().await {
                 Err(problem) if is_away(&problem) => last = Some(problem),
                 answer => return answer,
             }
@@ -269,50 +271,50 @@ fn none_described(what: &str) -> Problem {
     Problem::new(Code::TrustUnreachable, what, why, "have it described anew: `ward trust describe`")
 }
 
-/// The dialogue with one instance: questions are its own. A host that it does not know, or knows by a certificate that is
-/// no longer trusted, enrols first.
-async fn attest_at(
-    client: &Client,
-    policy: &Label,
-    machine: &Arc<Machine>,
-    keys: &MachineKeys,
-    identity: &Identity,
-) -> Result<Token, Problem> {
-    match attest_known(client, policy, machine, keys, identity).await {
-        Err(problem) if matches!(problem.code, Code::HostNotEnrolled | Code::EnrolmentRefused) => {
-            enrol(client, machine, keys).await?;
-            attest_known(client, policy, machine, keys, identity).await
+/// The dialogue of a host with one instance of the attestation service, whose questions are its own.
+struct Dialogue<'a> {
+    client: &'a Client,
+    policy: &'a Label,
+    machine: &'a Arc<Machine>,
+    keys: &'a MachineKeys,
+    identity: &'a Identity,
+}
+
+impl Dialogue<'_> {
+    /// A host that the service does not know, or knows by a certificate that is no longer trusted, enrols first.
+    async fn attest(&self) -> Result<Token, Problem> {
+        match self.attest_known().await {
+            Err(problem) if matches!(problem.code, Code::HostNotEnrolled | Code::EnrolmentRefused) => {
+                self.enrol().await?;
+                self.attest_known().await
+            }
+            answer => answer,
         }
-        answer => answer,
     }
-}
 
-async fn attest_known(
-    client: &Client,
-    policy: &Label,
-    machine: &Arc<Machine>,
-    keys: &MachineKeys,
-    identity: &Identity,
-) -> Result<Token, Problem> {
-    let what = "this host can't be attested";
-    let ak = Public::from_tpm2b(&keys.ak).map_err(|error| Problem::internal(what, error))?.name();
-    let Question { question, nonce, bank, pcrs } = client.call(Ask { ak, policy: policy.clone() }).await?;
-    let nonce = Nonce::new(&nonce).map_err(|error| Problem::internal(what, error))?;
-    let request = QuoteRequest::new(nonce, bank, pcrs).map_err(|error| Problem::internal(what, error))?;
-    // To this agent's own certificate, and to none that anybody names to it.
-    let request = request.bound_to(identity.thumbprint());
-    let evidence = blocking(what, machine, move |machine| machine.evidence(&request)).await?;
-    client.call(Attest { question, evidence }).await
-}
+    async fn attest_known(&self) -> Result<Token, Problem> {
+        let what = "this host can't be attested";
+        let ak = Public::from_tpm2b(&self.keys.ak).map_err(|error| Problem::internal(what, error))?.name();
+        let ask = Ask { ak, policy: self.policy.clone() };
+        let Question { question, nonce, bank, pcrs } = self.client.call(ask).await?;
+        let nonce = Nonce::new(&nonce).map_err(|error| Problem::internal(what, error))?;
+        let request = QuoteRequest::new(nonce, bank, pcrs).map_err(|error| Problem::internal(what, error))?;
+        // To this agent's own certificate, and to none that anybody names to it.
+        let request = request.bound_to(self.identity.thumbprint());
+        let evidence = blocking(what, self.machine, move |machine| machine.evidence(&request)).await?;
+        self.client.call(Attest { question, evidence }).await
+    }
 
-async fn enrol(client: &Client, machine: &Arc<Machine>, keys: &MachineKeys) -> Result<(), Problem> {
-    let MachineKeys { ek, ek_certificate, ak } = keys.clone();
-    let challenge = client.call(Enrol { ek, ek_certificate, ak }).await?;
-    let blob = challenge.credential;
-    let secret = blocking("this host can't be enrolled", machine, move |machine| machine.activate(&blob)).await?;
-    let enrolled = client.call(EnrolAnswer { question: challenge.question, secret: secret.to_vec() }).await?;
-    tracing::info!(host = %enrolled.host, admitted = enrolled.admitted, "enrolled by the trust authority");
-    Ok(())
+    async fn enrol(&self) -> Result<(), Problem> {
+        let MachineKeys { ek, ek_certificate, ak } = self.keys.clone();
+        let challenge = self.client.call(Enrol { ek, ek_certificate, ak }).await?;
+        let (what, blob) = ("this host can't be enrolled", challenge.credential);
+        let secret = blocking(what, self.machine, move |machine| machine.activate(&blob)).await?;
+        let answer = EnrolAnswer { question: challenge.question, secret: secret.to_vec() };
+        let enrolled = self.client.call(answer).await?;
+        tracing::info!(host = %enrolled.host, admitted = enrolled.admitted, "enrolled by the trust authority");
+        Ok(())
+    }
 }
 
 /// TPMs are slow.
